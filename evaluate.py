@@ -1,0 +1,33 @@
+"""Evaluate a checkpoint: `python evaluate.py ckpt=weights/ufo_vit_tiny_digits experiment=digits`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from ufo import build
+from ufo.check import check_config, check_fit, clear_errors
+from ufo.checkpoints.native import load
+from ufo.report import measured_beside_expected
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    with clear_errors():
+        check_config(cfg)
+        build.seed_everything(cfg)
+        data = build.build_data(cfg)
+        model = load(cfg.ckpt)
+        data.prepare_data()
+        data.setup("validate")
+        check_fit(model, data)
+        build.check_sizes(cfg, model)
+        module = build.evaluation_module(model)
+        trainer = build.build_trainer(cfg)
+
+    (*metrics,) = trainer.validate(module, data, verbose=False)
+
+    if trainer.is_global_zero:
+        print(measured_beside_expected(metrics, cfg.expected))
+
+
+if __name__ == "__main__":
+    main()

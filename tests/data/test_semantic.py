@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from files import shared, write_image
+from torchvision import tv_tensors
+
+from ufo.data.datasets import SemanticDataset
+from ufo.data.datasets.semantic import read_classes
+from ufo.data.errors import DataError
+
+CLASSES = ("sky", "tree", "road")
+
+
+def write_label(path, labels, mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.asarray(labels, dtype=np.uint8), mode="L").convert(mode).save(path)
+
+
+def make(folder, labels=None, names=("a",), size=(3, 4), **options):
+    labels = np.arange(12).reshape(3, 4) % 4 if labels is None else labels
+    for name in names:
+        write_image(folder / "images" / f"{name}.jpg", *size)
+        write_label(folder / "labels" / f"{name}.png", labels)
+    options = {"classes": CLASSES, **options}
+    return SemanticDataset(folder / "images", folder / "labels", **options)
+
+
+def test_ade20k_sample():
+    folder = shared("ade20k_sample")
+    classes = [str(k) for k in range(150)]
+    data = SemanticDataset(folder, folder, classes=classes, reduce_zero_label=True, train=True)
+    assert len(data) == 3
+    for i in range(3):
+        raw = np.array(PIL.Image.open(folder / f"ADE_val_{i + 1:08d}.png")).astype(int)
+        sample = data[i]
+        assert sample["semantic"].dtype == torch.uint8
+        assert isinstance(sample["semantic"], tv_tensors.Mask)
+        expected = np.where(raw == 0, 255, raw - 1)
+        assert np.array_equal(sample["semantic"], expected)
+        assert torch.equal(data.target(i).semantic, sample["semantic"])
+        assert sample["image"].shape[1:] == sample["semantic"].shape == data.target(i).size
+    assert not data.problems.counts
+    assert data.portrait().tolist() == [
+        data.target(i).size[1] < data.target(i).size[0] for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reduce", "expected"), [(True, [255, 0, 1, 2, 255]), (False, [0, 1, 2, 255, 255])]
+)
+def test_numbers_to_classes(tmp_path, reduce, expected):
+    """255 stays "ignore" in both; a number that no class has is ignored and counted."""
+    data = make(tmp_path, [[0, 1, 2, 3, 255]], size=(1, 5), reduce_zero_label=reduce, train=True)
+    assert data[0]["semantic"].tolist() == [expected]
+    assert data.problems.counts.total() == (0 if reduce else 1)
+
+
+def test_palette_and_16_bit_maps_keep_their_numbers(tmp_path):
+    data = make(tmp_path, train=True)
+    expected = torch.tensor([[0, 1, 2, 255], [0, 1, 2, 255], [0, 1, 2, 255]])
+    path = tmp_path / "labels" / "a.png"
+    labels = np.arange(12).reshape(3, 4) % 4
+    palette = PIL.Image.fromarray(labels.astype(np.uint8), mode="P")
+    palette.putpalette([200, 100, 50] * 4)
+    palette.save(path)
+    assert torch.equal(data[0]["semantic"].long(), expected)
+    PIL.Image.fromarray((labels + 256 * (labels == 3)).astype(np.uint16)).save(path)
+    assert torch.equal(data[0]["semantic"].long(), expected)
+
+
+def test_records_are_sorted_by_path_and_paired_by_stem(tmp_path):
+    data = make(tmp_path, names=("b", "sub/a", "a10", "a9"))
+    stems = [data.target(i).image_id for i in range(len(data))]
+    assert stems == ["a10", "a9", "b", "sub/a"]
+    assert data.target(3).image.endswith("images/sub/a.jpg")
+    assert data[0].keys() == {"image"}
+
+
+def test_suffixes(tmp_path):
+    write_image(tmp_path / "images" / "x_photo.png", 3, 4)
+    write_image(tmp_path / "images" / "other.jpg", 3, 4)
+    write_label(tmp_path / "labels" / "x_ids.png", np.ones((3, 4)))
+    options = {"classes": CLASSES, "image_suffix": "_photo.png", "label_suffix": "_ids.png"}
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", train=True, **options)
+    assert len(data) == 1 and (data[0]["semantic"] == 1).all()
+
+
+def test_classes_from_a_text_file(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_bytes("\ufeffsky\r\n tree \n\nroad, wet\n".encode())
+    assert read_classes(path) == ("sky", "tree", "road, wet")
+    assert read_classes(["a", "b"]) == ("a", "b")
+    with pytest.raises(DataError, match="classes file .* does not exist"):
+        read_classes(tmp_path / "none.txt")
+    for bad in ([], ["a", "a"], [str(k) for k in range(256)]):
+        with pytest.raises(DataError, match="1 to 255 different class names"):
+            read_classes(bad)
+
+
+def test_missing_files_are_named_at_once(tmp_path):
+    make(tmp_path, names=("a", "b"))
+    options = {"classes": CLASSES}
+    (tmp_path / "labels" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 images have no label map, the first is .*b\.png"):
+        SemanticDataset(tmp_path / "images", tmp_path / "labels", **options)
+    with pytest.raises(DataError, match=r"no \*\.bmp in"):
+        SemanticDataset(tmp_path / "images", tmp_path, image_suffix=".bmp", **options)
+    with pytest.raises(DataError, match="The labels folder .*nowhere does not exist"):
+        SemanticDataset(tmp_path / "images", tmp_path / "nowhere", **options)
+
+
+def test_unusable_label_maps_are_named(tmp_path):
+    data = make(tmp_path, train=True)
+    path = tmp_path / "labels" / "a.png"
+    write_label(path, np.zeros((3, 4)), mode="RGB")
+    with pytest.raises(DataError, match=r"a\.png: .* this is a RGB picture"):
+        data[0]
+    write_label(path, np.zeros((4, 3)))
+    with pytest.raises(DataError, match=r"a\.png: the label map is \(4, 3\)"):
+        data[0]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - 20])
+    with pytest.raises(DataError, match=r"a\.png"):
+        data[0]
+    write_label(path, np.zeros((3, 4)))
+    (tmp_path / "images" / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.jpg: not an image"):
+        data[0]
+    assert data.target(0).semantic.shape == (3, 4)

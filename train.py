@@ -1,0 +1,36 @@
+"""Train a UFO model: `python train.py experiment=digits`, or any combination of the groups in conf/."""
+
+import hydra
+from omegaconf import DictConfig
+
+from ufo import build
+from ufo.check import check_config, check_fit, clear_errors
+from ufo.checkpoints.native import initialise, save
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    with clear_errors():
+        check_config(cfg)
+        build.seed_everything(cfg)
+        data = build.build_data(cfg)
+        model = build.build_model(cfg)
+        data.prepare_data()
+        data.setup("fit")
+        check_fit(model, data)
+        model.classes = build.class_names(data)
+        folder = build.output_folder()
+        resume = build.last_checkpoint(cfg, folder)
+        if cfg.init and not resume:
+            initialise(model, cfg.init)
+        module = build.build_module(cfg, model)
+        trainer = build.build_trainer(cfg)
+
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+
+    if trainer.is_global_zero:
+        print(f"model: {save(model, folder / 'model')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""UFO (arXiv 2503.01342): one model that detects, segments, captions and grounds through language.
+
+    model = ufo.load("weights/ufo_vit_tiny_digits")
+    model.predict("scene.jpg", task="grounding", text="the red seven").boxes
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ufo.model import UFO
+
+__version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(path: str | Path, device: str = "cpu") -> UFO:
+    """The model of a checkpoint (a model folder or a Lightning `.ckpt`), ready to predict."""
+    from ufo.checkpoints.native import load as load_checkpoint
+
+    return load_checkpoint(path, device)

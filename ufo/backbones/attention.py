@@ -1,0 +1,129 @@
+"""Attention with SAM's decomposed relative positions as plain fused attention (vit.md section 2).
+
+bias[(y,x),(y',x')] = q·Rh[y-y'] + q·Rw[x-x'] is itself a dot product: append (q·Rh)[y'] and (q·Rw)[x'] to the
+query and one-hot (y', x') to the key. So no [N, N] bias or mask is ever built.
+Shapes: `W` windows in the batch, `h` heads, `d` head width, `N` patches of a window, `n` prompt tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# up to this many scores per head, training on a CPU is faster with explicit products than with the fused
+# kernel, whose backward is slow for small heads (bf16, 64 windows of 49 patches: 6 ms against 57 ms)
+_SMALL = 256 * 512
+_HIDDEN = -1e4  # added to the logit of a masked prompt token; large enough in bf16, no inf in gradients
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """softmax(scale·q·k)·v: q `[..., N, d]`, k `[..., M, d]`, v `[..., M, e]`; mask bool, True = visible.
+
+    `e` may be smaller than `d`. Returns `[..., N, e]`.
+    """
+    width = v.shape[-1]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    explicit = q.device.type == "cpu" and torch.is_grad_enabled()
+    if explicit and q.shape[-2] * k.shape[-2] <= _SMALL:
+        # without autocast: like the fused kernels, keep probabilities in the type of the keys
+        with torch.autocast("cpu", enabled=False):
+            scores = (q * scale) @ k.transpose(-1, -2)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+            return scores.softmax(-1) @ v
+    # the fused kernels want one width for queries, keys and values
+    v = F.pad(v, (0, q.shape[-1] - width))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[..., :width]
+
+
+def relative_rows(table: Tensor, size: int) -> Tensor:
+    """Rows of a relative-position table for all pairs of positions: `[2·S-1, d]` -> `[size, size, d]`.
+
+    A table of another size is resized linearly first, as SAM does.
+    """
+    if table.shape[0] != 2 * size - 1:
+        resized = F.interpolate(table.T[None].float(), size=2 * size - 1, mode="linear")
+        table = resized[0].T.to(table.dtype)  # [2·size-1, d]
+    position = torch.arange(size, device=table.device)
+    return table[position[:, None] - position[None, :] + size - 1]
+
+
+def _position_keys(height: int, width: int, like: Tensor) -> Tensor:
+    """One-hot row and column of each patch: `[H*W, H+W]`."""
+    eye_y = torch.eye(height, device=like.device, dtype=like.dtype)
+    eye_x = torch.eye(width, device=like.device, dtype=like.dtype)
+    return torch.cat([eye_y.repeat_interleave(width, 0), eye_x.repeat(height, 1)], dim=-1)
+
+
+def image_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    size: tuple[int, int],
+    tables: tuple[Tensor, Tensor] | None,
+    prompt: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Patches attend to the prompt and to the patches of their window.
+
+    q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `tables` are the two relative-position tables or None;
+    `prompt` = keys and values `[W, h, n, d]` and the mask `[W, n]` (True = visible). Returns `[W, h, N, d]`.
+    """
+    height, width = size
+    prompt_k, prompt_v, prompt_mask = prompt
+    scale = q.shape[-1] ** -0.5
+    extra_q = [q.new_ones(*q.shape[:3], 1)]  # meets the prompt mask
+    extra_k = [k.new_zeros(k.shape[2], 1)]
+    if tables is not None:
+        grid = q.unflatten(2, (height, width))  # [W, h, H, W, d]
+        by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, relative_rows(tables[0], height))
+        by_col = torch.einsum("bhyxd,xkd->bhyxk", grid, relative_rows(tables[1], width))
+        extra_q += [by_row.flatten(2, 3), by_col.flatten(2, 3)]  # [W, h, N, H], [W, h, N, W]
+        extra_k += [_position_keys(height, width, k)]
+    fill = -(q.shape[-1] + 1 + sum(e.shape[-1] for e in extra_q[1:])) % 8  # fused kernels: multiples of 8
+    extra_q += [q.new_zeros(*q.shape[:3], fill)]
+    extra_k += [k.new_zeros(k.shape[2], fill)]
+    image_extra = torch.cat(extra_k, -1).expand(*k.shape[:3], -1)
+    hidden = torch.where(prompt_mask, 0.0, _HIDDEN).to(k.dtype)[:, None, :, None]  # [W, 1, n, 1]
+    text_extra = F.pad(hidden, (0, image_extra.shape[-1] - 1)).expand(-1, k.shape[1], -1, -1)
+
+    queries = torch.cat([q * scale, *extra_q], dim=-1)
+    keys = torch.cat(
+        [torch.cat([prompt_k, text_extra], -1), torch.cat([k, image_extra], -1)], dim=2
+    )  # [W, h, n+N, d+1+H+W, filled up]
+    values = torch.cat([prompt_v, v], dim=2)
+    return attend(queries, keys, values, scale=1.0)
+
+
+def query_attention(q: Tensor, k: Tensor, v: Tensor, image_k: Tensor, image_v: Tensor) -> Tensor:
+    """Queries attend to the patches of their window and to themselves, not to each other.
+
+    q, k, v `[W, h, S, d]` of the queries; image_k, image_v `[W, h, N, d]`. Returns `[W, h, S, d]`.
+    """
+    queries, patches = q.shape[2], image_k.shape[2]
+    mask = torch.cat(
+        [
+            torch.ones(queries, patches, dtype=torch.bool, device=q.device),
+            torch.eye(queries, dtype=torch.bool, device=q.device),
+        ],
+        dim=1,
+    )
+    keys, values = torch.cat([image_k, k], 2), torch.cat([image_v, v], 2)
+    return attend(q, keys, values, mask)
+
+
+def answer_attention(q: Tensor, k: Tensor, v: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+    """Answer tokens attend to their row's memory and, causally, to their own earlier tokens.
+
+    q `[R, h, t, d]` are the newest t of the T tokens whose k, v `[R, h, T, d]` are given; memory 2 x
+    `[R, h, N, d]`. Returns `[R, h, t, d]`.
+    """
+    new, total, seen = q.shape[2], k.shape[2], memory[0].shape[2]
+    keys, values = torch.cat([memory[0], k], 2), torch.cat([memory[1], v], 2)
+    if new == 1:
+        return attend(q, keys, values)
+    mask = torch.ones(new, seen + total, dtype=torch.bool, device=q.device)
+    mask = mask.tril(diagonal=seen + total - new)
+    return attend(q, keys, values, mask)

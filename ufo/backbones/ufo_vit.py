@@ -1,0 +1,347 @@
+"""UFO-ViT: one SAM-style transformer for prompt, image, queries and answers (paper section 3.4, vit.md).
+
+The four streams pass through the same layers and differ in what they may attend to:
+prompt `[B, n, C]` -> image `[B, H, W, C]` -> queries `[B, Q, C]` -> answers `[R, T, C]`, R = B*Q.
+Outputs are the mean over the last layers (`mean_layers`), for image features and answers alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ufo.backbones.attention import answer_attention, attend, image_attention, query_attention
+from ufo.backbones.base import Backbone, Context, LayerMemory
+from ufo.ops.grid import Queries
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+def drop_path(x: Tensor, rate: float, rows: Tensor | None = None) -> Tensor:
+    """Stochastic depth: drop whole rows of a residual branch.
+
+    A row is an entry of the first dimension, or `rows [M]` says which row each of M packed tokens is of.
+    """
+    count = len(x) if rows is None else len(x) + 1  # no row number exceeds the number of tokens
+    keep = torch.rand(count, device=x.device).ge(rate).to(x.dtype) / (1 - rate)
+    keep = keep if rows is None else keep[rows]
+    return x * keep.view(-1, *[1] * (x.ndim - 1))
+
+
+class Embedding(nn.Module):
+    """BERT's embedding module without token types: word + absolute position -> LayerNorm -> dropout."""
+
+    def __init__(self, vocab_size: int, width: int, max_positions: int, dropout: float):
+        super().__init__()
+        self.word = nn.Embedding(vocab_size, width)
+        self.position = nn.Embedding(max_positions, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids and positions `[...]` -> `[..., C]`."""
+        return self.dropout(self.norm(self.word(ids) + self.position(positions)))
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer; which stream calls it decides what it attends to."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float):
+        super().__init__()
+        self.heads, self.windowed, self.drop = heads, windowed, drop
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of `[R, N, C]`, each `[R, heads, N, d]`."""
+        return self.split(self.qkv(self.norm1(x)))
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[R, N, 3C]` -> three `[R, heads, N, d]`."""
+        return qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residuals after attention: `[R, N, C]` and `[R, heads, N, d]` -> `[R, N, C]`."""
+        return self.mlp(x + self.proj(attended.transpose(1, 2).flatten(2)))
+
+    def mlp(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The MLP residual branch, dropped per row (`rows`: of packed tokens)."""
+        branch = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        if self.training and self.drop > 0:
+            branch = drop_path(branch, self.drop, rows)
+        return x + branch
+
+
+@dataclass
+class _QueryStream:
+    """The query stream's constants: where queries stand and how they group into windows."""
+
+    start: Tensor  # [B, Q, C], state before the first layer
+    points: Tensor  # [B, 1, Q, 2], references in grid_sample's -1..1
+    order: Tensor  # [B, Q], queries sorted by window
+    back: Tensor  # [B, Q], the inverse permutation
+    windows: int  # windows per image
+
+
+class UFOViT(Backbone):
+    """SAM-style ViT with windowed and global attention that also reads prompts and writes answers.
+
+    `depth` SAM layers (global attention at `global_layers`) are followed by `new_layers` windowed ones;
+    `mean_layers` (default: the new ones) are averaged for the output. `query_update_at_global` says when
+    the start state and the local image sample are added to queries at global layers, which queries skip:
+    the published weights were trained with it and are scored without ("training"); see traps.md 53.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        global_layers: Sequence[int] = (2, 5, 8, 11),
+        new_layers: int = 6,
+        mean_layers: Sequence[int] | None = None,
+        mlp_ratio: float = 4.0,
+        image_size: int = 1120,
+        patch_size: int = 16,
+        window_size: int = 14,
+        max_positions: int = 512,
+        drop_path_rate: float = 0.0,
+        text_dropout: float = 0.1,
+        query_update_at_global: Literal["never", "always", "training"] = "never",
+        gradient_checkpointing: bool = False,
+    ):
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        self._config = {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+                        for k, v in arguments.items()}
+        layers = depth + new_layers
+        if new_layers == 0 and not mean_layers:
+            raise ValueError("without new layers say which layers to average: mean_layers=[...]")
+        if image_size % (patch_size * window_size):
+            raise ValueError(
+                f"image_size={image_size} does not divide into windows of {window_size} patches of "
+                f"{patch_size} pixels; use a multiple of {patch_size * window_size}"
+            )
+        self.width, self.patch_size, self.window_size = width, patch_size, window_size
+        self.window_pixels = patch_size * window_size
+        self.mean_layers = frozenset(mean_layers or range(depth, layers))
+        self.query_update_at_global = query_update_at_global
+        self.gradient_checkpointing = gradient_checkpointing
+        grid = image_size // patch_size
+        self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
+        self.embedding = Embedding(vocab_size, width, max_positions, text_dropout)
+        self.layers = nn.ModuleList(
+            Layer(
+                width,
+                heads,
+                round(width * mlp_ratio),
+                grid if i in global_layers else window_size,
+                windowed=i not in global_layers,
+                drop=drop_path_rate * i / max(layers - 1, 1),
+            )
+            for i in range(layers)
+        )
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        # its gradient would come from nothing but the image features of the last layer's neighbours
+        self.layers[-1].rel_pos_h.requires_grad_(False)
+        self.layers[-1].rel_pos_w.requires_grad_(False)
+
+    # ---------------------------------------------------------------- prefix: prompt, image, queries
+
+    def encode(self, images, prompt_ids, prompt_mask, queries=None) -> Context:
+        positions = torch.arange(prompt_ids.shape[1], device=images.device)
+        text = self.embedding(prompt_ids, positions)  # [B or 1, n, C]
+        image = self.embed_image(images)  # [B, H, W, C]
+        stream = state = None
+        if queries is not None:
+            stream = self._query_stream(image, queries)
+            state = torch.zeros_like(stream.start)
+        mean = 0.0
+        memory: list[LayerMemory | None] = []
+        for index, layer in enumerate(self.layers):
+            arguments = (index, layer, text, prompt_mask, image, state, stream)
+            text, image, state, kept = self._run(self._encode_layer, *arguments)
+            memory.append(LayerMemory(**kept) if kept else None)
+            if index in self.mean_layers:
+                mean = mean + image
+        features = mean / len(self.mean_layers)
+        return Context(features, memory, 1 if stream is None else stream.start.shape[1])
+
+    def _run(self, function, *arguments):
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """uint8 RGB `[B, 3, H, W]` pixels -> patches with positions `[B, H/p, W/p, C]`."""
+        x = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        x = self.patch_embed(x).permute(0, 2, 3, 1)
+        return x + _resize_grid(self.pos_embed, x.shape[1:3])
+
+    def _query_stream(self, image: Tensor, queries: Queries) -> _QueryStream:
+        """Start states are the position embedding, resized to the query grid, at each reference's cell."""
+        batch, height, width = image.shape[:3]
+        references = queries.references.expand(batch, -1, -1)
+        rows, cols = queries.grid
+        table = _resize_grid(self.pos_embed, (rows, cols))[0]  # [G_h, G_w, C]
+        cell = (references * references.new_tensor([cols, rows])).long()  # (x, y)
+        order = queries.windows.expand(batch, -1).argsort(dim=1, stable=True)
+        return _QueryStream(
+            start=table[cell[..., 1], cell[..., 0]].to(image.dtype),
+            points=(references[:, None] * 2 - 1).to(image.dtype),
+            order=order,
+            back=order.argsort(dim=1),
+            windows=(height // self.window_size) * (width // self.window_size),
+        )
+
+    def _encode_layer(self, index, layer, text, text_mask, image, state, queries):
+        """One layer of all prefix streams; also returns what answers may see of it."""
+        batch, height, width, _ = image.shape
+        text_q, text_k, text_v = layer.heads_of(text)
+        attended = attend(text_q, text_k, text_v, text_mask[:, None, None, :])
+        if queries is not None:
+            state = self._update_queries(layer, index, state, image, queries)
+
+        size = (self.window_size, self.window_size) if layer.windowed else (height, width)
+        tiles = _partition(image, size)  # [B*windows, N, C]
+        repeat = len(tiles) // len(text)
+        prompt = (
+            text_k.repeat_interleave(repeat, 0),
+            text_v.repeat_interleave(repeat, 0),
+            text_mask.repeat_interleave(repeat, 0),
+        )
+        q, k, v = layer.heads_of(tiles)
+        tables = (layer.rel_pos_h, layer.rel_pos_w)
+        out = layer.finish(tiles, image_attention(q, k, v, size, tables, prompt))
+        kept = {}
+        if queries is None:
+            kept = {"shared": tuple(_gather_windows(x, (height, width), size) for x in (k, v))}
+        elif layer.windowed:
+            state, own = self._attend_queries(layer, state, k, v, queries)
+            kept = {"own": own}
+        image = _unpartition(out, (height, width), size)
+        return layer.finish(text, attended), image, state, kept
+
+    def _update_queries(self, layer, index, state, image, queries: _QueryStream) -> Tensor:
+        """Add the start state and a bilinear sample of the image stream entering this layer."""
+        skips = {"never": True, "always": False, "training": not self.training}
+        if not layer.windowed and skips[self.query_update_at_global]:
+            return state
+        local = F.grid_sample(image.permute(0, 3, 1, 2), queries.points, align_corners=False)
+        return state + queries.start + local[:, :, 0].transpose(1, 2)
+
+    def _attend_queries(self, layer, state, image_k, image_v, queries: _QueryStream):
+        """Queries see the patches of their own window; returns the new state and their keys/values."""
+        batch, count, width = state.shape
+        index = queries.order[..., None].expand(-1, -1, width)
+        x = state.gather(1, index).view(batch * queries.windows, -1, width)  # [B*W, S, C]
+        q, k, v = layer.heads_of(x)
+        x = layer.finish(x, query_attention(q, k, v, image_k, image_v)).view(batch, count, width)
+        state = x.gather(1, queries.back[..., None].expand(-1, -1, width))
+
+        def rows(t: Tensor) -> Tensor:
+            t = t.transpose(1, 2).reshape(batch, count, width)
+            t = t.gather(1, queries.back[..., None].expand(-1, -1, width))
+            return t.reshape(batch * count, 1, layer.heads, -1).transpose(1, 2)
+
+        return state, (rows(k), rows(v))  # own: [B*Q, heads, 1, d]
+
+    # ---------------------------------------------------------------- answers
+
+    def answer(self, context, ids, packed=None, cache=None) -> Tensor:
+        start = cache.length if cache else 0
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        x = self.embedding(ids, positions)  # [R, T, C]
+        if packed is not None:
+            x = x.flatten(0, 1)[packed]  # [M, C]
+        mean = 0.0
+        for index, (layer, memory) in enumerate(zip(self.layers, context.memory, strict=True)):
+            if memory is not None:
+                x = self._run(self._answer_layer, index, layer, x, memory, ids.shape, packed, cache)
+            if index in self.mean_layers:
+                mean = mean + x
+        if cache:
+            cache.length += ids.shape[1]
+        return mean / len(self.mean_layers)
+
+    def _answer_layer(self, index, layer, x, memory: LayerMemory, shape, packed, cache):
+        """One layer of answer tokens; the linear maps run on packed tokens, attention on padded rows."""
+        rows, length = shape
+        qkv = layer.qkv(layer.norm1(x))
+        if packed is not None:
+            qkv = qkv.new_zeros(rows * length, qkv.shape[-1]).index_copy(0, packed, qkv)
+        q, k, v = layer.split(qkv.view(rows, length, -1))
+        if cache:
+            k, v = cache.extend(index, k, v)
+        attended = answer_attention(q, k, v, memory.own or memory.shared)
+        attended = attended.transpose(1, 2).flatten(2)  # [R, T, C]
+        if packed is not None:
+            attended = attended.flatten(0, 1)[packed]
+        # consecutive numbers of the rows that occur: packed rows may have gaps
+        number = None if packed is None else (packed // length).unique_consecutive(return_inverse=True)[1]
+        return layer.mlp(x + layer.proj(attended), number)
+
+    @property
+    def output_embedding(self) -> Tensor:
+        return self.embedding.word.weight
+
+    @property
+    def config(self) -> dict:
+        return dict(self._config)
+
+
+def _resize_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Resize a position table `[1, H, W, C]` bicubically to another grid."""
+    if tuple(table.shape[1:3]) == tuple(size):
+        return table
+    channels_first = table.permute(0, 3, 1, 2).float()
+    resized = F.interpolate(channels_first, size=tuple(size), mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1).to(table.dtype)
+
+
+def _partition(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[B, H, W, C]` -> windows of `size`: `[B*windows, N, C]`, windows row-major."""
+    x = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))  # [B, r, y, c, x, C]
+    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def _unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The inverse of `_partition`: `[B*windows, N, C]` -> `[B, H, W, C]`."""
+    rows, cols = image[0] // size[0], image[1] // size[1]
+    x = x.unflatten(1, size).unflatten(0, (-1, rows, cols))  # [B, r, c, y, x, C]
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _gather_windows(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Keys or values of all windows of an image side by side: `[B*windows, h, N, d]` -> `[B, h, H*W, d]`.
+
+    Their order is that of the windows; attention does not mind.
+    """
+    windows = (image[0] // size[0]) * (image[1] // size[1])
+    return x.unflatten(0, (-1, windows)).transpose(1, 2).flatten(2, 3)

@@ -1,0 +1,127 @@
+"""From a composed Hydra config to objects: tokenizer, tasks, backbone, model, data, callbacks, loggers, trainer.
+
+The only place that knows both the config's names and the code's. `train.py` and `evaluate.py` call these in turn.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ufo.data.module import UFODataModule
+from ufo.model import UFO
+from ufo.modules.base import UFOModule
+
+log = logging.getLogger(__name__)
+
+
+def build_model(cfg: DictConfig) -> UFO:
+    """A model with random weights."""
+    tokenizer = instantiate(cfg.backbone.tokenizer)
+    backbone = instantiate(cfg.backbone.network, vocab_size=len(tokenizer))
+    tasks = {name: instantiate(task) for name, task in cfg.tasks.items() if task}
+    return UFO(
+        backbone,
+        tokenizer,
+        tasks,
+        loss_weights=OmegaConf.to_container(cfg.loss_weights),
+        mask_points=cfg.mask_points,
+    )
+
+
+def class_names(data: UFODataModule, split: str = "train") -> dict[str, tuple[str, ...]]:
+    """The class names of each task: what `predict` asks for if the caller names none."""
+    return {s.task: s.data(split).classes for s in data.sources if s.has(split)}
+
+
+def build_sources(cfg: DictConfig) -> dict[str, Any]:
+    """The sources of the mixture; data sets are read only when first used."""
+    sources = {}
+    for key, source in cfg.sources.items():
+        if source is None:
+            continue
+        values = {k: v for k, v in source.items() if k not in ("dataset", "transform")}
+        sources[key] = instantiate(
+            {"_target_": "ufo.data.source.Source", **values},
+            train=instantiate(source.dataset.get("train")),
+            val=instantiate(source.dataset.get("val")),
+            train_transform=instantiate(source.transform.train),
+            val_transform=instantiate(source.transform.val),
+        )
+    return sources
+
+
+def build_data(cfg: DictConfig) -> UFODataModule:
+    """The data module of the mixture."""
+    return UFODataModule(
+        build_sources(cfg),
+        seed=cfg.seed,
+        num_workers=cfg.num_workers,
+        prepare=[instantiate(p) for p in cfg.prepare.values() if p],
+    )
+
+
+def build_module(cfg: DictConfig, model: UFO) -> UFOModule:
+    """The LightningModule that trains `model` as the config says."""
+    return instantiate(cfg.module)(
+        model=model,
+        optimizer=instantiate(cfg.optimizer),
+        schedule=instantiate(cfg.schedule) if cfg.schedule else None,
+        ramp=instantiate(cfg.backbone.ramp),
+        compile=cfg.compile,
+    )
+
+
+def evaluation_module(model: UFO) -> UFOModule:
+    """A LightningModule that only evaluates: it has no optimizer, whatever strategy trained the model."""
+    return UFOModule(model)
+
+
+def check_sizes(cfg: DictConfig, model: UFO) -> None:
+    """Raises ValueError where the config resizes images to another size than the model was trained at."""
+    for name, task in cfg.tasks.items():
+        if task and name in model.tasks and task.image_size != model.tasks[name].image_size:
+            trained = model.tasks[name].image_size
+            raise ValueError(
+                f"the checkpoint does {name} at {trained} px and the config gives {task.image_size}; "
+                f"choose the resolution= that has {trained}"
+            )
+
+
+def build_trainer(cfg: DictConfig, **overrides: Any) -> L.Trainer:
+    """The trainer with its callbacks and loggers."""
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    for callback in callbacks:
+        if hasattr(callback, "config"):  # RunInfo records what this run was composed of
+            callback.config = OmegaConf.to_container(cfg, resolve=True)
+    loggers = [instantiate(c) for c in cfg.logger.values() if c]
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers or False, **overrides)
+
+
+def last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
+    """The checkpoint to resume from: `resume=auto|never|PATH`."""
+    if cfg.resume == "never":
+        return None
+    if cfg.resume != "auto":
+        return Path(cfg.resume)
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def output_folder() -> Path:
+    """Where Hydra put this run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def seed_everything(cfg: DictConfig) -> None:
+    """Seed initial weights and drop-out; data follow from the mixer's own generator."""
+    L.seed_everything(cfg.seed, workers=False, verbose=False)
+    torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)

@@ -1,0 +1,26 @@
+"""COCO mask AP of instance segmentations (spec/metrics.md 2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from ufo.callbacks.box_map import BoxMAP
+from ufo.callbacks.metric import Record, required
+from ufo.ops.masks import rle_encode
+from ufo.types import Prediction, Target
+
+
+class MaskMAP(BoxMAP):
+    """The values of `BoxMAP` for masks.
+
+    Sizes of detections are their masks' areas; sizes of annotations are those of the annotation
+    file, as in COCO's evaluation, or their masks' areas where the file has none.
+    """
+
+    task: ClassVar[str] = "instance_segmentation"
+    iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
+
+    def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
+        masks, scores, labels = required(prediction, "masks", "scores", "labels")
+        annotated = required(target, "masks", "labels")
+        return rle_encode(masks), scores, labels, *annotated, target.iscrowd, target.area

@@ -1,0 +1,164 @@
+"""The base of all metric callbacks: collect per image, gather once, compute on the union, log.
+
+torchmetrics' own synchronisation stops or hangs when processes hold different numbers of images,
+and counts the repeats that pad a distributed sampler's last batch (spec/traps.md 12). So each
+process keeps a small record per image, one `all_gather_object` joins them, and repeats are dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from ufo.types import Batch, Prediction, Target
+
+Record = tuple[Any, ...]
+
+
+class _Source(NamedTuple):
+    classes: tuple[str, ...]
+    records: dict[int, Record]  # by Target.id
+
+
+def required(record: Prediction | Target, *names: str) -> list[Any]:
+    """The named attributes of a prediction or a target.
+
+    Raises:
+        ValueError: one of them is None.
+    """
+    missing = [name for name in names if getattr(record, name) is None]
+    if missing:
+        kind = type(record).__name__
+        raise ValueError(f"its {kind} has no {' and no '.join(missing)}; set them, empty if none")
+    return [getattr(record, name) for name in names]
+
+
+class MetricCallback(Callback):
+    """Log `{stage}/{source}/{metric}` after every validation ("val") and test ("test") epoch.
+
+    It wants `validation_step` and `test_step` to take a `Batch` with `targets` and to return one
+    `Prediction` per image in original pixels; batches of other tasks, and steps that return None,
+    are left out. Nothing is logged for a sanity check. `results` holds the last epoch's values by
+    their full names; they are the same on every process.
+
+    A metric is a subclass with a `task`, a `record` that boils an image down to the few arguments
+    of the metric's `update`, and a `make_metric`.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.results: dict[str, float] = {}
+        self._sources: dict[str, _Source] = {}
+
+    def make_metric(self, classes: tuple[str, ...]) -> Metric | MetricCollection:
+        """A new metric that does not synchronise and whose `compute` gives a dict of scalars.
+
+        Args:
+            classes: names of the labels of the source to evaluate.
+        """
+        raise NotImplementedError
+
+    def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
+        """The arguments of the metric's `update` for one image; tensors may be on any device."""
+        raise NotImplementedError
+
+    def collect(self, outputs: list[Prediction] | None, batch: Batch) -> None:
+        """Record the images of a batch; an image whose `Target.id` is known already counts once.
+
+        Raises:
+            ValueError: a prediction is missing, has other classes or does not fit its target.
+        """
+        if outputs is None or batch.task != self.task:
+            return
+        if len(outputs) != len(batch.targets):
+            raise ValueError(
+                f"{batch.source}: {len(outputs)} predictions for {len(batch.targets)} targets; "
+                "return one Prediction per image from validation_step and test_step"
+            )
+        source = self._sources.setdefault(batch.source, _Source(batch.classes, {}))
+        for prediction, target in zip(outputs, batch.targets, strict=True):
+            try:
+                self._check_classes(prediction, source.classes)
+                record = self.record(prediction, target, source.classes)
+            except ValueError as error:
+                raise ValueError(
+                    f"{batch.source}, image {target.image or target.id}: {error}"
+                ) from None
+            # a clone, since pickling a view would send all of the tensor it is a view of
+            record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
+            source.records.setdefault(target.id, record)
+
+    def compute(self, stage: str) -> dict[str, float]:
+        """Values of everything collected on all processes: `{stage}/{source}/{metric}` to number.
+
+        Every process of a distributed run must call it; each gets the same values.
+        """
+        values = {}
+        for source, (classes, records) in self._gather().items():
+            metric = self.make_metric(classes)
+            for _, record in sorted(records.items()):  # a fixed order: AP breaks ties by it
+                metric.update(*record)
+            for name, value in metric.compute().items():
+                values[f"{stage}/{source}/{name}"] = float(value)
+        return values
+
+    def _gather(self) -> dict[str, _Source]:
+        """The records of all processes, each image once."""
+        parts: list[Any] = [self._sources]
+        if dist.is_available() and dist.is_initialized():
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self._sources)
+        union: dict[str, _Source] = {}
+        for part in parts:
+            for name, (classes, records) in part.items():
+                known = union.setdefault(name, _Source(classes, {})).records
+                known.update({id: record for id, record in records.items() if id not in known})
+        return dict(sorted(union.items()))
+
+    @staticmethod
+    def _check_classes(prediction: Prediction, classes: tuple[str, ...]) -> None:
+        if prediction.classes and classes and tuple(prediction.classes) != tuple(classes):
+            raise ValueError(
+                f"its Prediction's {len(prediction.classes)} classes are not the {len(classes)} of "
+                "the data set in the same order; predict with the data set's class names"
+            )
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        self.results = self.compute(stage)
+        # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
+        # from warning that they are not synchronised.
+        pl_module.log_dict(self.results, sync_dist=trainer.world_size > 1, reduce_fx="max")
+        self._sources = {}
+
+    # Lightning's hooks
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._sources = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.sanity_checking:
+            self.collect(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")

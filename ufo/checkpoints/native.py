@@ -1,0 +1,181 @@
+"""The project's own checkpoints: a folder (config.json, vocab.txt, model.safetensors) or a Lightning `.ckpt`.
+
+A checkpoint carries all that rebuilds its model. Loading is strict, executes nothing from the file, and prints
+one line: matched, missing, unexpected.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ufo.backbones import make_backbone
+from ufo.model import UFO
+from ufo.tasks import make_task
+from ufo.tokenizer import UFOTokenizer
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message says why and what would help."""
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> UFO:
+    """The model of a checkpoint (folder or `.ckpt`), ready to predict.
+
+    Raises CheckpointError if the file is not a checkpoint of this project or does not match itself.
+    """
+    description, weights = read(path)
+    model = build(description)
+    load_weights(model, weights, path)
+    return model.to(device).eval()
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint's description (see `UFO.describe`) and its weights, unchecked.
+
+    `path` is a model folder, a `.ckpt`, or the folder of a run.
+    """
+    path = Path(path)
+    last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
+    path = last if last.is_file() else path
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at '{path}'; give a model folder or a .ckpt file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint that can be read safely ({_first_line(error)}); "
+            "it may be cut short, or hold code instead of tensors"
+        ) from error
+    if not isinstance(content, dict) or "ufo" not in content:
+        raise CheckpointError(f"'{path}' was not written by this project's training")
+    prefix = "model."
+    weights = {
+        k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)
+    }
+    return content["ufo"], weights
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    missing = [n for n in ("config.json", "vocab.txt", "model.safetensors") if not (path / n).is_file()]
+    if missing:
+        raise CheckpointError(f"'{path}' is no model folder: it lacks {', '.join(missing)}")
+    try:
+        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(path / "model.safetensors")
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({_first_line(error)}); copy it again") from error
+    description["vocab"] = (path / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    return description, weights
+
+
+def build(description: dict[str, Any]) -> UFO:
+    """A model with random weights from its description."""
+    return UFO(
+        make_backbone(**description["backbone"]),
+        UFOTokenizer(description["vocab"]),
+        {name: make_task(name, **settings) for name, settings in description["tasks"].items()},
+        classes=description["classes"],
+        loss_weights=description["loss_weights"],
+        mask_points=description["mask_points"],
+    )
+
+
+def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path) -> None:
+    """Copy weights into a model; every name and shape must match.
+
+    Raises CheckpointError that names what is missing, unexpected or of another shape.
+    """
+    wanted = model.state_dict()
+    shared = wanted.keys() & weights.keys()
+    fitting = {k for k in shared if wanted[k].shape == weights[k].shape}
+    missing, unexpected = sorted(wanted.keys() - shared), sorted(weights.keys() - shared)
+    reshaped = sorted(shared - fitting)
+    line = (
+        f"{origin}: {len(fitting)} weights matched, {len(missing)} missing, "
+        f"{len(unexpected)} unexpected, {len(reshaped)} of another shape"
+    )
+    log.info(line)
+    problems = [*(f"missing {k}" for k in missing), *(f"unexpected {k}" for k in unexpected)]
+    problems += [f"{k}: {tuple(weights[k].shape)}, not {tuple(wanted[k].shape)}" for k in reshaped]
+    if problems:
+        shown = "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
+        raise CheckpointError(f"these weights are of another model ({line}): {shown}")
+    model.load_state_dict(weights)
+
+
+def initialise(model: UFO, path: str | Path) -> None:
+    """Start a model from the weights of a checkpoint of the same architecture (`init=`).
+
+    Raises CheckpointError naming both architectures where they differ.
+    """
+    description, weights = read(path)
+    theirs, ours = description["backbone"], model.describe()["backbone"]
+    shape_free = ("drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global")
+    different = [
+        f"{k}={theirs.get(k)} there, {ours.get(k)} here"
+        for k in ours
+        if k not in shape_free and theirs.get(k) != ours.get(k)
+    ]
+    if different:
+        raise CheckpointError(
+            f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: "
+            f"{'; '.join(different)}"
+        )
+    if description["vocab"] != list(model.tokenizer.vocab):
+        raise CheckpointError(f"'{path}' was trained with another vocabulary; use its vocab.txt")
+    load_weights(model, weights, path)
+
+
+def save(model: UFO, path: str | Path) -> Path:
+    """Write a model folder, whole or not at all: a kill leaves the previous one as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        description = {"format": FORMAT, **model.describe()}
+        del description["vocab"]
+        text = json.dumps(description, indent=1)
+        (scratch / "config.json").write_text(text + "\n", encoding="utf-8")
+        model.tokenizer.save(scratch)
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(weights, scratch / "model.safetensors")
+        scratch.chmod(0o755)
+        _replace(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return path
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Put a finished folder in place of an older model folder."""
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"'{path}' exists and is no model folder; choose another name")
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(path, old)
+        os.rename(new, path)
+        shutil.rmtree(old)
+    else:
+        os.rename(new, path)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

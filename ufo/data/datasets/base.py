@@ -1,0 +1,233 @@
+"""What all data sets share: bounded image reading, JSON with clear errors, a problem counter.
+
+A data set is map-style and memory-light: it holds numpy arrays and packed text instead of the
+parsed JSON, and decodes images, polygons and RLE only when a sample is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import PIL.TiffImagePlugin
+import PIL.WebPImagePlugin
+import torch
+from torch import BoolTensor, Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from ufo.data.errors import DataError
+from ufo.types import Sample, Target
+
+log = logging.getLogger(__name__)
+
+MAX_PIXELS = 80_000_000
+"""Images with more pixels than this are refused from their header, before they are decoded."""
+
+# An explicit list: some of PIL's other plug-ins start external programs (EPS) or are rarely tested.
+# (PIL itself loads only the commonest ones at first, hence the imports of the others.)
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+EXIF_ORIENTATION = 0x0112
+
+
+class Problems:
+    """Counts what is wrong with a data set's files and logs each kind once, with its first place.
+
+    `counts` maps a kind ("box outside its image") to how often it was met in this process.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.counts: Counter[str] = Counter()
+
+    def report(self, kind: str, where: str) -> None:
+        """Count one problem of `kind` at `where`; only the first of its kind is logged."""
+        self.counts[kind] += 1
+        if self.counts[kind] == 1:
+            log.warning("%s: %s (first: %s; more are only counted)", self.source, kind, where)
+
+    def close(self) -> None:
+        """Log the counts so far in one line, when a data set has been read."""
+        if self.counts:
+            log.warning("%s: %s in all", self.source, self.summary())
+
+    def summary(self) -> str:
+        """One line: every kind with its count, or "no problems"."""
+        return ", ".join(f"{n}x {kind}" for kind, n in sorted(self.counts.items())) or "no problems"
+
+
+class Strings:
+    """An immutable list of texts in two flat arrays.
+
+    A Python list of a million `str` costs 60 bytes each and, because reading one writes its
+    reference count, is copied page by page into every forked worker.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        start, end = self._ends[i], self._ends[i + 1]
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogatepass")
+
+
+class ImageDataset(Dataset[Sample], ABC):
+    """The interface of every data set: what the data module and the task mixer rely on.
+
+    `classes` are the names behind `labels` and `semantic`; `tasks` names the tasks it serves.
+    """
+
+    classes: tuple[str, ...] = ()
+    tasks: frozenset[str] = frozenset()
+    problems: Problems
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, i: int) -> Sample:
+        """Decode sample `i`; for evaluation it holds what a model may see, `target` has the rest.
+
+        Raises DataError, naming the file and the reason, if it can't be used.
+        """
+
+    @abstractmethod
+    def target(self, i: int) -> Target:
+        """Ground truth of sample `i` in original pixels; the image need not be readable."""
+
+    @abstractmethod
+    def portrait(self) -> BoolTensor:
+        """bool [len]: width < height, from the annotations or the image headers."""
+
+
+def require(path: str | Path, argument: str, *, folder: bool = False) -> Path:
+    """`path`, or DataError in one sentence that names it and the data set's argument to change."""
+    path = Path(path)
+    if path.is_dir() if folder else path.is_file():
+        return path
+    what = "folder" if folder else "file"
+    state = f"is not a {what}" if path.exists() else "does not exist"
+    raise DataError(
+        f"The {argument} {what} {path} {state}: set this data set's `{argument}` (or the data "
+        "folder it is built from) to where it is."
+    )
+
+
+def require_images(images: Path, names: Strings) -> None:
+    """DataError if none of the first images is in the folder: then the folder is the wrong one."""
+    first = [images / names[i] for i in range(min(len(names), 10))]
+    if first and not any(path.is_file() for path in first):
+        raise DataError(
+            f"The annotations name images such as {names[0]}, but {first[0]} does not exist: set "
+            "this data set's `images` to the folder those names start from."
+        )
+
+
+def read_json(path: str | Path) -> Any:
+    """Parsed JSON, or DataError with the file and the position of what is wrong."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except json.JSONDecodeError as error:
+        # Nothing but white space left: the writer was interrupted or the disk was full.
+        cut = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
+        what = "is cut short" if cut else "is not valid JSON"
+        raise DataError(
+            f"{path} {what} at line {error.lineno}, column {error.colno} (character {error.pos}): "
+            f"{error.msg}; fetch or write the file again."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text at byte {error.start} ({error.reason}): save it as UTF-8."
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
+
+
+def _open(path: str | Path, max_pixels: int) -> PIL.Image.Image:
+    try:
+        image = PIL.Image.open(path, formats=IMAGE_FORMATS)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such image file.") from error
+    except PIL.UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image in one of {', '.join(IMAGE_FORMATS)}.") from error
+    except Exception as error:  # PIL passes on whatever its plug-ins raise on broken headers
+        raise DataError(f"{path}: the image can't be opened ({error}).") from error
+    if image.width * image.height > max_pixels:
+        width, height = image.size
+        image.close()
+        raise DataError(
+            f"{path}: {width}x{height} is more than the {max_pixels} pixels allowed; shrink it."
+        )
+    return image
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def read_image(
+    path: str | Path, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> tv_tensors.Image:
+    """Decode an image file: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
+
+    `size` is the (height, width) that the annotations were made for. If only the image as stored
+    has it, the orientation is left alone. Raises DataError if the file is missing, corrupt, cut
+    short, has more than `max_pixels`, or has another size.
+    """
+    with _open(path, max_pixels) as image:
+        try:
+            turned = image
+            if _orientation(image) != 1:
+                turned = PIL.ImageOps.exif_transpose(image)
+                if size is not None and (turned.height, turned.width) != size:
+                    turned = image
+            pixels = np.array(turned.convert("RGB"))
+        except Exception as error:
+            raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error
+    if size is not None and pixels.shape[:2] != tuple(size):
+        raise DataError(
+            f"{path}: the image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its "
+            f"annotations are for {size[0]}x{size[1]}."
+        )
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of the image that `read_image` would return, from the header alone."""
+    with _open(path, max_pixels) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decode a label image (grey or palette) to its raw numbers: int64 [H, W].
+
+    Raises DataError if it is missing, corrupt, too large or a colour picture.
+    """
+    with _open(path, max_pixels) as image:
+        if image.mode not in {"1", "L", "P", "I", "I;16"}:
+            raise DataError(
+                f"{path}: a label map needs one number per pixel, this is a {image.mode} picture."
+            )
+        try:
+            return torch.from_numpy(np.array(image).astype(np.int64))
+        except Exception as error:
+            raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error

@@ -1,0 +1,180 @@
+"""Captions in the Karpathy JSON format of BLIP (datasets.md, section 4).
+
+Training: one sample per (image, caption) pair, so a caption is drawn uniformly over pairs.
+Evaluation: one sample per image with all its reference captions.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import BoolTensor
+
+from ufo.data.datasets.base import (
+    ImageDataset,
+    Problems,
+    Strings,
+    image_size,
+    read_image,
+    read_json,
+    require,
+    require_images,
+)
+from ufo.data.datasets.coco_file import key_of
+from ufo.data.errors import DataError
+from ufo.types import Sample, Target
+
+_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def clean_text(text: str) -> str:
+    """`text` in lower case, without ASCII punctuation: "A  man's hat." becomes "a mans hat"."""
+    return " ".join(text.translate(_DELETE_PUNCTUATION).split()).lower()
+
+
+class CaptionDataset(ImageDataset):
+    """A Karpathy JSON list of `{image, caption[, image_id]}`, `caption` a text or a list of texts.
+
+    Args:
+        images: folder that the records' `image` paths start from.
+        annotations: the JSON file.
+        references: COCO-caption JSON (`annotations` with image_id and caption) to take the
+            reference captions of an evaluation from; by default they are the file's own.
+        train: one sample per pair, with `text`; otherwise one per image.
+        clean: training texts are lower-cased and lose their punctuation (`clean_text`). References
+            stay as they are: tokenising is the metric's business.
+
+    An image's id is the record's `image_id` if that is a number, else the integer after the last
+    "_" of the file's stem. Raises DataError if a file is missing or unusable, or, for evaluation,
+    if an image has no reference or two have the same id.
+    """
+
+    tasks = frozenset({"caption"})
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        references: str | Path | None = None,
+        train: bool = False,
+        clean: bool = True,
+    ) -> None:
+        self.images = require(images, "images", folder=True)
+        path = require(annotations, "annotations")
+        self.train = train
+        self.problems = Problems(str(path))
+        rows: dict[str, int] = {}
+        ids: list[int | str] = []
+        pairs: list[tuple[int, str]] = []
+        for number, record in enumerate(_records(read_json(path), path)):
+            name, captions = record["image"], record["caption"]
+            row = rows.setdefault(name, len(rows))
+            if row == len(ids):
+                ids.append(image_id(name, record.get("image_id")))
+            for text in [captions] if isinstance(captions, str) else captions:
+                if clean_text(str(text)):
+                    pairs.append((row, str(text)))
+                else:
+                    self.problems.report("empty caption", f"record {number}, {name}")
+        self._names, self._ids = Strings(rows), ids
+        require_images(self.images, self._names)
+        if not train and references is not None:
+            pairs = self._read_references(require(references, "references"))
+        pairs.sort(key=lambda pair: pair[0])  # stable: pairs of an image become neighbours
+        self._row = np.asarray([row for row, _ in pairs], dtype=np.int64)
+        texts = (text for _, text in pairs)
+        self._texts = Strings(map(clean_text, texts) if train and clean else texts)
+        self._starts = np.searchsorted(self._row, np.arange(len(rows) + 1))
+        self._portrait: BoolTensor | None = None
+        if not train and (np.diff(self._starts) == 0).any():
+            first = self._names[int(np.flatnonzero(np.diff(self._starts) == 0)[0])]
+            raise DataError(
+                f"{first} has no reference caption (image id {ids[rows[first]]}): evaluation needs "
+                f"one for every image of {path}; set `references` to the matching file."
+            )
+
+    def _read_references(self, path: Path) -> list[tuple[int, str]]:
+        content = read_json(path)
+        if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+            raise DataError(f"{path} is not a COCO-caption file: it has no list `annotations`.")
+        rows = {key: row for row, key in enumerate(self._ids)}
+        if len(rows) < len(self._ids):
+            raise DataError(f"{self.problems.source}: two images have the same id.")
+        return [
+            (rows[a["image_id"]], str(a["caption"]))
+            for a in content["annotations"]
+            if isinstance(a, dict) and key_of(a, "image_id") in rows and a.get("caption")
+        ]
+
+    def __len__(self) -> int:
+        return len(self._texts) if self.train else len(self._ids)
+
+    def __getitem__(self, i: int) -> Sample:
+        image = read_image(self._image(i))
+        if self.train:
+            return {"image": image, "text": self._texts[i]}
+        return {"image": image}
+
+    def target(self, i: int) -> Target:
+        row = self._image_row(i)
+        captions = [self._texts[k] for k in range(self._starts[row], self._starts[row + 1])]
+        return Target(
+            id=i,
+            size=self._size(row),
+            image=str(self._image(i)),
+            image_id=self._ids[row],
+            captions=captions,
+        )
+
+    def portrait(self) -> BoolTensor:
+        if self._portrait is None:
+            sizes = [self._size(row) for row in range(len(self._ids))]
+            tall = torch.tensor([width < height for height, width in sizes], dtype=torch.bool)
+            self._portrait = tall[torch.from_numpy(self._row)] if self.train else tall
+        return self._portrait
+
+    def _size(self, row: int) -> tuple[int, int]:
+        """(height, width); 1 x 1 if the file is unreadable, as no caption metric asks for it."""
+        try:
+            return image_size(self.images / self._names[row])
+        except DataError as error:
+            self.problems.report("unreadable image", str(error))
+            return (1, 1)
+
+    def _image_row(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return int(self._row[i]) if self.train else i
+
+    def _image(self, i: int) -> Path:
+        return self.images / self._names[self._image_row(i)]
+
+
+def image_id(name: str, given: Any = None) -> int | str:
+    """Id of a captioned image: `given` if that is a number, else from the file's name.
+
+    "val2014/COCO_val2014_000000000042.jpg" has id 42.
+    """
+    if isinstance(given, int):
+        return given
+    tail = Path(name).stem.rsplit("_", 1)[-1]
+    if tail.isascii() and tail.isdigit():
+        return int(tail)
+    return given if given is not None else name
+
+
+def _records(content: Any, path: Path) -> list[dict[str, Any]]:
+    if not isinstance(content, list) or not content:
+        raise DataError(f"{path} is not a Karpathy caption file: it must be a list of records.")
+    for number, record in enumerate(content):
+        ok = isinstance(record, dict) and isinstance(record.get("image"), str)
+        if not ok or not isinstance(record.get("caption"), (str, list)):
+            raise DataError(
+                f"{path}: record {number} needs `image` (path) and `caption` (text or list)."
+            )
+    return content

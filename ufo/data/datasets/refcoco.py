@@ -1,0 +1,225 @@
+"""Referring expressions in the RefCOCO format: `instances.json`, `refs(*.p)` (datasets.md, 5).
+
+Every sentence of every referred object is a sample of its own, in training and in evaluation.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import BoolTensor
+from torchvision import tv_tensors
+
+from ufo.data.datasets.base import (
+    ImageDataset,
+    Problems,
+    Strings,
+    read_image,
+    read_json,
+    require,
+    require_images,
+)
+from ufo.data.datasets.captions import clean_text
+from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, key_of, outside, size_of
+from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
+from ufo.data.errors import DataError
+from ufo.types import Sample, Target
+
+
+class RefCocoDataset(ImageDataset):
+    """Sentences that each single out one object.
+
+    Args:
+        images: folder that the file names in the instances file start from.
+        root: folder of one referring data set, with `refs` and `instances` in it.
+        refs: name of the pickle, such as "refs(unc).p".
+        split: the refs to use, by exact name (train, val, testA, ...).
+        instances: name of the COCO-style JSON.
+        train: samples carry `text` and the object's box, [1, 4]; otherwise `text` alone.
+        masks: read segmentations: samples for training also carry the object's mask, uint8
+            [1, H, W], targets its RLE; all zero where the file has none.
+        clean: texts are lower-cased and lose their punctuation.
+
+    Raises DataError if a file is missing or unusable or there is no such split.
+    """
+
+    tasks = frozenset({"grounding"})
+
+    def __init__(
+        self,
+        images: str | Path,
+        root: str | Path,
+        *,
+        refs: str,
+        split: str,
+        instances: str = "instances.json",
+        train: bool = False,
+        masks: bool = False,
+        clean: bool = True,
+    ) -> None:
+        self.images = require(images, "images", folder=True)
+        root = require(root, "root", folder=True)
+        path = require(root / refs, "refs")
+        self.train, self.masks = train, masks
+        self.problems = Problems(str(path))
+        content = coco_sections(read_json(require(root / instances, "instances")), root / instances)
+        chosen = _of_split(read_refs(path), split, path)
+        self._read(chosen, content, clean, path)
+        require_images(self.images, self._names)
+        self.problems.close()
+
+    def _read(
+        self, refs: list[dict[str, Any]], content: dict[str, Any], clean: bool, path: Path
+    ) -> None:
+        """Fill the tables of images, objects and sentences."""
+        image_of = {record["id"]: record for record in content["images"]}
+        annotation_of = {key_of(record, "id"): record for record in content["annotations"]}
+        rows: dict[Any, int] = {}  # image id -> row of the image table
+        sizes: dict[int, tuple[int, int]] = {}
+        objects: list[tuple[float, ...]] = []  # image row, x1, y1, x2, y2, area
+        sentences: list[tuple[int, str]] = []
+        self._segmentations = Segmentations()
+        for ref in refs:
+            where = f"ref {ref.get('ref_id')}"
+            annotation = annotation_of.get(ref["ann_id"])
+            record = image_of.get(ref["image_id"])
+            box = box_of(annotation) if annotation else None
+            if record is None or box is None:
+                if not self.train:
+                    raise DataError(
+                        f"{path}: {where} has no image or no box in the instances file."
+                    )
+                self.problems.report("ref without image or box", where)
+                continue
+            size = size_of(record, self.images, self.problems)
+            if outside(box, size):
+                self.problems.report("box outside its image", where)
+                if self.train:
+                    continue
+            if self.masks:
+                problem = self._segmentations.append(annotation.get("segmentation"), size)
+                if problem and annotation.get("segmentation"):
+                    self.problems.report(problem, where)
+            row = rows.setdefault(record["id"], len(rows))
+            x, y, w, h = box
+            number = len(objects)
+            objects.append((row, x, y, x + w, y + h, area_of(annotation, box)))
+            sizes.setdefault(row, size)
+            for sentence in ref["sentences"]:
+                text = clean_text(sentence["sent"]) if clean else sentence["sent"].strip()
+                if not text:
+                    self.problems.report("empty sentence", where)
+                if text or not self.train:
+                    sentences.append((number, text))
+        self._ids = list(rows)
+        self._names = Strings(image_of[key]["file_name"] for key in rows)
+        self._sizes = np.asarray(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
+        table = np.asarray(objects, dtype=np.float64).reshape(-1, 6)
+        self._rows = table[:, 0].astype(np.int64)
+        self._boxes = table[:, 1:5].astype(np.float32)
+        self._areas = table[:, 5].astype(np.float32)
+        self._object = np.asarray([number for number, _ in sentences], dtype=np.int64)
+        self._texts = Strings(text for _, text in sentences)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, i: int) -> Sample:
+        text = self._texts[i]
+        thing, row, size = self._place(i)
+        image = read_image(self.images / self._names[row], size)
+        if not self.train:
+            return {"image": image, "text": text}
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(self._boxes[thing : thing + 1].copy()),
+            format=tv_tensors.BoundingBoxFormat.XYXY,
+            canvas_size=size,
+        )
+        sample: Sample = {"image": image, "boxes": boxes, "text": text}
+        if self.masks:
+            sample["masks"] = tv_tensors.Mask(decode_masks([self._rle(thing, size)], size))
+        return sample
+
+    def target(self, i: int) -> Target:
+        thing, row, size = self._place(i)
+        return Target(
+            id=i,
+            size=size,
+            image=str(self.images / self._names[row]),
+            image_id=self._ids[row],
+            boxes=torch.from_numpy(self._boxes[thing : thing + 1].copy()),
+            masks=[self._rle(thing, size)] if self.masks else None,
+            area=torch.from_numpy(self._areas[thing : thing + 1].copy()),
+            text=self._texts[i],
+        )
+
+    def portrait(self) -> BoolTensor:
+        sizes = self._sizes[self._rows[self._object]]
+        return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
+
+    def _place(self, i: int) -> tuple[int, int, tuple[int, int]]:
+        """Rows of sentence `i` in the tables of objects and images, and the image's (h, w)."""
+        thing = int(self._object[i])
+        row = int(self._rows[thing])
+        return thing, row, (int(self._sizes[row, 0]), int(self._sizes[row, 1]))
+
+    def _rle(self, thing: int, size: tuple[int, int]) -> dict[str, Any]:
+        """The object's mask; all zero where the file has none (then only its box is known)."""
+        return self._segmentations.rle(thing, size) or empty_rle(size)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, texts and containers only: a pickle that names any other class is refused.
+
+    Pickle needs no global name for dict, list, tuple, str, bytes and numbers, so none but `set` is
+    looked up, and a name that is not looked up can't be called.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in {"builtins", "__builtin__"} and name in {"set", "frozenset"}:
+            return {"set": set, "frozenset": frozenset}[name]
+        raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+
+
+def read_refs(path: str | Path) -> list[dict[str, Any]]:
+    """The refs of a RefCOCO pickle; nothing that the file contains is executed.
+
+    Raises DataError if it holds anything but plain data, is cut short or lacks a field.
+    """
+    try:
+        with open(path, "rb") as file:
+            # The official files are Python 2 pickles, whose texts are bytes to decode.
+            refs = _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path} is refused: {error}; refs files hold plain data only.") from error
+    except Exception as error:  # a broken pickle can fail in any way
+        raise DataError(f"{path} is not a refs pickle or is cut short ({error}).") from error
+    if not isinstance(refs, list) or not all(map(_is_ref, refs)):
+        raise DataError(
+            f"{path} is not a list of refs with ann_id, image_id, split and sentences with `sent`."
+        )
+    return refs
+
+
+def _is_ref(ref: Any) -> bool:
+    if not isinstance(ref, dict) or not {"ann_id", "image_id", "split", "sentences"} <= ref.keys():
+        return False
+    ids = isinstance(ref["ann_id"], (int, str)) and isinstance(ref["image_id"], (int, str))
+    sentences = ref["sentences"]
+    return (
+        ids
+        and isinstance(sentences, (list, tuple))
+        and all(isinstance(s, dict) and isinstance(s.get("sent"), str) for s in sentences)
+    )
+
+
+def _of_split(refs: list[dict[str, Any]], split: str, path: Path) -> list[dict[str, Any]]:
+    chosen = [ref for ref in refs if ref["split"] == split]
+    if not chosen:
+        there = ", ".join(sorted({str(ref["split"]) for ref in refs}))
+        raise DataError(f"{path} has no split {split!r}; set `split` to one of: {there}.")
+    return chosen

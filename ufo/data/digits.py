@@ -1,0 +1,321 @@
+"""The built-in data set "digit scenes": generated once, on disk in the four standard formats.
+
+`generate` writes COCO instances, ADE20K-style semantic maps, Karpathy captions and RefCOCO
+expressions, so that the demo runs through the same loaders as the official data sets.
+`python -m ufo.data.digits --out data/digits --train 24000 --val 500`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+from rich.progress import track
+
+from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES, VARIANTS, draw_scene
+from ufo.data.digits_text import Thing, captions, expressions, vocabulary
+from ufo.data.errors import DataError
+
+__all__ = ["CLASSES", "COLORS", "SEMANTIC_CLASSES", "generate", "main", "vocabulary"]
+
+FORMAT = 1  # raise it whenever the same options give other files
+STAMP = "scenes.json"
+_CHUNK = 32  # scenes per job
+
+
+def generate(
+    out: Path | str,
+    *,
+    train: int,
+    val: int,
+    seed: int = 0,
+    size: int = 112,
+    variant: str = "standard",
+    workers: int | None = None,
+    progress: bool = True,
+    force: bool = False,
+) -> Path:
+    """Write `train` + `val` scenes of `size` x `size` pixels to `out` and return `out`.
+
+    The files depend on the options only, not on `workers` (default: all cores). A folder that was
+    finished with the same options is returned as it is. `out` appears complete or not at all.
+
+    Raises:
+        DataError: unknown `variant`, impossible numbers, or `out` holds something else; with
+            `force` scenes of other options are replaced (but never a folder of another kind).
+    """
+    out = Path(out)
+    if variant not in VARIANTS:
+        raise DataError(f"unknown variant {variant!r} of digit scenes; use one of {list(VARIANTS)}")
+    if train < 0 or val < 0 or not 32 <= size <= 4096 or seed < 0:
+        raise DataError(
+            f"digit scenes need train, val, seed >= 0 and 32 <= size <= 4096, "
+            f"not train={train}, val={val}, seed={seed}, size={size}"
+        )
+    stamp = {"format": FORMAT, "train": train, "val": val, "seed": seed, "size": size}
+    stamp["variant"] = variant
+    if _finished(out, stamp, force):
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(out)
+    partial_out = _partial_name(out, os.getpid())
+    try:
+        with _executor(workers, train + val) as executor:
+            for split, count in (("train", train), ("val", val)):
+                _write_split(partial_out / split, split, count, stamp, executor, progress)
+        # the stamp comes last, then one rename: no kill can leave a folder that looks finished
+        (partial_out / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+        if _finished(out, stamp, force):  # another process was faster
+            return out
+        if out.exists():
+            old = partial_out / "replaced"
+            out.rename(old)
+            shutil.rmtree(old)
+        partial_out.rename(out)
+    finally:
+        shutil.rmtree(partial_out, ignore_errors=True)
+    return out
+
+
+def _finished(out: Path, stamp: dict[str, Any], force: bool) -> bool:
+    """Whether `out` holds these scenes; raises if it holds anything that may not be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        found = json.loads((out / STAMP).read_text())
+    except (OSError, ValueError):
+        raise DataError(
+            f"{out} exists but holds no finished digit scenes (no readable {STAMP}); "
+            f"choose another folder with out=..., or remove it"
+        ) from None
+    if found == stamp:
+        return True
+    if force:
+        return False
+    differences = ", ".join(
+        f"{key}={found.get(key)} instead of {key}={value}"
+        for key, value in stamp.items()
+        if found.get(key) != value
+    )
+    raise DataError(
+        f"{out} holds digit scenes with {differences}; ask for the same options, choose another "
+        f"folder with out=..., or replace it with force=True (--force)"
+    )
+
+
+def _partial_name(out: Path, pid: int | str) -> Path:
+    return out.with_name(f".{out.name}.partial-{socket.gethostname()}-{pid}")
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what killed generations of `out` left behind on this machine."""
+    for left in out.parent.glob(_partial_name(out, "*").name):
+        try:
+            os.kill(int(left.name.rpartition("-")[2]), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:  # alive, another user's
+            continue
+
+
+def _die_with_parent() -> None:
+    """Pool workers outlive a killed parent otherwise."""
+    parent = parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+class _InProcess(Executor):
+    """`map` without processes: for few scenes starting them takes longer than drawing."""
+
+    def map(self, fn, *iterables, **_):
+        return map(fn, *iterables)
+
+
+def _executor(workers: int | None, scenes: int) -> Executor:
+    affinity = getattr(os, "sched_getaffinity", None)  # missing outside Linux
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    workers = min(workers or cores, max(1, scenes // _CHUNK))
+    if workers <= 1:
+        return _InProcess()
+    # spawn: forking a process in which torch has started threads can dead-lock
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_die_with_parent)
+
+
+def _write_split(
+    folder: Path, split: str, count: int, stamp: dict, executor: Executor, progress: bool
+) -> None:
+    for name in ("images", "semantic", "refcoco"):
+        (folder / name).mkdir(parents=True)
+    draw = partial(_write_scenes, folder, split, stamp)
+    jobs = [range(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
+    label = f"digit scenes, {stamp['variant']} {split}"
+    chunks = track(executor.map(draw, jobs), label, total=len(jobs), disable=not progress)
+    scenes = [scene for chunk in chunks for scene in chunk]
+    _write_instances(folder, scenes, stamp["size"])
+    (folder / "semantic_classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n")
+    _write_captions(folder, scenes, split)
+    with open(folder / "refcoco" / "refs(digits).p", "wb") as file:
+        pickle.dump(list(_refs(scenes, split)), file, protocol=2)
+    shutil.copyfile(folder / "instances.json", folder / "refcoco" / "instances.json")
+
+
+def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list[dict[str, Any]]:
+    """Draw some scenes, write images and semantic maps, return annotations and texts."""
+    scenes = []
+    for index in indices:
+        # independent streams per scene, so that the result does not depend on who draws which
+        stream = VARIANTS[stamp["variant"]].stream
+        rng = np.random.default_rng([stamp["seed"], stream, int(split == "val"), index])
+        scene = draw_scene(rng, split, stamp["variant"], stamp["size"])
+        name = f"{index + 1:06d}"
+        # full colour resolution: halving it would wash out the thin strokes' colours
+        Image.fromarray(scene.image).save(
+            folder / "images" / f"{name}.jpg", quality=92, subsampling=0
+        )
+        semantic = np.full(scene.masks.shape[1:], len(SEMANTIC_CLASSES), np.uint8)
+        for digit, mask in zip(scene.digits, scene.masks, strict=True):
+            semantic[mask] = digit + 1
+        Image.fromarray(semantic).save(folder / "semantic" / f"{name}.png")
+        codes = rle.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0), dtype=np.uint8))
+        annotations = [
+            {
+                "bbox": [float(v) for v in box],
+                "area": int(area),
+                "iscrowd": 0,
+                "segmentation": {
+                    "size": [int(v) for v in c["size"]],
+                    "counts": c["counts"].decode(),
+                },
+                "category_id": digit + 1,
+                "color": color,
+            }
+            for c, box, area, digit, color in zip(
+                codes, rle.toBbox(codes), rle.area(codes), scene.digits, scene.colors, strict=True
+            )
+        ]
+        things = [
+            Thing(CLASSES[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"])
+            for a in annotations
+        ]
+        scenes.append(
+            {
+                "name": name,
+                "annotations": annotations,
+                "captions": captions(things),
+                "expressions": expressions(things, stamp["size"], rng),
+            }
+        )
+    return scenes
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, separators=(",", ":")))
+
+
+def _numbered(scenes: list[dict]) -> Iterator[tuple[int, int, dict, list[str]]]:
+    """`(image id, annotation id, annotation, expressions)` of every object, ids from 1."""
+    number = 0
+    for image_id, scene in enumerate(scenes, 1):
+        for annotation, texts in zip(scene["annotations"], scene["expressions"], strict=True):
+            number += 1
+            yield image_id, number, annotation, texts
+
+
+def _write_instances(folder: Path, scenes: list[dict], size: int) -> None:
+    images = [
+        {"id": i, "file_name": f"{s['name']}.jpg", "height": size, "width": size}
+        for i, s in enumerate(scenes, 1)
+    ]
+    annotations = [
+        {"id": number, "image_id": image_id, **annotation}
+        for image_id, number, annotation, _ in _numbered(scenes)
+    ]
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    content = {"info": {"description": "digit scenes"}, "images": images}
+    content |= {"annotations": annotations, "categories": categories}
+    _write_json(folder / "instances.json", content)
+
+
+def _write_captions(folder: Path, scenes: list[dict], split: str) -> None:
+    whole = [
+        {"image": f"images/{s['name']}.jpg", "caption": s["captions"], "image_id": i}
+        for i, s in enumerate(scenes, 1)
+    ]
+    pairs = [{**record, "caption": text} for record in whole for text in record["caption"]]
+    if split == "train":
+        _write_json(folder / "captions_karpathy.json", pairs)
+        return
+    _write_json(folder / "captions_karpathy.json", whole)
+    truth = {
+        "images": [{"id": record["image_id"]} for record in whole],
+        "annotations": [
+            {"image_id": p["image_id"], "id": i, "caption": p["caption"]}
+            for i, p in enumerate(pairs, 1)
+        ],
+    }
+    _write_json(folder / "captions_gt.json", truth)
+
+
+def _refs(scenes: list[dict], split: str) -> Iterator[dict[str, Any]]:
+    """RefCOCO records of plain builtins, one per object that has an expression."""
+    ref_id = sent_id = 0
+    for image_id, ann_id, annotation, texts in _numbered(scenes):
+        if not texts:
+            continue
+        ref_id += 1
+        sentences = [
+            {"sent_id": sent_id + i, "sent": text, "raw": text, "tokens": text.split()}
+            for i, text in enumerate(texts, 1)
+        ]
+        sent_id += len(texts)
+        yield {
+            "ref_id": ref_id,
+            "ann_id": ann_id,
+            "image_id": image_id,
+            "category_id": annotation["category_id"],
+            "split": split,
+            "file_name": f"{image_id:06d}.jpg",
+            "sent_ids": [s["sent_id"] for s in sentences],
+            "sentences": sentences,
+        }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of `generate`."""
+    parser = argparse.ArgumentParser(prog="python -m ufo.data.digits", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--train", type=int, default=24000, help="number of training scenes")
+    parser.add_argument("--val", type=int, default=500, help="number of validation scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=112, help="side of the images in pixels")
+    parser.add_argument("--variant", choices=list(VARIANTS), default="standard")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: all cores)")
+    parser.add_argument("--force", action="store_true", help="replace scenes of other options")
+    try:
+        print(generate(**vars(parser.parse_args(argv))))
+    except DataError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""One (data set, task) pair of a mixture: its data, its transforms, what happens to bad samples.
+
+A bad training sample is replaced by another one; at evaluation it is scored on a blank image, so
+that it counts as a miss instead of disappearing. Both are counted and named once in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from ufo.data.errors import DataError
+from ufo.types import Sample, Target
+
+log = logging.getLogger(__name__)
+
+Transform = Callable[[Sample], "Sample | None"]
+
+MAX_BLANK = 1024
+"""Longest side, in pixels, of the image that stands in for an unreadable one at evaluation."""
+MAX_NAMED = 20
+"""So many unusable samples of a split are named in the log; further ones are only counted."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What a source needs of a data set (map-style)."""
+
+    classes: tuple[str, ...]
+    tasks: frozenset[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def target(self, index: int) -> Target: ...
+
+    def portrait(self) -> Tensor: ...
+
+
+@dataclass
+class Source:
+    """One (data set, task) pair of a mixture; data sets are built on first use only.
+
+    Args:
+        name: `<data set>/<task>`, unique in the mixture; the prefix of every metric's name.
+        task: the task this source is used for; its data sets must serve it.
+        train, val: factories of the two data sets; `None` if the source lacks that split.
+        train_transform, val_transform: applied to every sample; random numbers come from torch's
+            default CPU generator. A training transform may return `None` to reject a sample; one
+            that has a method `bind` is given the training data (copy-paste draws from it).
+        weight: share of the training batches, relative to the other sources' weights.
+        batch_size: images per training batch and rank.
+        val_batch_size: images per evaluation batch and rank; `None`: as in training.
+        group_by_orientation: a training batch holds only portrait or only landscape images.
+        max_tries: bad samples in a row after which training stops with an error.
+    """
+
+    name: str
+    task: str
+    train: Callable[[], Dataset] | None = None
+    val: Callable[[], Dataset] | None = None
+    train_transform: Transform | None = None
+    val_transform: Transform | None = None
+    weight: float = 1.0
+    batch_size: int = 1
+    val_batch_size: int | None = None
+    group_by_orientation: bool = False
+    max_tries: int = 20
+    _data: dict[str, Dataset] = field(default_factory=dict, init=False, repr=False)
+    _bad: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _groups: list[np.ndarray] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for key, size in (("batch_size", self.batch_size), ("val_batch_size", self.val_batch_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"Source {self.name!r}: {key} must be at least 1, not {size}.")
+        if not (np.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"Source {self.name!r}: weight must be zero or positive, not {self.weight}."
+            )
+
+    def has(self, split: str) -> bool:
+        """Whether this source has a data set for `split` ("train" or "val")."""
+        return getattr(self, split) is not None
+
+    def data(self, split: str) -> Dataset:
+        """The data set of `split` ("train" or "val"), built on the first call.
+
+        Raises:
+            ValueError: the split is missing or empty, or its data set cannot serve the task.
+        """
+        if split not in self._data:
+            factory = getattr(self, split)
+            if factory is None:
+                raise ValueError(f"Source {self.name!r} has no {split} data; set its {split!r}.")
+            data = self._data[split] = self._checked(factory(), split)
+            # unusable, rejected: shared memory, so that the main process sees what workers met
+            self._bad[split] = torch.zeros(2, len(data), dtype=torch.uint8).share_memory_()
+            if split == "train" and hasattr(self.train_transform, "bind"):
+                self.train_transform.bind(data)
+        return self._data[split]
+
+    def _checked(self, data: Dataset, split: str) -> Dataset:
+        if self.task not in data.tasks:
+            served = ", ".join(sorted(data.tasks)) or "no task"
+            raise ValueError(
+                f"Source {self.name!r}: its {split} data cannot serve the task {self.task!r}; "
+                f"it serves {served}."
+            )
+        if not len(data):
+            raise ValueError(f"Source {self.name!r}: its {split} data has no samples.")
+        return data
+
+    def groups(self) -> list[np.ndarray]:
+        """Indices of the training samples that may share a batch, one int64 array per group."""
+        if self._groups is None:
+            data = self.data("train")
+            self._groups = [np.arange(len(data))]
+            if self.group_by_orientation:
+                portrait = data.portrait().numpy().astype(bool)
+                groups = np.flatnonzero(portrait), np.flatnonzero(~portrait)
+                self._groups = [group for group in groups if len(group)]
+        return self._groups
+
+    def sample(self, index: int, seed: int) -> Sample:
+        """One augmented training sample; everything random about it follows from `seed`.
+
+        A sample that is unusable or that the transform rejects is counted, named once in the log,
+        and replaced by another one drawn with the same seed.
+
+        Raises:
+            DataError: `max_tries` samples in a row were unusable.
+        """
+        data, reason = self.data("train"), ""
+        with _seeded(seed):
+            for _ in range(self.max_tries):
+                try:
+                    sample: Sample | None = data[index]
+                    if self.train_transform is not None:
+                        sample = self.train_transform(sample)
+                    if sample is not None:
+                        return sample
+                    reason = "the training transform rejected it"
+                    self._note("train", index, reason, rejected=True)
+                except DataError as error:
+                    reason = str(error)
+                    self._note("train", index, reason)
+                index = self._another(index)
+        raise DataError(
+            f"Source {self.name!r}: {self.max_tries} training samples in a row were unusable, the "
+            f"last one because: {reason}. Check the data set's paths and the training transform."
+        )
+
+    def evaluation_sample(self, index: int) -> Sample:
+        """One evaluation sample: what a model may see (image and text) and the `target`.
+
+        An unusable image is counted, named once in the log, and replaced by a blank one, so that
+        its objects count as missed.
+        """
+        data = self.data("val")
+        target = data.target(index)
+        try:
+            whole = data[index]
+            seen: Sample | None = {"image": whole["image"], "text": whole.get("text", "")}
+        except DataError as error:
+            self._note("val", index, f"scored as a blank image: {error}")
+            seen = _blank(target)
+        with _seeded(index):
+            if self.val_transform is not None:
+                seen = self.val_transform(seen)
+        if seen is None:
+            raise DataError(
+                f"Source {self.name!r}: the evaluation transform rejected sample {index}; "
+                "evaluation must score every sample, so use a transform that keeps them all."
+            )
+        return {**seen, "target": target}
+
+    def problems(self, split: str) -> tuple[int, int]:
+        """How many different samples were unusable, and were rejected by the transform, so far."""
+        unusable, rejected = self._bad[split].sum(1).tolist() if split in self._bad else (0, 0)
+        return unusable, rejected
+
+    def _another(self, index: int) -> int:
+        """A random training sample of the same group."""
+        group = next(group for group in self.groups() if index in group)
+        return int(group[torch.randint(len(group), ())])
+
+    def _note(self, split: str, index: int, reason: str, rejected: bool = False) -> None:
+        bad = self._bad[split][int(rejected)]
+        if bad[index]:
+            return
+        bad[index] = 1
+        # a random crop may lose the objects of any sample now and then: one example is enough
+        named = int(bad.sum())
+        if named <= (1 if rejected else MAX_NAMED):
+            more = ", more are only counted" if rejected or named == MAX_NAMED else ""
+            log.warning("%s: %s sample %d: %s%s", self.name, split, index, reason, more)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's CPU generator starts at `seed` inside and is as before outside."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also reseed the GPUs, which fork_rng(devices=[]) does not restore
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _blank(target: Target) -> Sample:
+    """A black image of the target's aspect ratio."""
+    scale = min(1.0, MAX_BLANK / max(target.size))
+    height, width = (max(1, round(side * scale)) for side in target.size)
+    image = tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8))
+    return {"image": image, "text": target.text}

@@ -1,0 +1,124 @@
+"""Sample -> Sample: resizing and augmentation on torchvision.transforms.v2 (configs.md, section 2).
+
+Factories of the published pipelines, for Hydra. The last resize is always to a square, whatever
+the image's ratio (traps.md, 15). All randomness comes from torch's global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchvision.transforms import v2
+
+from ufo.data.augmentations import (
+    CopyPaste,
+    DropTiny,
+    PhotometricDistort,
+    Pipeline,
+    RandomAbsoluteCrop,
+    RandomRelativeCrop,
+    RandomSemanticCrop,
+    Transform,
+)
+
+
+def square_resize(size: int, interpolation: str = "bilinear", antialias: bool = False) -> v2.Resize:
+    """Resize to `size` x `size` pixels; masks and semantic maps by nearest neighbour.
+
+    The reference uses bilinear without antialias for detection, segmentation and grounding
+    training, bicubic with antialias for captions and grounding tests (traps.md, 18).
+    """
+    return v2.Resize(
+        (size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias
+    )
+
+
+def plain(
+    size: int, jitter: float = 0.0, interpolation: str = "bilinear", antialias: bool = False
+) -> Pipeline:
+    """Square resize and brightness, contrast and saturation jitter: no flip, no crop, no hue.
+
+    For scenes whose texts speak of left, right and colours.
+    """
+    steps: list[Transform] = [square_resize(size, interpolation, antialias)]
+    if jitter:
+        steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter))
+    return Pipeline(steps)
+
+
+def detection_train(
+    size: int,
+    short_sides: Sequence[int] = (400, 500, 600),
+    max_long_side: int = 4200,
+    crop: Sequence[int] = (384, 600),
+    multi_scale: float = 0.5,
+    flip: float = 0.5,
+    min_mask_area: int = 0,
+    copy_paste: bool = True,
+) -> Transform:
+    """COCO training, detection and instance segmentation (configs.md, 2.1 and 2.2).
+
+    With probability `multi_scale`: resize the short side to one of `short_sides` pixels, crop to
+    between `crop[0]` and `crop[1]` pixels per side. Then a resize to `size` x `size`. Instance
+    segmentation sets `min_mask_area=1`. With `copy_paste`, which needs masks, the result is a
+    `CopyPaste` that must be bound to its data set.
+    """
+    scale = v2.RandomShortestSize(list(short_sides), max_long_side, antialias=False)
+    cropped = Pipeline([scale, RandomAbsoluteCrop(*crop), square_resize(size)])
+    pipeline = Pipeline(
+        [
+            v2.RandomHorizontalFlip(flip),
+            v2.RandomChoice([square_resize(size), cropped], p=[1 - multi_scale, multi_scale]),
+            DropTiny(min_mask_area=min_mask_area),
+        ]
+    )
+    return CopyPaste(pipeline) if copy_paste else pipeline
+
+
+def semantic_train(
+    size: int,
+    scale: Sequence[float] = (1.0, 2.0),
+    cat_max_ratio: float = 0.75,
+    crop: float = 0.5,
+    flip: float = 0.5,
+) -> Pipeline:
+    """ADE20K training (configs.md, 2.4).
+
+    With probability `crop`: resize to a square of `scale` times `size` pixels, in steps of a tenth,
+    and crop `size` x `size` out of it; else resize to `size` x `size`. Flip, distort colours.
+    """
+    tenths = range(round(scale[0] * 10), round(scale[1] * 10) + 1)
+    larger = v2.RandomChoice([square_resize(size * x // 10) for x in tenths])
+    cropped = Pipeline([larger, RandomSemanticCrop(size, cat_max_ratio)])
+    return Pipeline(
+        [
+            v2.RandomChoice([square_resize(size), cropped], p=[1 - crop, crop]),
+            v2.RandomHorizontalFlip(flip),
+            PhotometricDistort(),
+        ]
+    )
+
+
+def caption_train(
+    size: int,
+    scale: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+) -> Pipeline:
+    """Caption training: a crop of `scale` of the area, resized; flip (configs.md, 2.5)."""
+    crop = v2.RandomResizedCrop(
+        (size, size), tuple(scale), tuple(ratio), v2.InterpolationMode.BICUBIC, antialias=True
+    )
+    return Pipeline([crop, v2.RandomHorizontalFlip(flip)])
+
+
+def grounding_train(size: int, crop: Sequence[float] = (0.8, 1.0), jitter: float = 0.5) -> Pipeline:
+    """Grounding training: colour jitter with probability `jitter`, crop, resize (configs.md, 2.6).
+
+    Each side of the crop is `crop[0]` to `crop[1]` of the image's. No flip: texts know left and
+    right. A crop that lost the object gives None.
+    """
+    color = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    return Pipeline(
+        [v2.RandomApply([color], p=jitter), RandomRelativeCrop(*crop), square_resize(size)]
+    )

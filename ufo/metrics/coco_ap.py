@@ -1,0 +1,193 @@
+"""COCO average precision of boxes and masks, by pycocotools' own evaluator (spec/metrics.md 2).
+
+Shapes: N predicted objects, M annotated objects of one image; boxes are xyxy in original pixels,
+masks are COCO RLE dicts at the original size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from ufo.metrics.examples import ExampleMetric
+
+Shapes = Tensor | Sequence[dict[str, Any]]
+
+_HEADLINE_DETECTIONS = 100  # COCOeval.summarize reports AP at this many detections per image
+_NAMES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large")
+
+
+@dataclass(eq=False)  # hashable by identity, which torchmetrics asks of a state's elements
+class _Image:
+    detections: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+
+
+class CocoAP(ExampleMetric):
+    """mAP, mAP50, mAP75 and mAP_small/medium/large, as `COCOeval` gives them.
+
+    Drives `COCOeval` itself instead of torchmetrics' `MeanAveragePrecision`, whose numbers differ:
+    with masks it leaves out images without annotations together with the false positives on them;
+    its default IoU and recall thresholds are rounded to float32; an annotated area of 0 is
+    replaced. It also takes masks only as bitmaps, which is gigabytes for a data set.
+
+    `max_detections` are the reference's: AP counts the best 100 detections of an image and class,
+    all other values the best 1000. A value without any annotation in its size range is -1, COCO's
+    way of saying undefined.
+
+    Args:
+        iou_type: "bbox" compares boxes, "segm" masks.
+        classes: the names of the labels, in order.
+        max_detections: three numbers, 100 among them.
+        per_class: also give `mAP/<class>`.
+
+    Raises:
+        ValueError: `max_detections` is not three numbers with 100 among them.
+    """
+
+    def __init__(
+        self,
+        iou_type: Literal["bbox", "segm"],
+        classes: Sequence[str],
+        max_detections: Sequence[int] = (100, 300, 1000),
+        per_class: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(max_detections) != 3 or _HEADLINE_DETECTIONS not in max_detections:
+            raise ValueError(
+                f"max_detections is {list(max_detections)}; give three numbers with "
+                f"{_HEADLINE_DETECTIONS} among them, at which COCO's headline AP is defined"
+            )
+        self.iou_type = iou_type
+        self.classes = tuple(classes)
+        self.max_detections = sorted(max_detections)
+        self.per_class = per_class
+
+    def update(
+        self,
+        shapes: Shapes,
+        scores: Tensor,
+        labels: Tensor,
+        target_shapes: Shapes,
+        target_labels: Tensor,
+        iscrowd: Tensor | None = None,
+        area: Tensor | None = None,
+    ) -> None:
+        """Add one image.
+
+        Args:
+            shapes: predicted boxes float `[N, 4]`, or N RLE dicts.
+            scores: float `[N]`.
+            labels: int `[N]`.
+            target_shapes: annotated boxes float `[M, 4]`, or M RLE dicts.
+            target_labels: int `[M]`.
+            iscrowd: bool `[M]`, all False if missing.
+            area: float `[M]` in pixels, from the annotation file; taken from the shapes if missing.
+
+        Raises:
+            ValueError: lengths differ, or masks of one image have different sizes.
+        """
+        shapes, target_shapes = self._to_coco(shapes), self._to_coco(target_shapes)
+        if self.iou_type == "segm":
+            _check_sizes([*shapes, *target_shapes])
+        areas = [self._area(s) for s in target_shapes] if area is None else area.tolist()
+        crowds = [False] * len(target_shapes) if iscrowd is None else iscrowd.tolist()
+        key = self._key
+        detections = [
+            {key: shape, "score": score, "category_id": label}
+            for shape, score, label in zip(
+                shapes, scores.double().tolist(), labels.tolist(), strict=True
+            )
+        ]
+        annotations = [
+            {key: shape, "category_id": label, "iscrowd": int(crowd), "area": size}
+            for shape, label, crowd, size in zip(
+                target_shapes, target_labels.tolist(), crowds, areas, strict=True
+            )
+        ]
+        self.examples.append(_Image(detections, annotations))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars float64: `mAP` ... `mAP_large`, and `mAP/<class>` if asked for."""
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
+            evaluator = COCOeval(*self._databases(), iouType=self.iou_type)
+            evaluator.params.maxDets = self.max_detections
+            evaluator.evaluate()
+            evaluator.accumulate()
+            evaluator.summarize()
+        values = dict(zip(_NAMES, evaluator.stats[: len(_NAMES)], strict=True))
+        if self.per_class:
+            values |= self._class_values(evaluator)
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    @property
+    def _key(self) -> str:
+        return "bbox" if self.iou_type == "bbox" else "segmentation"
+
+    def _to_coco(self, shapes: Shapes) -> list[Any]:
+        if self.iou_type == "segm":
+            return list(shapes)
+        return box_convert(shapes.reshape(-1, 4).double(), "xyxy", "xywh").tolist()
+
+    def _area(self, shape: Any) -> float:
+        if self.iou_type == "segm":
+            return float(coco_mask.area(shape))
+        return shape[2] * shape[3]
+
+    def _databases(self) -> tuple[COCO, COCO]:
+        """Annotations and detections of all images, numbered in the order they came."""
+        truth, empty = COCO(), COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": i} for i in range(len(self.examples))],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.classes)],
+            "annotations": [
+                {**annotation, "image_id": i}
+                for i, image in enumerate(self.examples)
+                for annotation in image.annotations
+            ],
+        }
+        # ids start at 1: COCOeval takes a match with annotation 0 for no match
+        for number, annotation in enumerate(truth.dataset["annotations"], start=1):
+            annotation["id"] = number
+        truth.createIndex()
+        detections = [
+            {**detection, "image_id": i}
+            for i, image in enumerate(self.examples)
+            for detection in image.detections
+        ]
+        empty.dataset = {**truth.dataset, "annotations": []}
+        empty.createIndex()
+        # loadRes fails on an empty list
+        return truth, truth.loadRes(detections) if detections else empty
+
+    def _class_values(self, evaluator: COCOeval) -> dict[str, float]:
+        """AP of each class, all sizes, at the headline number of detections; -1 where undefined."""
+        # [IoU thresholds, recalls, classes, areas, max detections]
+        precision = torch.from_numpy(evaluator.eval["precision"])
+        at = self.max_detections.index(_HEADLINE_DETECTIONS)
+        per_class = (
+            precision[:, :, :, 0, at].flatten(0, 1).mean(0)
+        )  # a class is -1 all over or nowhere
+        return {f"mAP/{name}": v for name, v in zip(self.classes, per_class.tolist(), strict=True)}
+
+
+def _check_sizes(rles: Sequence[dict[str, Any]]) -> None:
+    """Raise if masks of one image differ in size: pycocotools would count them as not
+    overlapping."""
+    sizes = {tuple(rle["size"]) for rle in rles}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"masks of one image have sizes {sorted(sizes)} (height, width); bring predicted and "
+            "annotated masks to the original image's size"
+        )

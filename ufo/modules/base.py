@@ -1,0 +1,73 @@
+"""The LightningModule around a UFO model: losses, optimizer groups, logging. Knows no file format and no metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ufo.model import UFO
+from ufo.modules.schedule import LayerRamp, parameter_groups
+from ufo.types import Batch, Prediction
+
+
+class UFOModule(L.LightningModule):
+    """Trains a `UFO` model on batches of a mixture; callbacks score what `validation_step` returns.
+
+    `optimizer` and `schedule` are factories: optimizer(groups), a `functools.partial` with its `lr`, and
+    schedule(optimizer). Without an optimizer the module only evaluates.
+    """
+
+    def __init__(
+        self,
+        model: UFO,
+        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        ramp: LayerRamp | None = None,
+        compile: bool = False,
+    ):
+        super().__init__()
+        self.model = model
+        self._optimizer, self._schedule = optimizer, schedule
+        self._ramp = ramp or LayerRamp()
+        self._compile = compile
+
+    def configure_model(self) -> None:
+        if self._compile:
+            self._compile = False
+            self.model.compile_backbone()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.model.loss(batch)
+        names = {f"train/{batch.source}/{k}": v for k, v in losses.items()}
+        self.log_dict(names, batch_size=len(batch))
+        self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(batch))
+        return losses["loss"]
+
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[Prediction]:
+        return self.model.predict_batch(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
+        return self.model.predict_batch(batch)
+
+    def configure_optimizers(self) -> Any:
+        if self._optimizer is None:
+            return None
+        lr = self._optimizer.keywords["lr"]
+        inside = {id(p) for p in self.model.backbone.parameters()}
+        others = [p for p in self.parameters() if id(p) not in inside]
+        optimizer = self._optimizer(parameter_groups(self.model.backbone, others, lr, self._ramp))
+        if self._schedule is None:
+            return optimizer
+        scheduler = {"scheduler": self._schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # a checkpoint carries all that `ufo.load` needs: settings, vocabulary, class names
+        checkpoint["ufo"] = self.model.describe()

@@ -1,0 +1,84 @@
+"""A first stage that teaches a UFO-ViT from scratch to see: dense labels, no language (not in the paper).
+
+The published model starts from SAM and BERT. A small model that starts from nothing learns shapes faster
+from a label at every pixel than from a few tokens per image: this stage adds a linear head on the image
+features, throws it away at the end and leaves a better start for the five tasks.
+Shapes: `B` images, `H W` patches, `C` width, `K` classes, `s` sub-pixels per patch side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from ufo.model import UFO
+from ufo.modules.base import UFOModule
+from ufo.types import Batch
+
+
+class EncoderModule(UFOModule):
+    """Dense class labels of `s x s` sub-pixels per patch and the box of the object that a patch's centre is on.
+
+    Takes instance segmentation batches; `num_classes` without the background.
+    """
+
+    def __init__(self, model: UFO, num_classes: int, subpixels: int = 4, **kwargs):
+        super().__init__(model, **kwargs)
+        self.num_classes, self.subpixels = num_classes, subpixels
+        self.head = nn.Linear(model.backbone.width, (num_classes + 1) * subpixels**2 + 4)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        task = self.model.task(batch.task)
+        prompts = [task.prompt(batch.classes, text) for text in batch.texts]
+        features = self.model.encode(batch.images, prompts, None).image_features
+        output = self.head(features).float()  # [B, H, W, (K+1)*s*s + 4]
+        boxes, logits = output[..., :4], output[..., 4:].permute(0, 3, 1, 2)
+        logits = F.pixel_shuffle(logits, self.subpixels)  # [B, K+1, s*H, s*W]
+        owner = [_owner(m) for m in batch.masks]
+        label = torch.stack([_look_up(o, x + 1) for o, x in zip(owner, batch.labels, strict=True)])
+        label = _nearest(label, logits.shape[-2:]).to(logits.device)
+        losses = {"label": F.cross_entropy(logits, label)}
+        size = features.shape[1:3]
+        target = torch.stack([_box_map(o, b, size) for o, b in zip(owner, batch.boxes, strict=True)])
+        on = torch.stack([_nearest(o[None], size)[0] >= 0 for o in owner]).to(boxes.device)
+        losses["box"] = F.smooth_l1_loss(boxes[on], target.to(boxes.device)[on], beta=0.1)
+        total = losses["label"] + losses["box"]
+        self.log_dict({f"encoder/{k}": v for k, v in losses.items()}, batch_size=len(batch))
+        self.log("loss", total, prog_bar=True, logger=False, batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        return None
+
+
+def _owner(masks: Tensor) -> Tensor:
+    """Index of the object on each pixel, -1 where none: `[N, H, W]` -> int64 `[H, W]`."""
+    index = torch.arange(len(masks))[:, None, None]
+    return torch.where(masks > 0, index, -1).amax(0) if len(masks) else masks.new_full(
+        masks.shape[1:], -1, dtype=torch.int64
+    )
+
+
+def _look_up(owner: Tensor, values: Tensor) -> Tensor:
+    """`values [N]` of each pixel's object, 0 where there is none."""
+    return torch.cat([values.new_zeros(1), values])[owner + 1]
+
+
+def _nearest(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Integer maps `[B, H, W]` at the centres of a coarser grid."""
+    return F.interpolate(maps[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
+
+
+def _box_map(owner: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Each patch's target: box of its object (centre relative to the patch, extent), in units of 1/4 image."""
+    height, width = owner.shape
+    at = _nearest(owner[None], size)[0]
+    scale = torch.tensor([width, height, width, height])
+    table = torch.cat([torch.zeros(1, 4), box_convert(boxes.float(), "xyxy", "cxcywh") / scale])
+    y = (torch.arange(size[0]) + 0.5) / size[0]
+    x = (torch.arange(size[1]) + 0.5) / size[1]
+    centre = torch.stack([x.expand(size), y[:, None].expand(size)], -1)
+    values = table[at + 1]  # [H, W, 4]
+    return torch.cat([values[..., :2] - centre, values[..., 2:]], -1) * 4

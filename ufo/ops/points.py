@@ -1,0 +1,70 @@
+"""Where a mask loss looks: PointRend's uncertain points (arXiv 1912.08193; spec/vit.md 5).
+
+Shapes: M masks, P points per mask, `h w` pixels. Points are xy in 0..1 of the mask.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def point_sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps at points (`align_corners=False`, zeros outside).
+
+    Args:
+        maps: `[M, h, w]`, any real type; pixel (i, j) is centred at ((j + .5) / w, (i + .5) / h).
+        points: `[M, P, 2]` xy in 0..1.
+
+    Returns:
+        `[M, P]`, float32 (float64 for float64 maps).
+    """
+    if not len(maps):
+        return maps.new_zeros(points.shape[:2], dtype=torch.float32)
+    if maps.dtype != torch.float64:
+        maps = maps.float()  # also from bf16: coordinates need more than 8 bits
+    grid = 2 * points[:, None].to(maps.dtype) - 1  # [M, 1, P, 2]
+    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]
+
+
+@torch.no_grad()
+def sample_uncertain_points(
+    logits: Tensor,
+    num_points: int,
+    oversample: float = 3.0,
+    importance: float = 0.75,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Points for a mask loss: most where the prediction hesitates, the rest anywhere.
+
+    Of `oversample * num_points` uniform points the `importance * num_points` with the smallest
+    |logit| are kept; uniform ones fill up. No gradient flows through the choice.
+
+    Args:
+        logits: `[M, h, w]`.
+        num_points: points per mask.
+        oversample: candidates per point, at least 1.
+        importance: share chosen by uncertainty, 0..1.
+        generator: source of randomness; its device may differ from that of `logits`.
+
+    Returns:
+        float32 `[M, num_points, 2]` xy in 0..1.
+
+    Raises:
+        ValueError: `oversample` or `importance` out of range.
+    """
+    if oversample < 1 or not 0 <= importance <= 1:
+        raise ValueError(
+            f"point sampling needs oversample >= 1 and importance in 0..1, not {oversample} and "
+            f"{importance}"
+        )
+    num_uncertain = int(importance * num_points)
+    num_candidates = int(oversample * num_points)
+    total = num_candidates + num_points - num_uncertain
+    device = logits.device if generator is None else generator.device
+    points = torch.rand(len(logits), total, 2, generator=generator, device=device)
+    candidates, rest = points.to(logits.device).split([num_candidates, total - num_candidates], 1)
+    hesitation = -point_sample(logits, candidates).abs()  # [M, candidates]
+    best = hesitation.topk(num_uncertain, dim=1).indices
+    return torch.cat([candidates.take_along_dim(best[..., None], 1), rest], dim=1)

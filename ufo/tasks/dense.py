@@ -1,0 +1,89 @@
+"""What detection, instance and semantic segmentation share: grid queries and their assignment.
+
+Every object is matched to up to `repeat` queries, `samples_per_window` queries of each window are trained
+(vit.md sections 4 and 5). Shapes: `B` images, `Q` queries, `S` trained queries, `N` objects.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ufo.ops.grid import Queries
+from ufo.ops.matching import assign, sample_per_window
+from ufo.tasks.base import Supervision, Task, batch_generator
+from ufo.types import Batch
+
+BACKGROUND = "background"
+MASK_TOKEN = "<MASK>"
+
+
+@dataclass(kw_only=True)
+class DenseTask(Task):
+    """A task whose queries each answer for at most one object."""
+
+    grid_per_window: int = 5
+    samples_per_window: int = 10
+    repeat: int = 3
+    point_cost: float = 5.0
+
+    def match(self, batch: Batch, grid: Queries, generator: torch.Generator) -> tuple[Queries, Tensor]:
+        """The trained queries and the object each answers for: `[B, S]`, -1 = none."""
+        assigned = torch.stack([self.assign(batch, i, grid, generator) for i in range(len(batch))])
+        chosen = sample_per_window(
+            assigned, grid.windows[0], self.samples_per_window, generator=generator
+        )
+        return grid.select(chosen), assigned.gather(1, chosen)
+
+    @abstractmethod
+    def assign(self, batch: Batch, i: int, grid: Queries, generator: torch.Generator) -> Tensor:
+        """Index of the object of image `i` that each query of the grid answers for, `[Q]`, -1 = none."""
+
+
+@dataclass(kw_only=True)
+class MaskTask(DenseTask):
+    """A dense task that answers `name,<MASK>...<MASK>`."""
+
+    mask_tokens: int = 16
+    mask_cost: float = 100.0
+
+    def write_masks(
+        self, objects: list[tuple[Tensor, Tensor]], names: Sequence[str], matched: Tensor,
+        otherwise: str | None,
+    ) -> dict:
+        """Answers and mask targets of `matched [B, S]`, given each image's (labels [N], masks [N, H, W])."""
+        suffix = "," + MASK_TOKEN * self.mask_tokens
+        answers: list[str | None] = []
+        for (labels, _), row in zip(objects, matched.tolist(), strict=True):
+            texts = [names[j] + suffix for j in labels.tolist()]
+            answers += [texts[j] if j >= 0 else otherwise for j in row]
+        positive = matched >= 0
+        masks = [m[row[keep]] for (_, m), row, keep in zip(objects, matched, positive, strict=True)]
+        return {
+            "answers": answers,
+            "mask_rows": positive.flatten().nonzero()[:, 0],
+            "masks": torch.cat(masks),
+            "mask_counts": [len(m) for m in masks],
+        }
+
+
+def assign_objects(
+    grid: Queries, boxes: Tensor, size: tuple[int, int], masks: Tensor | None, **settings
+) -> Tensor:
+    """`ufo.ops.matching.assign` on a grid; every query is background in an image without objects."""
+    points = grid.references[0]
+    if not len(boxes):
+        return torch.full((len(points),), -1)
+    return assign(points, boxes, size, masks, **settings)
+
+
+def class_of(text: str, classes: Sequence[str]) -> tuple[int, list[str]]:
+    """Class index of an answer's first comma-separated field (-1: none of them) and the other fields."""
+    first, *rest = text.split(",")
+    name = first.strip().lower()
+    index = {c.lower(): i for i, c in enumerate(classes)}.get(name, -1)
+    return index, rest

@@ -1,0 +1,106 @@
+"""The records that cross module boundaries: what data yields, what models answer.
+
+Shapes: `B` images, `N` objects of one image, `H W` pixels, `Q` queries. Boxes are `xyxy` in absolute
+pixels; of the network's image in a `Batch`, of the original image in `Target` and `Prediction`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+IGNORE = 255
+"""Label of pixels in a semantic map that count neither in the loss nor in a metric."""
+
+
+class Sample(TypedDict, total=False):
+    """One annotated image as a data set yields it: a dict, so that `torchvision.transforms.v2` sees into it.
+
+    A data set fills what it has. `boxes`, `labels` and `masks` always have the same length.
+    """
+
+    image: tv_tensors.Image  # uint8 [3, H, W], RGB
+    boxes: tv_tensors.BoundingBoxes  # float32 [N, 4], xyxy pixels
+    labels: Tensor  # int64 [N], index into the data set's classes
+    masks: tv_tensors.Mask  # uint8 [N, H, W], 0 or 1
+    semantic: tv_tensors.Mask  # uint8 [H, W], class index or IGNORE
+    text: str  # the referring expression or the caption to learn
+    target: Target  # evaluation only; in the original image, untouched by transforms
+
+
+@dataclass
+class Target:
+    """Ground truth of one image in its original pixels: what a metric compares a `Prediction` with."""
+
+    id: int  # unique within its source; duplicates made by distributed padding share it
+    size: tuple[int, int]  # original (height, width)
+    image: str = ""  # path of the image file, for pictures and error messages
+    image_id: int | str = -1  # the annotation file's own id
+    boxes: Tensor | None = None  # float32 [N, 4] xyxy
+    labels: Tensor | None = None  # int64 [N]
+    masks: list[dict[str, Any]] | None = None  # N COCO RLE dicts (compressed counts)
+    iscrowd: Tensor | None = None  # bool [N]
+    area: Tensor | None = None  # float32 [N], from the annotation file
+    semantic: Tensor | None = None  # uint8 [H, W]
+    captions: list[str] | None = None  # all reference captions
+    text: str = ""  # the referring expression
+
+
+@dataclass
+class Prediction:
+    """What a model says about one image, in the image's original pixels."""
+
+    task: str
+    boxes: Tensor | None = None  # float32 [N, 4] xyxy
+    scores: Tensor | None = None  # float32 [N], 0..1
+    labels: Tensor | None = None  # int64 [N]
+    masks: Tensor | None = None  # bool [N, H, W]
+    semantic: Tensor | None = None  # int64 [H, W]
+    text: str = ""  # the caption, or the raw answer of a grounding query
+    classes: tuple[str, ...] = ()  # names of `labels` and `semantic`
+
+    def to(self, device: torch.device | str) -> Prediction:
+        """The same prediction with its tensors on `device`."""
+        moved = {
+            f.name: getattr(self, f.name).to(device)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass
+class Batch:
+    """`B` samples of one task from one source, at one network size. Boxes are in the network's pixels."""
+
+    task: str
+    source: str  # "<data set>/<task>", the prefix of every metric's name
+    classes: tuple[str, ...]
+    images: Tensor  # uint8 [B, 3, H, W], RGB, not normalised
+    texts: list[str]  # B referring expressions or captions, "" where the task has none
+    boxes: list[Tensor] | None = None  # B x float32 [N, 4]
+    labels: list[Tensor] | None = None  # B x int64 [N]
+    masks: list[Tensor] | None = None  # B x uint8 [N, H, W]
+    semantic: Tensor | None = None  # uint8 [B, H, W]
+    targets: list[Target] = field(default_factory=list)  # B, evaluation only, always on the CPU
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # B original (height, width), prediction only
+    seed: int = 0  # drawn by the mixer: everything random about this batch's targets follows from it
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its images on `device`.
+
+        Annotations stay on the CPU, where answers are written (matching and text need no accelerator);
+        the masks that a loss needs are sent when it needs them.
+        """
+        return replace(self, images=self.images.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Page-locked images, for `DataLoader(pin_memory=True)`."""
+        return replace(self, images=self.images.pin_memory())
