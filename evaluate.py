@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import check_config, check_fit, clear_errors
+from ufo.check import check_config, check_fit, clear_errors, quote_numbers
 from ufo.checkpoints.native import load
 from ufo.report import measured_beside_expected
 
@@ -14,8 +14,8 @@ def main(cfg: DictConfig) -> None:
     with clear_errors():
         check_config(cfg)
         build.seed_everything(cfg)
-        data = build.build_data(cfg)
         model = load(cfg.ckpt)
+        data = build.build_data(cfg)
         data.prepare_data()
         data.setup("validate")
         check_fit(model, data)
@@ -30,4 +30,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    quote_numbers("resolution")
     main()

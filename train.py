@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import check_config, check_fit, clear_errors
+from ufo.check import check_config, check_fit, clear_errors, quote_numbers
 from ufo.checkpoints.native import initialise, save
 
 
@@ -13,16 +13,16 @@ def main(cfg: DictConfig) -> None:
     with clear_errors():
         check_config(cfg)
         build.seed_everything(cfg)
-        data = build.build_data(cfg)
         model = build.build_model(cfg)
-        data.prepare_data()
-        data.setup("fit")
-        check_fit(model, data)
-        model.classes = build.class_names(data)
         folder = build.output_folder()
         resume = build.last_checkpoint(cfg, folder)
         if cfg.init and not resume:
             initialise(model, cfg.init)
+        data = build.build_data(cfg)
+        data.prepare_data()
+        data.setup("fit")
+        check_fit(model, data)
+        model.classes = build.class_names(data)
         module = build.build_module(cfg, model)
         trainer = build.build_trainer(cfg)
 
@@ -33,4 +33,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    quote_numbers("resolution")
     main()

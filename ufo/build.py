@@ -1,6 +1,6 @@
-"""From a composed Hydra config to objects: tokenizer, tasks, backbone, model, data, callbacks, loggers, trainer.
+"""From a composed Hydra config to objects: model, data, callbacks, loggers, trainer.
 
-The only place that knows both the config's names and the code's. `train.py` and `evaluate.py` call these in turn.
+The only place that knows both the config's names and the code's; the entry points call these in turn.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from ufo.callbacks.metric import MetricCallback
 from ufo.data.module import UFODataModule
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
@@ -101,7 +103,18 @@ def build_trainer(cfg: DictConfig, **overrides: Any) -> L.Trainer:
         if hasattr(callback, "config"):  # RunInfo records what this run was composed of
             callback.config = OmegaConf.to_container(cfg, resolve=True)
     loggers = [instantiate(c) for c in cfg.logger.values() if c]
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers or False, **overrides)
+    return instantiate(cfg.trainer, **{"callbacks": callbacks, "logger": loggers or False, **overrides})
+
+
+def metric_callbacks(cfg: DictConfig) -> list[MetricCallback]:
+    """The metrics among the config's callbacks."""
+    found = [instantiate(c) for c in cfg.callbacks.values() if c]
+    return [c for c in found if isinstance(c, MetricCallback)]
+
+
+def progress_bar() -> L.Callback:
+    """The bar of a command that prints its own results."""
+    return TQDMProgressBar(refresh_rate=5)
 
 
 def last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:

@@ -18,10 +18,45 @@ from ufo.model import UFO
 
 # every key that `ufo.build` or an entry point reads; a key that nothing reads is an error
 KEYS = frozenset(
-    "paths backbone resolution tasks sources prepare lora optimizer schedule trainer callbacks logger "
-    "module name seed loss_weights mask_points num_workers compile init resume deterministic expected "
-    "ckpt".split()
+    [
+        "paths",
+        "backbone",
+        "resolution",
+        "tasks",
+        "sources",
+        "prepare",
+        "lora",
+        "optimizer",
+        "schedule",
+        "trainer",
+        "callbacks",
+        "logger",
+        "module",
+        "name",
+        "seed",
+        "loss_weights",
+        "mask_points",
+        "num_workers",
+        "compile",
+        "init",
+        "resume",
+        "deterministic",
+        "expected",
+        "ckpt",
+    ]
 )
+
+
+def quote_numbers(*groups: str) -> None:
+    """Let options of a config group be named by numbers: `resolution=1120` on the command line.
+
+    Hydra takes a bare number for an integer and then refuses it as the name of an option.
+    """
+    for i, argument in enumerate(sys.argv[1:], start=1):
+        key, equals, value = argument.partition("=")
+        if equals and key.lstrip("+") in groups:
+            quoted = ",".join(f"'{v}'" if v.isdigit() else v for v in value.split(","))
+            sys.argv[i] = f"{key}={quoted}"
 
 
 @contextmanager
@@ -30,7 +65,11 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (
-        ValueError, DataError, CheckpointError, FileNotFoundError, InstantiationException,
+        ValueError,
+        DataError,
+        CheckpointError,
+        FileNotFoundError,
+        InstantiationException,
         OmegaConfBaseException,
     ) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):

@@ -1,4 +1,4 @@
-"""Pictures of predictions and ground truth: boxes, masks, class maps, captions, grounded expressions.
+"""Pictures of predictions and ground truth: boxes, masks, class maps, captions, expressions.
 
 Everything is drawn with PIL on a copy whose sides are within bounds, so that a 112-pixel image
 becomes readable and a huge one does not become a huge file. The same input gives the same pixels.
@@ -10,19 +10,21 @@ from __future__ import annotations
 import colorsys
 import functools
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, masks_to_boxes
 
 from ufo.ops.masks import rle_decode
 from ufo.types import IGNORE, Prediction, Target
 
 RGB = tuple[int, int, int]
+Region = tuple[int, int, int, int]  # left, top, right, bottom
 
 # Okabe and Ito's colours and some of Paul Tol's: told apart with any common colour blindness
 PALETTE: tuple[RGB, ...] = tuple(
@@ -36,6 +38,7 @@ WHITE, INK, GREY, SHEET = (255, 255, 255), (32, 33, 36), (112, 117, 122), (236, 
 GAP = 14
 MIN_TEXT_WIDTH = 240
 MAX_LINES = 8
+MAX_CHARACTERS = 1500
 MAX_LEGEND = 24
 FALLBACK_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
 
@@ -58,7 +61,9 @@ class Marks:
     names: list[str] = field(default_factory=list)  # N texts on the labels
     masks: Tensor | None = None  # bool or uint8 [N, H, W]
     semantic: Tensor | None = None  # integer [H, W], class index or IGNORE
-    notes: list[str] = field(default_factory=list)  # lines below the image
+    notes: list[str] = field(default_factory=list)  # paragraphs below the image
+    hidden: str = ""  # what is not drawn
+    dashed: Tensor | None = None  # float32 [M, 4], more boxes, without labels
 
 
 def draw(
@@ -99,36 +104,20 @@ def draw(
     if prediction is not None:
         text = text or (target.text if target else "")
         marks = _predicted(prediction.to("cpu"), classes, text, min_score, max_objects)
+        if target is not None:
+            marks.notes += [f"reference: {caption}" for caption in target.captions or []]
+            marks.dashed = target.boxes
     elif target is not None:
         marks = _annotated(target, classes)
-    size = tuple(image.shape[-2:])
-    for part in (marks.masks, marks.semantic):
-        if part is not None and tuple(part.shape[-2:]) != size:
-            raise ValueError(
-                f"a mask is {tuple(part.shape[-2:])} (height, width) but the image is {size}; "
-                "predictions and targets are drawn in the original image's pixels"
-            )
     picture = _resized(image, min_side, max_side)
-    scale = torch.tensor([picture.width / size[1], picture.height / size[0]]).repeat(2)
-    legend: list[int] = []
-    if marks.semantic is not None:
-        picture, legend = _paint_semantic(picture, marks.semantic)
-    if marks.masks is not None:
-        # the best object last, on top; as with boxes and labels below
-        for mask, index in reversed(list(zip(marks.masks, marks.colors, strict=True))):
-            picture = _paint_mask(picture, mask, color(index))
-    boxes = (marks.boxes.float() * scale).tolist()
-    if marks.masks is None:
-        for box, index in reversed(list(zip(boxes, marks.colors, strict=True))):
-            _paint_box(picture, box, color(index))
-    if prediction is not None and target is not None and target.boxes is not None:
-        for box in (target.boxes * scale).tolist():
-            _paint_dashes(picture, box)
-    if prediction is not None and target is not None and target.captions:
-        marks.notes += [f"reference: {c}" for c in target.captions]
-    _paint_labels(picture, boxes, marks)
-    footer = _footer(picture.width, marks.notes, [(color(i), _name(i, classes)) for i in legend])
-    return _stack([picture, *footer])
+    picture, legend = _paint(picture, marks, tuple(image.shape[-2:]))
+    width = max(picture.width, MIN_TEXT_WIDTH)
+    blocks = [picture, *(_text(note, width) for note in marks.notes)]
+    if marks.hidden:
+        blocks.append(_text(marks.hidden, width, rgb=GREY))
+    if legend:
+        blocks.append(_legend([(color(i), _name(i, classes)) for i in legend], width))
+    return _stack(blocks)
 
 
 def side_by_side(
@@ -153,23 +142,22 @@ def side_by_side(
     classes = classes or prediction.classes
     if prediction.task == "caption":
         plain = draw(image, **options)
-        blocks = [_heading("ground truth"), *_footer(plain.width, target.captions or [], [])]
-        blocks += [_heading(""), _heading("prediction")]
-        blocks += _footer(plain.width, [prediction.text], [])
-        return _row([plain, _stack(blocks, width=plain.width)])
+        width = max(plain.width, MIN_TEXT_WIDTH)
+        said = [_text(prediction.text, width)]
+        references = [_text(caption, width) for caption in target.captions or []]
+        texts = [_heading("ground truth"), *references, _heading(""), _heading("prediction"), *said]
+        return _row([plain, _stack(texts)])
     if prediction.masks is None:  # boxes were asked for, although the data set may know masks too
         target = replace(target, masks=None)
     truth = draw(image, target=target, classes=classes, **options)
     answer = draw(image, prediction, classes=classes, text=target.text, **options)
-    notes = _grounding_notes(prediction.to("cpu"), target)
+    note = _grounding_note(prediction.to("cpu"), target)
+    notes = [_text(note, answer.width, rgb=GREY)] if note else []
     left = _stack([_heading("ground truth"), truth])
-    right = _stack([_heading("prediction"), answer, *_footer(answer.width, notes, [])])
-    return _row([left, right])
+    return _row([left, _stack([_heading("prediction"), answer, *notes])])
 
 
-def contact_sheet(
-    pictures: Sequence[Image.Image], columns: int = 2, title: str = ""
-) -> Image.Image:
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 2, title: str = "") -> Image.Image:
     """Many pictures in rows of `columns`, as white cards on grey.
 
     Raises:
@@ -177,28 +165,10 @@ def contact_sheet(
     """
     if not pictures or columns < 1:
         raise ValueError("a contact sheet needs at least one picture and one column")
-    columns = min(columns, len(pictures))
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    widths = [max(p.width for p in pictures[c::columns]) + 2 * GAP for c in range(columns)]
-    heights = [max(p.height for p in row) + 2 * GAP for row in rows]
-    top = 0
-    header = _text_lines(title, 18, sum(widths)) if title else []
-    if header:
-        top = GAP + 24 * len(header)
-    size = (sum(widths) + GAP * (columns + 1), top + sum(heights) + GAP * (len(rows) + 1))
-    sheet = Image.new("RGB", size, SHEET)
-    pen = ImageDraw.Draw(sheet)
-    for i, line in enumerate(header):
-        pen.text((GAP, GAP + 24 * i), line, INK, _font(18, line))
-    y = top + GAP
-    for row, height in zip(rows, heights, strict=True):
-        x = GAP
-        for picture, width in zip(row, widths, strict=False):
-            pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), 6, WHITE)
-            sheet.paste(picture, (x + GAP, y + GAP))
-            x += width + GAP
-        y += height + GAP
-    return sheet
+    cards = [ImageOps.expand(picture, GAP, WHITE) for picture in pictures]
+    rows = [_row(cards[i : i + columns], SHEET) for i in range(0, len(cards), columns)]
+    head = [_text(title, max(row.width for row in rows), 20, paper=SHEET)] if title else []
+    return ImageOps.expand(_stack([*head, *rows], gap=GAP, paper=SHEET), GAP, SHEET)
 
 
 def _predicted(
@@ -213,7 +183,7 @@ def _predicted(
     if prediction.boxes is None and prediction.masks is None:
         return marks
     boxes = prediction.boxes
-    if boxes is None:
+    if prediction.masks is not None:
         boxes = _mask_boxes(prediction.masks)
     scores = prediction.scores if prediction.scores is not None else torch.ones(len(boxes))
     scores = scores.float()
@@ -230,8 +200,8 @@ def _predicted(
     marks.masks = None if prediction.masks is None else prediction.masks[keep]
     if hidden := len(boxes) - len(keep):
         below = int((scores < min_score).sum())
-        reason = f"below {min_score:g}" if below == hidden else "with lower scores"
-        marks.notes.append(f"{hidden} more {reason}")
+        reason = f"scores below {min_score:g}" if below == hidden else "lower scores"
+        marks.hidden = f"{hidden} more with {reason}"
     return marks
 
 
@@ -242,10 +212,10 @@ def _annotated(target: Target, classes: tuple[str, ...]) -> Marks:
         marks.notes = [target.text]
     if target.masks is not None and target.labels is not None:
         marks.masks = rle_decode(target.masks, target.size)
-    if target.boxes is not None:
-        marks.boxes = target.boxes
-    elif marks.masks is not None:
+    if marks.masks is not None:
         marks.boxes = _mask_boxes(marks.masks)
+    elif target.boxes is not None:
+        marks.boxes = target.boxes
     marks.colors, marks.names = [0] * len(marks.boxes), [""] * len(marks.boxes)
     if target.labels is not None:
         marks.colors = target.labels.tolist()
@@ -256,22 +226,21 @@ def _annotated(target: Target, classes: tuple[str, ...]) -> Marks:
     return marks
 
 
-def _grounding_notes(prediction: Prediction, target: Target) -> list[str]:
+def _grounding_note(prediction: Prediction, target: Target) -> str:
     if prediction.task != "grounding" or target.boxes is None or not len(target.boxes):
-        return []
+        return ""
     box = prediction.boxes
     if box is None or not len(box) or not (box[0, 2:] > box[0, :2]).all():
-        return [f"no box in the answer {prediction.text!r}"]
-    return [f"IoU {float(box_iou(box[:1].float(), target.boxes[:1].float())):.2f}"]
+        return f"no box in the answer {prediction.text!r}"
+    return f"IoU {float(box_iou(box[:1].float(), target.boxes[:1].float())):.2f}"
 
 
 def _mask_boxes(masks: Tensor) -> Tensor:
-    """Boxes `[N, 4]` around masks `[N, H, W]`; zero for an empty mask, which torchvision refuses."""
+    """Boxes `[N, 4]` around masks `[N, H, W]`; zeros if empty, which torchvision refuses."""
     boxes = torch.zeros(len(masks), 4)
-    for box, mask in zip(boxes, masks, strict=True):
-        y, x = mask.nonzero(as_tuple=True)
-        if len(x):
-            box[:] = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
+    visible = masks.bool().flatten(1).any(1)
+    if visible.any():
+        boxes[visible] = masks_to_boxes(masks[visible])
     return boxes
 
 
@@ -280,6 +249,31 @@ def _name(label: int, classes: Sequence[str]) -> str:
 
 
 # --- on the image ---------------------------------------------------------------------------------
+
+
+def _paint(picture: Image.Image, marks: Marks, size: tuple[int, int]) -> tuple[Image.Image, list[int]]:
+    """Marks on the resized picture of an image of `size` (H, W), and the classes of its legend."""
+    for part in (marks.masks, marks.semantic):
+        if part is not None and tuple(part.shape[-2:]) != size:
+            raise ValueError(
+                f"a mask is {tuple(part.shape[-2:])} (height, width) but the image is {size}; "
+                "predictions and targets are drawn in the original image's pixels"
+            )
+    scale = torch.tensor([picture.width / size[1], picture.height / size[0]]).repeat(2)
+    boxes = (marks.boxes.float() * scale).tolist()
+    legend: list[int] = []
+    if marks.semantic is not None:
+        picture, legend = _paint_semantic(picture, marks.semantic)
+    # the best object last, on top
+    for i in reversed(range(len(boxes))):
+        if marks.masks is not None:
+            _paint_mask(picture, marks.masks[i], boxes[i], color(marks.colors[i]))
+        else:
+            _paint_box(picture, boxes[i], color(marks.colors[i]))
+    for box in [] if marks.dashed is None else (marks.dashed * scale).tolist():
+        _paint_dashes(picture, box)
+    _paint_labels(picture, boxes, marks)
+    return picture, legend
 
 
 def _resized(image: Tensor, min_side: int, max_side: int) -> Image.Image:
@@ -291,37 +285,54 @@ def _resized(image: Tensor, min_side: int, max_side: int) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 
-def _soft(mask: Tensor, size: tuple[int, int]) -> Image.Image:
-    """A mask at `size` (width, height), 0..255, with smooth edges instead of steps."""
-    large = Image.fromarray(mask.to(torch.uint8).mul(255).cpu().numpy())
-    return large.resize(size, Image.Resampling.BILINEAR)
+def _soft(mask: Tensor, size: tuple[int, int], region: Region | None = None) -> Image.Image:
+    """The part of a mask in `region` of a picture of `size`, 0..255, smooth instead of in steps."""
+    scale = size[0] / mask.shape[1], size[1] / mask.shape[0]
+    left, top, right, bottom = region or (0, 0, *size)
+    part = (left / scale[0], top / scale[1], right / scale[0], bottom / scale[1])
+    small = Image.fromarray(mask.to(torch.uint8).mul(255).cpu().numpy())
+    large = small.resize((right - left, bottom - top), Image.Resampling.BOX, part)
+    return large.filter(ImageFilter.GaussianBlur(0.5 * scale[0])) if scale[0] > 1 else large
 
 
-def _paint_mask(picture: Image.Image, mask: Tensor, rgb: RGB) -> Image.Image:
-    """Half-transparent inside, opaque at the contour."""
-    soft = _soft(mask, picture.size).point(lambda v: min(max((v - 96) * 4, 0), 255))
-    ring = ImageChops.subtract(soft, soft.filter(ImageFilter.MinFilter(5)))
-    plain = Image.new("RGB", picture.size, rgb)
-    picture = Image.composite(plain, picture, soft.point(lambda v: v * 0.45))
-    return Image.composite(plain, picture, ring)
+def _paint_mask(picture: Image.Image, mask: Tensor, box: Sequence[float], rgb: RGB) -> None:
+    """Half-transparent inside, opaque at the contour, a thin light line around it."""
+    margin = 4 + 3 * picture.width // mask.shape[1]
+    x1, y1, x2, y2 = _inside(box, picture.size)
+    region = (
+        *(max(0, x1 - margin), max(0, y1 - margin)),
+        *(min(picture.width, x2 + margin), min(picture.height, y2 + margin)),
+    )
+    soft = _soft(mask, picture.size, region)
+    soft = soft.point([min(max((v - 96) * 4, 0), 255) for v in range(256)])
+    inner = ImageChops.subtract(soft, soft.filter(ImageFilter.MinFilter(7)))
+    outer = ImageChops.subtract(soft.filter(ImageFilter.MaxFilter(3)), soft)
+    picture.paste(rgb, region, soft.point([round(v * 0.45) for v in range(256)]))
+    picture.paste(rgb, region, inner)
+    picture.paste(WHITE, region, outer.point([round(v * 0.8) for v in range(256)]))
 
 
 def _paint_semantic(picture: Image.Image, semantic: Tensor) -> tuple[Image.Image, list[int]]:
     """The picture under the colours of its class map, and the classes present, largest first."""
     present, counts = semantic.unique(return_counts=True)
     present = present[counts.argsort(descending=True, stable=True)]
-    votes = np.stack([np.asarray(_soft(semantic == p, picture.size)) for p in present])
-    best = votes.argmax(0)
     indices = present.tolist()
+    shape = picture.height, picture.width
+    best, most = np.zeros(shape, dtype=np.uint16), np.zeros(shape, dtype=np.uint8)
+    for k, index in enumerate(indices):
+        votes = np.asarray(_soft(semantic == index, picture.size))
+        best[votes > most] = k
+        most = np.maximum(most, votes)
     rgb = np.array([color(i) for i in indices], dtype=np.uint8)
     opacity = np.array([0 if i == IGNORE else 140 for i in indices], dtype=np.uint8)
     colored, alpha = Image.fromarray(rgb[best]), Image.fromarray(opacity[best])
     picture = Image.composite(colored, picture, alpha)
-    # two pixels of light between regions
+    # a light line between regions
     edge = np.zeros(best.shape, dtype=bool)
     edge[1:] |= best[1:] != best[:-1]
     edge[:, 1:] |= best[:, 1:] != best[:, :-1]
-    lines = Image.fromarray(edge.astype(np.uint8) * 190).filter(ImageFilter.MaxFilter(3))
+    lines = Image.fromarray(edge.astype(np.uint8) * 210).filter(ImageFilter.MaxFilter(3))
+    lines = lines.filter(ImageFilter.GaussianBlur(0.8))
     picture.paste(WHITE, (0, 0), lines)
     return picture, [i for i in indices if i != IGNORE]
 
@@ -348,12 +359,13 @@ def _paint_dashes(picture: Image.Image, box: Sequence[float], dash: int = 7) -> 
 def _paint_labels(picture: Image.Image, boxes: Sequence[Sequence[float]], marks: Marks) -> None:
     """A label at every object, where it hides as little of other labels as possible."""
     pen, taken = ImageDraw.Draw(picture), []
+    size = 15 if len(boxes) <= 12 else 12  # pixels
     for box, index, name in zip(boxes, marks.colors, marks.names, strict=True):
         if not name:
             continue
         name = _clean(name)[:40]
-        font = _font(15, name)
-        width, height = math.ceil(font.getlength(name)) + 8, 20
+        font = _font(size, name)
+        width, height = math.ceil(font.getlength(name)) + 8, size + 5
         x, y = _free_spot(_inside(box, picture.size), (width, height), picture.size, taken)
         taken.append((x, y, x + width, y + height))
         rgb = color(index)
@@ -371,14 +383,9 @@ def _free_spot(
     """The first of some places around `box` where the label covers least of the `taken` ones."""
     (x1, y1, x2, y2), (width, height) = box, label
     places = [
-        (x, y)
-        for y in (y1 - height, y1, y2, y2 - height)
-        for x in (x1, x2 - width, (x1 + x2 - width) // 2)
+        (x, y) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width, (x1 + x2 - width) // 2)
     ]
-    places = [
-        (max(0, min(x, picture[0] - width)), max(0, min(y, picture[1] - height)))
-        for x, y in places
-    ]
+    places = [(max(0, min(x, picture[0] - width)), max(0, min(y, picture[1] - height))) for x, y in places]
 
     def covered(place: tuple[int, int]) -> int:
         x, y = place
@@ -413,7 +420,7 @@ def _load_font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
 
 
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
-    """PIL's own font; it has ASCII only, so other text takes a common system font if there is one."""
+    """PIL's own font; it has little but ASCII, so other text takes a system font if possible."""
     return _load_font(size, text.isascii())
 
 
@@ -422,20 +429,63 @@ def _clean(text: str) -> str:
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
-def _wrap(text: str, size: int, width: int, max_lines: int = MAX_LINES) -> list[str]:
-    """Lines of at most `width` pixels; what does not fit into `max_lines` is cut off."""
-    text = _clean(text)[: 40 * max_lines * 4]
-    font, lines = _font(size, text), [""]
-    for word in text.split():
-        while word:
-            joined = f"{lines[-1]} {word}".strip()
-            if font.getlength(joined) <= width:
-                lines[-1], word = joined, ""
-            elif lines[-1]:
-                lines.append("")
-            else:  # one long word, or a script without blanks
-                n = max(1, next(k for k in range(len(word)) if font.getlength(word[: k + 1]) > width))
-                lines[-1], word = word[:n], word[n:]
-                lines.append("")
-    lines = [line for line in lines if line]
-    return lines if len(lines) <= max_lines else [*lines[: max_lines - 1], lines[max_lines - 1] + " ..."]
+def _wrap(text: str, size: int, width: int) -> list[str]:
+    """Lines of about `width` pixels; what does not fit into `MAX_LINES` is cut off."""
+    text = _clean(text)[:MAX_CHARACTERS]
+    per_line = 0.92 * width * len(text) / max(1, _font(size, text).getlength(text))
+    return textwrap.wrap(text, max(8, int(per_line)), max_lines=MAX_LINES, placeholder=" ...")
+
+
+def _text(text: str, width: int, size: int = 16, rgb: RGB = INK, paper: RGB = WHITE) -> Image.Image:
+    """A block of wrapped text."""
+    font, lines = _font(size, text), _wrap(text, size, width)
+    block = Image.new("RGB", (width, len(lines) * (size + 6)), paper)
+    pen = ImageDraw.Draw(block)
+    for i, line in enumerate(lines):
+        pen.text((0, (i + 0.5) * (size + 6)), line, rgb, font, anchor="lm")
+    return block
+
+
+def _heading(text: str) -> Image.Image:
+    return _text(text or " ", MIN_TEXT_WIDTH, 16, GREY)
+
+
+def _legend(entries: Sequence[tuple[RGB, str]], width: int) -> Image.Image:
+    """Swatches with names, line by line."""
+    names = [_clean(name)[:24] for _, name in entries[:MAX_LEGEND]]
+    if more := len(entries) - len(names):
+        names.append(f"and {more} more")
+    places, x, y = [], 0, 0
+    for name in names:
+        length = 24 + math.ceil(_font(15, name).getlength(name)) + 14
+        if x and x + length > width:
+            x, y = 0, y + 22
+        places.append((x, y))
+        x += length
+    block = Image.new("RGB", (width, y + 22), WHITE)
+    pen = ImageDraw.Draw(block)
+    for i, (name, (x, y)) in enumerate(zip(names, places, strict=True)):
+        if i < MAX_LEGEND:
+            pen.rounded_rectangle((x, y + 4, x + 17, y + 17), 3, entries[i][0])
+        pen.text((x + 24, y + 11), name, INK, _font(15, name), anchor="lm")
+    return block
+
+
+def _stack(blocks: Sequence[Image.Image], gap: int = 4, paper: RGB = WHITE) -> Image.Image:
+    """Blocks below each other."""
+    size = max(b.width for b in blocks), sum(b.height for b in blocks) + gap * (len(blocks) - 1)
+    stacked, y = Image.new("RGB", size, paper), 0
+    for block in blocks:
+        stacked.paste(block, (0, y))
+        y += block.height + gap
+    return stacked
+
+
+def _row(blocks: Sequence[Image.Image], paper: RGB = WHITE) -> Image.Image:
+    """Blocks beside each other."""
+    size = sum(b.width for b in blocks) + GAP * (len(blocks) - 1), max(b.height for b in blocks)
+    row, x = Image.new("RGB", size, paper), 0
+    for block in blocks:
+        row.paste(block, (x, 0))
+        x += block.width + GAP
+    return row

@@ -69,7 +69,7 @@ class UFO(nn.Module):
     def _answer_losses(
         self, context: Context, supervision: Supervision, max_length: int
     ) -> dict[str, Tensor]:
-        """Teacher forcing: every token of every answer predicts the next; only those positions are computed."""
+        """Teacher forcing: every token of an answer predicts the next; only those positions are computed."""
         texts = [a for a in supervision.answers if a is not None]
         encoded = iter(self.tokenizer.encode(texts, max_length if context.num_queries == 1 else None))
         rows = [next(encoded) if a is not None else [] for a in supervision.answers]
@@ -94,10 +94,9 @@ class UFO(nn.Module):
 
     def _mask_losses(self, embeddings, masks, context, counts) -> dict[str, Tensor]:
         features = context.image_features
-        if embeddings is None:  # keeps every parameter in the graph on every rank
-            logits = features[:0, ..., 0]
-        else:
-            logits = retrieve_masks(embeddings, features, counts)
+        # without a mask an empty part of the features keeps every rank's graph the same
+        empty = features[:0, ..., 0]
+        logits = empty if embeddings is None else retrieve_masks(embeddings, features, counts)
         return sampled_mask_losses(logits, masks, self.mask_points)
 
     # ---------------------------------------------------------------- inference

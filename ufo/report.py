@@ -13,8 +13,12 @@ def measured_beside_expected(
     expected = expected or {}
     names = sorted({*measured, *expected})
     rows = [
-        [name, _number(measured.get(name)), _number(expected.get(name)),
-         _difference(measured.get(name), expected.get(name))]
+        [
+            name,
+            _number(measured.get(name)),
+            _number(expected.get(name)),
+            _difference(measured.get(name), expected.get(name)),
+        ]
         for name in names
     ]
     if not expected:
@@ -27,7 +31,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [list(head), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in cells
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

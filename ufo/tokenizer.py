@@ -114,7 +114,7 @@ def _vocab_from_hub(name: str) -> Path:
 
 
 def build_vocab(words: Sequence[str], numbers: int) -> list[str]:
-    """A small vocabulary: BERT's special tokens, every character as a fallback, words, whole numbers 0..`numbers`.
+    """A small vocabulary: BERT's special tokens, characters as a fallback, words, numbers 0..`numbers`.
 
     A coordinate is then one token, and no text is out of vocabulary.
     """

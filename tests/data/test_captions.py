@@ -120,5 +120,5 @@ def test_wrong_paths_are_named(tmp_path):
     with pytest.raises(DataError, match="set this data set's `images`"):
         CaptionDataset(tmp_path, path)
     make(tmp_path, TEST)
-    with pytest.raises(DataError, match="references file .* does not exist"):
+    with pytest.raises(DataError, match=r"references file .* does not exist"):
         CaptionDataset(tmp_path, path, references=tmp_path / "no.json")

@@ -348,7 +348,7 @@ def test_huge_image_is_refused_from_its_header(tmp_path):
     content = coco_content({})
     content["images"][0].update(height=10**6, width=10**6)
     write_image(tmp_path / "0.jpg")
-    with pytest.raises(DataError, match="image 10 .* not allowed"):
+    with pytest.raises(DataError, match=r"image 10 .* not allowed"):
         CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content))
 
 

@@ -43,14 +43,10 @@ def test_ade20k_sample():
         assert torch.equal(data.target(i).semantic, sample["semantic"])
         assert sample["image"].shape[1:] == sample["semantic"].shape == data.target(i).size
     assert not data.problems.counts
-    assert data.portrait().tolist() == [
-        data.target(i).size[1] < data.target(i).size[0] for i in range(3)
-    ]
+    assert data.portrait().tolist() == [data.target(i).size[1] < data.target(i).size[0] for i in range(3)]
 
 
-@pytest.mark.parametrize(
-    ("reduce", "expected"), [(True, [255, 0, 1, 2, 255]), (False, [0, 1, 2, 255, 255])]
-)
+@pytest.mark.parametrize(("reduce", "expected"), [(True, [255, 0, 1, 2, 255]), (False, [0, 1, 2, 255, 255])])
 def test_numbers_to_classes(tmp_path, reduce, expected):
     """255 stays "ignore" in both; a number that no class has is ignored and counted."""
     data = make(tmp_path, [[0, 1, 2, 3, 255]], size=(1, 5), reduce_zero_label=reduce, train=True)
@@ -93,7 +89,7 @@ def test_classes_from_a_text_file(tmp_path):
     path.write_bytes("\ufeffsky\r\n tree \n\nroad, wet\n".encode())
     assert read_classes(path) == ("sky", "tree", "road, wet")
     assert read_classes(["a", "b"]) == ("a", "b")
-    with pytest.raises(DataError, match="classes file .* does not exist"):
+    with pytest.raises(DataError, match=r"classes file .* does not exist"):
         read_classes(tmp_path / "none.txt")
     for bad in ([], ["a", "a"], [str(k) for k in range(256)]):
         with pytest.raises(DataError, match="1 to 255 different class names"):
@@ -108,7 +104,7 @@ def test_missing_files_are_named_at_once(tmp_path):
         SemanticDataset(tmp_path / "images", tmp_path / "labels", **options)
     with pytest.raises(DataError, match=r"no \*\.bmp in"):
         SemanticDataset(tmp_path / "images", tmp_path, image_suffix=".bmp", **options)
-    with pytest.raises(DataError, match="The labels folder .*nowhere does not exist"):
+    with pytest.raises(DataError, match=r"The labels folder .*nowhere does not exist"):
         SemanticDataset(tmp_path / "images", tmp_path / "nowhere", **options)
 
 

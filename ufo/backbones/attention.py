@@ -17,9 +17,7 @@ _SMALL = 256 * 512
 _HIDDEN = -1e4  # added to the logit of a masked prompt token; large enough in bf16, no inf in gradients
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     """softmax(scale·q·k)·v: q `[..., N, d]`, k `[..., M, d]`, v `[..., M, e]`; mask bool, True = visible.
 
     `e` may be smaller than `d`. Returns `[..., N, e]`.

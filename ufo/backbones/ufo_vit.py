@@ -127,8 +127,10 @@ class UFOViT(Backbone):
     ):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        self._config = {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-                        for k, v in arguments.items()}
+        self._config = {
+            k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+            for k, v in arguments.items()
+        }
         layers = depth + new_layers
         if new_layers == 0 and not mean_layers:
             raise ValueError("without new layers say which layers to average: mean_layers=[...]")
@@ -222,7 +224,7 @@ class UFOViT(Backbone):
 
     def _encode_layer(self, index, layer, text, text_mask, image, state, queries):
         """One layer of all prefix streams; also returns what answers may see of it."""
-        batch, height, width, _ = image.shape
+        height, width = image.shape[1:3]
         text_q, text_k, text_v = layer.heads_of(text)
         attended = attend(text_q, text_k, text_v, text_mask[:, None, None, :])
         if queries is not None:
@@ -296,7 +298,7 @@ class UFOViT(Backbone):
         qkv = layer.qkv(layer.norm1(x))
         if packed is not None:
             qkv = qkv.new_zeros(rows * length, qkv.shape[-1]).index_copy(0, packed, qkv)
-        q, k, v = layer.split(qkv.view(rows, length, -1))
+        q, k, v = layer.split(qkv.view(rows, length, qkv.shape[-1]))
         if cache:
             k, v = cache.extend(index, k, v)
         attended = answer_attention(q, k, v, memory.own or memory.shared)

@@ -21,9 +21,7 @@ class BoxMAP(MetricCallback):
     task: ClassVar[str] = "detection"
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
 
-    def __init__(
-        self, max_detections: Sequence[int] = (100, 300, 1000), per_class: bool = False
-    ) -> None:
+    def __init__(self, max_detections: Sequence[int] = (100, 300, 1000), per_class: bool = False) -> None:
         super().__init__()
         self.max_detections = tuple(max_detections)
         self.per_class = per_class

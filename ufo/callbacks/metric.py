@@ -7,6 +7,8 @@ process keeps a small record per image, one `all_gather_object` joins them, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch.distributed as dist
@@ -35,6 +37,15 @@ def required(record: Prediction | Target, *names: str) -> list[Any]:
         kind = type(record).__name__
         raise ValueError(f"its {kind} has no {' and no '.join(missing)}; set them, empty if none")
     return [getattr(record, name) for name in names]
+
+
+@contextmanager
+def _naming(source: str, image: int | str) -> Iterator[None]:
+    """Say in a ValueError which image of which source it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}, image {image}: {error}") from None
 
 
 class MetricCallback(Callback):
@@ -82,13 +93,9 @@ class MetricCallback(Callback):
             )
         source = self._sources.setdefault(batch.source, _Source(batch.classes, {}))
         for prediction, target in zip(outputs, batch.targets, strict=True):
-            try:
+            with _naming(batch.source, target.image or target.id):
                 self._check_classes(prediction, source.classes)
                 record = self.record(prediction, target, source.classes)
-            except ValueError as error:
-                raise ValueError(
-                    f"{batch.source}, image {target.image or target.id}: {error}"
-                ) from None
             # a clone, since pickling a view would send all of the tensor it is a view of
             record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
             source.records.setdefault(target.id, record)
@@ -101,8 +108,9 @@ class MetricCallback(Callback):
         values = {}
         for source, (classes, records) in self._gather().items():
             metric = self.make_metric(classes)
-            for _, record in sorted(records.items()):  # a fixed order: AP breaks ties by it
-                metric.update(*record)
+            for id, record in sorted(records.items()):  # a fixed order: AP breaks ties by it
+                with _naming(source, id):
+                    metric.update(*record)
             for name, value in metric.compute().items():
                 values[f"{stage}/{source}/{name}"] = float(value)
         return values

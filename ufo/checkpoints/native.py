@@ -1,7 +1,7 @@
-"""The project's own checkpoints: a folder (config.json, vocab.txt, model.safetensors) or a Lightning `.ckpt`.
+"""The project's own checkpoints: a folder (config.json, vocab.txt, weights) or a Lightning `.ckpt`.
 
-A checkpoint carries all that rebuilds its model. Loading is strict, executes nothing from the file, and prints
-one line: matched, missing, unexpected.
+A checkpoint carries all that rebuilds its model. Loading is strict, executes nothing from the file, and
+prints one line: matched, missing, unexpected.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(content, dict) or "ufo" not in content:
         raise CheckpointError(f"'{path}' was not written by this project's training")
     prefix = "model."
-    weights = {
-        k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)
-    }
+    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     return content["ufo"], weights
 
 
@@ -135,8 +133,7 @@ def initialise(model: UFO, path: str | Path) -> None:
     ]
     if different:
         raise CheckpointError(
-            f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: "
-            f"{'; '.join(different)}"
+            f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: {'; '.join(different)}"
         )
     if description["vocab"] != list(model.tokenizer.vocab):
         raise CheckpointError(f"'{path}' was trained with another vocabulary; use its vocab.txt")

@@ -217,9 +217,7 @@ class CopyPaste:
             raise ValueError("Copy-paste needs masks: build the data set with masks=true.")
         objects = len(above["masks"])
         count = int(torch.randint(min(objects + 1, self.max_objects), ()))
-        return (
-            self._paste(below, select(above, torch.randperm(objects)[:count])) if count else below
-        )
+        return self._paste(below, select(above, torch.randperm(objects)[:count])) if count else below
 
     def _second(self) -> Sample | None:
         if self.partner is None:

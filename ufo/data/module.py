@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 class UFODataModule(L.LightningDataModule):
     """Training batches from a mixture of sources, one evaluation loader per source.
 
+    Training is one long epoch: use `Trainer(max_steps=N, max_epochs=1, val_check_interval=V,
+    check_val_every_n_epoch=None)`. (With `max_epochs=-1` Lightning 2.6 shows `max_steps` minus the
+    optimizer steps already done as the progress bar's number of batches; all else is the same.)
+
     Args:
         sources: the mixture; of a mapping only the values count, and `None` leaves a source out.
         seed: of the mixture and of all augmentation; independent of every global seed.
@@ -78,7 +82,7 @@ class UFODataModule(L.LightningDataModule):
         return [s for s in self.sources if s.has("val")]
 
     def prepare_data(self) -> None:
-        """Make the data that the mixture makes itself; Lightning calls it on one process per node."""
+        """Make the data that the mixture makes itself; called on one process per node."""
         for prepare in self._prepare:
             prepare()
 

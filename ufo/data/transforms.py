@@ -28,9 +28,7 @@ def square_resize(size: int, interpolation: str = "bilinear", antialias: bool = 
     The reference uses bilinear without antialias for detection, segmentation and grounding
     training, bicubic with antialias for captions and grounding tests (traps.md, 18).
     """
-    return v2.Resize(
-        (size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias
-    )
+    return v2.Resize((size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias)
 
 
 def plain(
@@ -119,6 +117,4 @@ def grounding_train(size: int, crop: Sequence[float] = (0.8, 1.0), jitter: float
     right. A crop that lost the object gives None.
     """
     color = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-    return Pipeline(
-        [v2.RandomApply([color], p=jitter), RandomRelativeCrop(*crop), square_resize(size)]
-    )
+    return Pipeline([v2.RandomApply([color], p=jitter), RandomRelativeCrop(*crop), square_resize(size)])

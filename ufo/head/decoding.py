@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ufo.backbones.base import AnswerCache, Backbone, Context
+from ufo.head.beam import Step, beam_search
 from ufo.tasks.base import Task
 from ufo.tokenizer import UFOTokenizer
 
@@ -26,13 +27,41 @@ class Decoded:
 
 
 def decode(backbone: Backbone, context: Context, tokenizer: UFOTokenizer, task: Task) -> Decoded:
-    """Decode as the task says."""
-    return greedy(backbone, context, tokenizer.start_id, tokenizer.end_id, task.max_length)
+    """Decode as the task says: greedily, or with beam search where `num_beams` is more than 1."""
+    if task.num_beams <= 1:
+        return greedy(backbone, context, tokenizer.start_id, tokenizer.end_id, task.max_length)
+    best = beam_search(
+        answer_step(backbone, context, task.max_length),
+        context.num_rows,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+        max_length=task.max_length,
+        num_beams=task.num_beams,
+        temperature=task.temperature,
+        length_penalty=task.length_penalty,
+        device=backbone.device,
+    )
+    return Decoded(best.ids, best.scores[:, 0], best.features)
 
 
-def greedy(
-    backbone: Backbone, context: Context, start_id: int, end_id: int, max_length: int
-) -> Decoded:
+def answer_step(backbone: Backbone, context: Context, max_length: int) -> Step:
+    """What beam search calls to run one token of each row; rows start as those of the context."""
+    cache, rows = AnswerCache(max_length), context.num_rows
+
+    def step(tokens: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal context, rows
+        if cache.length:
+            cache.select(parents)
+        # all rows of a query share its memory: where no query left, changing places changes nothing
+        if len(parents) != rows:
+            context, rows = context.select(parents), len(parents)
+        hidden = backbone.answer(context, tokens[:, None], cache=cache)[:, -1]  # [R, C]
+        return F.linear(hidden, backbone.output_embedding), hidden
+
+    return step
+
+
+def greedy(backbone: Backbone, context: Context, start_id: int, end_id: int, max_length: int) -> Decoded:
     """The likeliest token at every step, until each row has ended or holds `max_length` tokens."""
     rows, device = context.num_rows, backbone.device
     embedding = backbone.output_embedding

@@ -15,7 +15,9 @@ from ufo.ops.masks import arrange_planes
 
 
 def retrieve_masks(embeddings: Tensor, features: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mask logits `[M, s*H, s*W]` (float32) of mask embeddings `[M, K, C]`, the hidden states that emit `<MASK>`.
+    """Mask logits `[M, s*H, s*W]` (float32) of mask embeddings `[M, K, C]`.
+
+    An embedding is the hidden state that emits a `<MASK>`.
 
     `features [B, H, W, C]`; the masks are sorted by image, `counts [B]` says how many each has.
     """

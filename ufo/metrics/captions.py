@@ -88,9 +88,7 @@ class CIDEr(ExampleMetric):
     def _count(self, text: str) -> Counter[NGram]:
         words = text.split()
         return Counter(
-            tuple(words[i : i + n])
-            for n in range(1, self.max_n + 1)
-            for i in range(len(words) - n + 1)
+            tuple(words[i : i + n]) for n in range(1, self.max_n + 1) for i in range(len(words) - n + 1)
         )
 
     def _similarity(self, prediction: _Vector, reference: _Vector) -> float:

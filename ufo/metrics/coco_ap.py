@@ -29,6 +29,7 @@ _NAMES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large")
 
 @dataclass(eq=False)  # hashable by identity, which torchmetrics asks of a state's elements
 class _Image:
+    size: tuple[int, int]  # height, width; (0, 0) where it does not matter
     detections: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
 
@@ -95,19 +96,18 @@ class CocoAP(ExampleMetric):
             area: float `[M]` in pixels, from the annotation file; taken from the shapes if missing.
 
         Raises:
-            ValueError: lengths differ, or masks of one image have different sizes.
+            ValueError: lengths differ, a label has no class, or masks of one image differ in size.
         """
+        self._check_labels(labels)
+        self._check_labels(target_labels)
         shapes, target_shapes = self._to_coco(shapes), self._to_coco(target_shapes)
-        if self.iou_type == "segm":
-            _check_sizes([*shapes, *target_shapes])
+        size = _common_size([*shapes, *target_shapes]) if self.iou_type == "segm" else (0, 0)
         areas = [self._area(s) for s in target_shapes] if area is None else area.tolist()
         crowds = [False] * len(target_shapes) if iscrowd is None else iscrowd.tolist()
         key = self._key
         detections = [
             {key: shape, "score": score, "category_id": label}
-            for shape, score, label in zip(
-                shapes, scores.double().tolist(), labels.tolist(), strict=True
-            )
+            for shape, score, label in zip(shapes, scores.double().tolist(), labels.tolist(), strict=True)
         ]
         annotations = [
             {key: shape, "category_id": label, "iscrowd": int(crowd), "area": size}
@@ -115,7 +115,7 @@ class CocoAP(ExampleMetric):
                 target_shapes, target_labels.tolist(), crowds, areas, strict=True
             )
         ]
-        self.examples.append(_Image(detections, annotations))
+        self.examples.append(_Image(size, detections, annotations))
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64: `mAP` ... `mAP_large`, and `mAP/<class>` if asked for."""
@@ -139,6 +139,14 @@ class CocoAP(ExampleMetric):
             return list(shapes)
         return box_convert(shapes.reshape(-1, 4).double(), "xyxy", "xywh").tolist()
 
+    def _check_labels(self, labels: Tensor) -> None:
+        """Raise for labels that COCOeval would leave out without a word."""
+        if labels.numel() and not 0 <= labels.min() <= labels.max() < len(self.classes):
+            raise ValueError(
+                f"labels go from {labels.min()} to {labels.max()} but there are "
+                f"{len(self.classes)} classes; map them to 0..{len(self.classes) - 1}"
+            )
+
     def _area(self, shape: Any) -> float:
         if self.iou_type == "segm":
             return float(coco_mask.area(shape))
@@ -149,7 +157,10 @@ class CocoAP(ExampleMetric):
         truth, empty = COCO(), COCO()
         truth.dataset = {
             "info": {},
-            "images": [{"id": i} for i in range(len(self.examples))],
+            "images": [
+                {"id": i, "height": image.size[0], "width": image.size[1]}
+                for i, image in enumerate(self.examples)
+            ],
             "categories": [{"id": i, "name": name} for i, name in enumerate(self.classes)],
             "annotations": [
                 {**annotation, "image_id": i}
@@ -176,18 +187,16 @@ class CocoAP(ExampleMetric):
         # [IoU thresholds, recalls, classes, areas, max detections]
         precision = torch.from_numpy(evaluator.eval["precision"])
         at = self.max_detections.index(_HEADLINE_DETECTIONS)
-        per_class = (
-            precision[:, :, :, 0, at].flatten(0, 1).mean(0)
-        )  # a class is -1 all over or nowhere
+        per_class = precision[:, :, :, 0, at].flatten(0, 1).mean(0)  # a class is -1 all over or nowhere
         return {f"mAP/{name}": v for name, v in zip(self.classes, per_class.tolist(), strict=True)}
 
 
-def _check_sizes(rles: Sequence[dict[str, Any]]) -> None:
-    """Raise if masks of one image differ in size: pycocotools would count them as not
-    overlapping."""
-    sizes = {tuple(rle["size"]) for rle in rles}
+def _common_size(rles: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """The masks' (height, width); raise if they differ, for pycocotools would see no overlap."""
+    sizes = {tuple(rle["size"]) for rle in rles} or {(0, 0)}
     if len(sizes) > 1:
         raise ValueError(
             f"masks of one image have sizes {sorted(sizes)} (height, width); bring predicted and "
             "annotated masks to the original image's size"
         )
+    return sizes.pop()

@@ -95,7 +95,7 @@ def ptb_words(caption: str) -> list[str]:
     """The lower-case words of a caption, punctuation left out.
 
     Equal to pycocoevalcap's tokenizer on all 40,460 captions of Flickr8k and on 500 of COCO; of
-    30,000 captions mutated at random (special words, stray punctuation, missing spaces) 0.2 %
+    30,000 captions mutated at random (special words, stray punctuation, missing spaces) 0.3 %
     differ. Known differences: emoticons other than :) and ;-p, web addresses without http,
     telephone numbers in brackets, and a single letter at the end of a caption ("... the letter
     T."), where the Java program looks at the first word of whatever caption it was given next.

@@ -14,9 +14,7 @@ from torchmetrics import Metric
 from ufo.types import IGNORE
 
 
-def class_histograms(
-    prediction: Tensor, target: Tensor, num_classes: int, ignore: int = IGNORE
-) -> Tensor:
+def class_histograms(prediction: Tensor, target: Tensor, num_classes: int, ignore: int = IGNORE) -> Tensor:
     """Count the pixels of one image (or of any two maps of one size).
 
     Args:

@@ -1,4 +1,4 @@
-"""The LightningModule around a UFO model: losses, optimizer groups, logging. Knows no file format and no metric."""
+"""The LightningModule around a UFO model: losses, optimizer groups, logging; no file format, no metric."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ class UFOModule(L.LightningModule):
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(batch))
         return losses["loss"]
 
-    def validation_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> list[Prediction]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
         return self.model.predict_batch(batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:

@@ -19,7 +19,7 @@ from ufo.types import Batch
 
 
 class EncoderModule(UFOModule):
-    """Dense class labels of `s x s` sub-pixels per patch and the box of the object that a patch's centre is on.
+    """Class labels of `s x s` sub-pixels per patch and the box of the object at a patch's centre.
 
     Takes instance segmentation batches; `num_classes` without the background.
     """
@@ -56,8 +56,10 @@ class EncoderModule(UFOModule):
 def _owner(masks: Tensor) -> Tensor:
     """Index of the object on each pixel, -1 where none: `[N, H, W]` -> int64 `[H, W]`."""
     index = torch.arange(len(masks))[:, None, None]
-    return torch.where(masks > 0, index, -1).amax(0) if len(masks) else masks.new_full(
-        masks.shape[1:], -1, dtype=torch.int64
+    return (
+        torch.where(masks > 0, index, -1).amax(0)
+        if len(masks)
+        else masks.new_full(masks.shape[1:], -1, dtype=torch.int64)
     )
 
 
@@ -72,7 +74,7 @@ def _nearest(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def _box_map(owner: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Each patch's target: box of its object (centre relative to the patch, extent), in units of 1/4 image."""
+    """Each patch's target: its object's box (centre from the patch, extent) in quarters of the image."""
     height, width = owner.shape
     at = _nearest(owner[None], size)[0]
     scale = torch.tensor([width, height, width, height])

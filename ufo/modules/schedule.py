@@ -1,4 +1,4 @@
-"""Learning rates: the linear layer-wise ramp and warm-up + cosine per optimizer step (configs.md section 1.4)."""
+"""Learning rates: the linear layer-wise ramp, warm-up + cosine per optimizer step (configs.md 1.4)."""
 
 from __future__ import annotations
 

@@ -34,9 +34,7 @@ class Queries:
         return replace(self, references=references, windows=windows)
 
 
-def query_grid(
-    rows: int, cols: int, per_window: int, device: torch.device | str | None = None
-) -> Queries:
+def query_grid(rows: int, cols: int, per_window: int, device: torch.device | str | None = None) -> Queries:
     """The full grid of `per_window`^2 queries in each of `rows x cols` windows, `[1, Q]`."""
     height, width = rows * per_window, cols * per_window
     y = torch.arange(height, device=device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ufo.ops.grid import Queries
 from ufo.ops.matching import assign, sample_per_window
-from ufo.tasks.base import Supervision, Task, batch_generator
+from ufo.tasks.base import Task
 from ufo.types import Batch
 
 BACKGROUND = "background"
@@ -34,9 +34,7 @@ class DenseTask(Task):
     def match(self, batch: Batch, grid: Queries, generator: torch.Generator) -> tuple[Queries, Tensor]:
         """The trained queries and the object each answers for: `[B, S]`, -1 = none."""
         assigned = torch.stack([self.assign(batch, i, grid, generator) for i in range(len(batch))])
-        chosen = sample_per_window(
-            assigned, grid.windows[0], self.samples_per_window, generator=generator
-        )
+        chosen = sample_per_window(assigned, grid.windows[0], self.samples_per_window, generator=generator)
         return grid.select(chosen), assigned.gather(1, chosen)
 
     @abstractmethod
@@ -52,7 +50,10 @@ class MaskTask(DenseTask):
     mask_cost: float = 100.0
 
     def write_masks(
-        self, objects: list[tuple[Tensor, Tensor]], names: Sequence[str], matched: Tensor,
+        self,
+        objects: list[tuple[Tensor, Tensor]],
+        names: Sequence[str],
+        matched: Tensor,
         otherwise: str | None,
     ) -> dict:
         """Answers and mask targets of `matched [B, S]`, given each image's (labels [N], masks [N, H, W])."""

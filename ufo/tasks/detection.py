@@ -47,9 +47,7 @@ class Detection(DenseTask):
             rows = [BACKGROUND] * len(row)
             positive = (row >= 0).nonzero()[:, 0]
             objects = row[positive]
-            bins = encode_boxes(
-                batch.boxes[i][objects], size, self.num_bins, queries.references[i, positive]
-            )
+            bins = encode_boxes(batch.boxes[i][objects], size, self.num_bins, queries.references[i, positive])
             labels = batch.labels[i][objects].tolist()
             for at, label, box in zip(positive.tolist(), labels, bins.tolist(), strict=True):
                 rows[at] = ",".join([batch.classes[label], *map(str, box)])

@@ -42,5 +42,8 @@ class Grounding(Task):
         if bins is not None:
             boxes = decode_boxes(torch.tensor([bins], device=device), answers.size, self.num_bins)
         return Prediction(
-            self.name, boxes=boxes, scores=answers.scores, text=answers.texts[0],
+            self.name,
+            boxes=boxes,
+            scores=answers.scores,
+            text=answers.texts[0],
         )

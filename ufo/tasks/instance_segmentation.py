@@ -60,7 +60,11 @@ class InstanceSegmentation(MaskTask):
         masks = masks[keep]
         boxes = masks_to_boxes(masks) if len(masks) else torch.zeros(0, 4, device=device)
         return Prediction(
-            self.name, boxes=boxes, scores=scores, labels=label[keep], masks=masks,
+            self.name,
+            boxes=boxes,
+            scores=scores,
+            labels=label[keep],
+            masks=masks,
             classes=answers.classes,
         )
 

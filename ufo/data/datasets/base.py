@@ -170,9 +170,7 @@ def _open(path: str | Path, max_pixels: int) -> PIL.Image.Image:
     if image.width * image.height > max_pixels:
         width, height = image.size
         image.close()
-        raise DataError(
-            f"{path}: {width}x{height} is more than the {max_pixels} pixels allowed; shrink it."
-        )
+        raise DataError(f"{path}: {width}x{height} is more than the {max_pixels} pixels allowed; shrink it.")
     return image
 
 
@@ -207,6 +205,44 @@ def read_image(
             f"{path}: the image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its "
             f"annotations are for {size[0]}x{size[1]}."
         )
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+def as_image(image: str | Path | PIL.Image.Image | Tensor) -> tv_tensors.Image:
+    """A picture in any of the forms that users have it in: uint8 [3, H, W], RGB.
+
+    A path is read as by `read_image`; a tensor must have this form already. Raises DataError for a
+    file or PIL image that can't be used, ValueError for another tensor, TypeError for the rest.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, PIL.Image.Image):
+        return _from_pil(image)
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            "an image is a path, a PIL image or a uint8 tensor [3, H, W], not "
+            f"{type(image).__name__}; convert it, for example with PIL.Image.fromarray(array)"
+        )
+    shape = tuple(image.shape)
+    if image.dtype != torch.uint8 or len(shape) != 3 or shape[0] != 3 or 0 in shape:
+        raise ValueError(
+            f"an image tensor is uint8 [3, H, W] (RGB, 0 to 255), not {image.dtype} {list(shape)}"
+        )
+    return tv_tensors.Image(image)
+
+
+def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise DataError(
+            f"The PIL image of {width}x{height} pixels is empty or has more than the {MAX_PIXELS} "
+            "allowed; shrink it."
+        )
+    try:
+        turned = PIL.ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+        pixels = np.array(turned.convert("RGB"))
+    except Exception as error:  # PIL decodes a file only now
+        raise DataError(f"The PIL image is corrupt or cut short ({error}).") from error
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 

@@ -174,7 +174,5 @@ def _records(content: Any, path: Path) -> list[dict[str, Any]]:
     for number, record in enumerate(content):
         ok = isinstance(record, dict) and isinstance(record.get("image"), str)
         if not ok or not isinstance(record.get("caption"), (str, list)):
-            raise DataError(
-                f"{path}: record {number} needs `image` (path) and `caption` (text or list)."
-            )
+            raise DataError(f"{path}: record {number} needs `image` (path) and `caption` (text or list).")
     return content

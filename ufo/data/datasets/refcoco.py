@@ -72,9 +72,7 @@ class RefCocoDataset(ImageDataset):
         require_images(self.images, self._names)
         self.problems.close()
 
-    def _read(
-        self, refs: list[dict[str, Any]], content: dict[str, Any], clean: bool, path: Path
-    ) -> None:
+    def _read(self, refs: list[dict[str, Any]], content: dict[str, Any], clean: bool, path: Path) -> None:
         """Fill the tables of images, objects and sentences."""
         image_of = {record["id"]: record for record in content["images"]}
         annotation_of = {key_of(record, "id"): record for record in content["annotations"]}
@@ -90,9 +88,7 @@ class RefCocoDataset(ImageDataset):
             box = box_of(annotation) if annotation else None
             if record is None or box is None:
                 if not self.train:
-                    raise DataError(
-                        f"{path}: {where} has no image or no box in the instances file."
-                    )
+                    raise DataError(f"{path}: {where} has no image or no box in the instances file.")
                 self.problems.report("ref without image or box", where)
                 continue
             size = size_of(record, self.images, self.problems)

@@ -60,9 +60,7 @@ class SemanticDataset(ImageDataset):
         self.reduce_zero_label = reduce_zero_label
         self.label_suffix = label_suffix
         self.problems = Problems(str(self.labels))
-        found = (
-            p.relative_to(self.images).as_posix() for p in self.images.rglob(f"*{image_suffix}")
-        )
+        found = (p.relative_to(self.images).as_posix() for p in self.images.rglob(f"*{image_suffix}"))
         names = sorted(name[: len(name) - len(image_suffix)] for name in found)
         if not names:
             raise DataError(
@@ -140,7 +138,5 @@ def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
         classes = [line.strip() for line in lines if line.strip()]
     names = tuple(str(name) for name in classes)
     if not names or len(names) > IGNORE or len(set(names)) < len(names):
-        raise DataError(
-            f"Semantic maps need 1 to {IGNORE} different class names, not {len(names)}."
-        )
+        raise DataError(f"Semantic maps need 1 to {IGNORE} different class names, not {len(names)}.")
     return names

@@ -1,0 +1,90 @@
+"""`ufo` itself: it starts fast, finds its commands, and says expected errors in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import ufo.cli.main as command_line
+from ufo.cli import CommandError
+from ufo.data.errors import DataError
+
+
+def test_help_lists_commands_without_torch():
+    code = (
+        "import sys; from ufo.cli.main import build_parser; help = build_parser().format_help();"
+        "import json; print(json.dumps([help, 'torch' in sys.modules, 'numpy' in sys.modules]))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    text, *heavy = json.loads(answer.stdout)
+    assert heavy == [False, False]
+    lines = [line.split(maxsplit=1) for line in text.splitlines()]
+    helps = {words[0]: words[1] for words in lines if len(words) == 2}
+    assert {"predict", "data"} <= helps.keys()
+    assert not {"main", "results", "files"} & helps.keys()
+
+
+def test_no_command_shows_help(ufo):
+    answer = ufo()
+    assert answer.code == 2
+    assert answer.out[0].startswith("usage: ufo")
+
+
+def test_unknown_command(ufo):
+    answer = ufo("detekt")
+    assert answer.code == 2
+    assert "detekt" in answer.err[-1] and "predict" in answer.err[-1]
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """Let the command `data digits` end with an error."""
+
+    def use(error):
+        def run(args):
+            raise error
+
+        monkeypatch.setattr("ufo.cli.data.run", run)
+
+    return use
+
+
+ARGUMENTS = ("data", "digits", "--out", "x", "--train", "0", "--val", "0")
+
+
+@pytest.mark.parametrize("error", [CommandError("say a\n b"), DataError("say a b"), OSError("say a b")])
+def test_expected_errors_are_one_line(ufo, raising, error):
+    raising(error)
+    answer = ufo(*ARGUMENTS)
+    assert (answer.code, answer.err) == (1, ["error: say a b"])
+
+
+def test_traceback_on_request(ufo, raising, monkeypatch):
+    raising(CommandError("say"))
+    monkeypatch.setenv(command_line.TRACEBACK, "1")
+    with pytest.raises(CommandError):
+        ufo(*ARGUMENTS)
+
+
+def test_bugs_are_not_hidden(ufo, raising):
+    raising(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        ufo(*ARGUMENTS)
+
+
+def test_interrupt(ufo, raising):
+    raising(KeyboardInterrupt())
+    answer = ufo(*ARGUMENTS)
+    assert (answer.code, answer.err) == (130, ["interrupted"])
+
+
+def test_data_digits(ufo, tmp_path):
+    out = tmp_path / "scenes"
+    options = ("--train", 1, "--val", 2, "--variant", "shifted", "--size", 64)
+    assert ufo("data", "digits", "--out", out, *options).code == 0
+    assert len(list((out / "val" / "images").iterdir())) == 2
+    assert json.loads((out / "scenes.json").read_text())["variant"] == "shifted"
+    answer = ufo("data", "digits", "--out", out, "--train", 1, "--val", 2, "--variant", "odd")
+    assert answer.code == 1
+    assert "odd" in answer.err[-1] and "standard" in answer.err[-1]

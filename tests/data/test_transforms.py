@@ -1,0 +1,469 @@
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
+
+from ufo.data import transforms
+from ufo.data.augmentations import (
+    CopyPaste,
+    DropTiny,
+    PhotometricDistort,
+    Pipeline,
+    RandomAbsoluteCrop,
+    RandomRelativeCrop,
+    RandomSemanticCrop,
+    select,
+)
+from ufo.data.errors import DataError
+from ufo.types import Target
+
+SIZE = 96
+
+
+def scene(boxes, size=(120, 160), **more):
+    """Object k fills box k, has label k and the colour 40 (k + 1) on black; without overlap."""
+    height, width = size
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
+    for k, (left, top, right, bottom) in enumerate(boxes):
+        image[:, top:bottom, left:right] = 40 * (k + 1)
+        masks[k, top:bottom, left:right] = 1
+    return {
+        "image": tv_tensors.Image(image),
+        "boxes": tv_tensors.BoundingBoxes(
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            format="XYXY",
+            canvas_size=size,
+        ),
+        "labels": torch.arange(len(boxes)),
+        "masks": tv_tensors.Mask(masks),
+        **more,
+    }
+
+
+BOXES = [
+    [10, 10, 60, 50],
+    [70, 20, 90, 110],
+    [100, 5, 155, 40],
+    [20, 60, 60, 115],
+    [100, 60, 140, 100],
+]
+
+
+def semantic_scene(size=(120, 160)):
+    height, width = size
+    semantic = torch.zeros(height, width, dtype=torch.uint8)
+    semantic[:, width // 2 :] = 7
+    semantic[height // 2 :] = 3
+    image = semantic.expand(3, -1, -1) * 20
+    return {"image": tv_tensors.Image(image.clone()), "semantic": tv_tensors.Mask(semantic)}
+
+
+class Scenes:
+    """A data set that yields fresh scenes; some may be unusable."""
+
+    def __init__(self, *boxes, broken=()):
+        self.boxes, self.broken = boxes, broken
+
+    def __len__(self):
+        return len(self.boxes)
+
+    def __getitem__(self, i):
+        if i in self.broken:
+            raise DataError("broken")
+        return scene(self.boxes[i])
+
+
+def run(transform, sample, seed):
+    torch.manual_seed(seed)
+    return transform(sample)
+
+
+def copy_paste(*partners, **options):
+    transform = CopyPaste(transforms.square_resize(SIZE), **options)
+    transform.bind(Scenes(*partners))
+    return transform
+
+
+PIPELINES = {
+    "square": transforms.square_resize(SIZE),
+    "plain": transforms.plain(SIZE, jitter=0.2),
+    "detection": transforms.detection_train(SIZE, copy_paste=False),
+    "crop always": transforms.detection_train(
+        SIZE, short_sides=[90, 150], crop=[60, 100], multi_scale=1.0, copy_paste=False
+    ),
+    "instances": transforms.detection_train(
+        SIZE, short_sides=[90], crop=[40, 80], min_mask_area=1, copy_paste=False
+    ),
+    "caption": transforms.caption_train(SIZE),
+}
+GEOMETRY = {  # the same without changes of colour, so that colours identify objects
+    **{k: v for k, v in PIPELINES.items() if k not in ("plain", "caption")},
+    "grounding": transforms.grounding_train(SIZE, jitter=0.0, crop=[0.8, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("size", [(120, 160), (200, 90), (96, 96), (40, 300)])
+def test_every_image_becomes_the_square_asked_for(name, size):
+    for seed in range(4):
+        sample = run(PIPELINES[name], scene([[5, 5, 80, 35]], size, text="left"), seed)
+        if sample is None:
+            assert name == "instances"
+            continue
+        assert sample["image"].shape == (3, SIZE, SIZE) and sample["image"].dtype == torch.uint8
+        assert sample["masks"].shape[1:] == (SIZE, SIZE) == sample["boxes"].canvas_size
+        assert sample["text"] == "left"
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_boxes_masks_and_labels_stay_together(name):
+    """Every object's mask lies in its box, fills it and shows the object's own colour."""
+    counts = set()
+    for seed in range(30):
+        sample = run(GEOMETRY[name], scene(BOXES), seed)
+        if sample is None:
+            continue
+        counts.add(len(sample["labels"]))
+        assert len(sample["boxes"]) == len(sample["masks"]) == len(sample["labels"])
+        assert isinstance(sample["boxes"], tv_tensors.BoundingBoxes)
+        assert isinstance(sample["masks"], tv_tensors.Mask)
+        boxes = sample["boxes"].as_subclass(torch.Tensor)
+        assert boxes.dtype == torch.float32 and boxes.min() >= 0 and boxes.max() <= SIZE + 1e-4
+        large = (boxes[:, 2:] - boxes[:, :2]).amin(1) > 6
+        assert sample["masks"].flatten(1).sum(1)[large].all()
+        for box, mask, label in zip(
+            boxes[large], sample["masks"][large], sample["labels"][large], strict=True
+        ):
+            tight = masks_to_boxes(mask[None])[0] + torch.tensor([0, 0, 1, 1])
+            assert (tight - box).abs().max() < 2.5
+            colours = sample["image"][:, mask.bool()].float()
+            assert colours.median() == pytest.approx(40 * (int(label) + 1), abs=2)
+    assert max(counts) == 5
+    if name in ("crop always", "instances"):
+        assert min(counts) < 5  # some crops did lose objects
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_images_without_objects_pass(name):
+    for seed in range(8):
+        sample = run(PIPELINES[name], scene([]), seed)
+        assert sample["boxes"].shape == (0, 4) and sample["labels"].shape == (0,)
+        assert sample["masks"].shape == (0, SIZE, SIZE)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", [*PIPELINES, "grounding", "semantic", "copy_paste"])
+def test_torch_seed_makes_a_sample_and_nothing_else_does(name):
+    if name == "semantic":
+        transform, make = transforms.semantic_train(SIZE), semantic_scene
+    elif name == "copy_paste":
+        transform, make = transforms.detection_train(SIZE), lambda: scene(BOXES)
+        transform.bind(Scenes(BOXES, [[0, 0, 30, 30]], []))
+    else:
+        transform = PIPELINES.get(name, transforms.grounding_train(SIZE))
+        make = lambda: scene([[30, 30, 100, 100]])  # noqa: E731
+    results = []
+    for seed in range(6):
+        random.seed(seed)
+        np.random.seed(seed)
+        state = random.getstate(), np.random.get_state()[1].tolist()
+        first = run(transform, make(), seed)
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == state
+        random.seed(99)
+        np.random.seed(99)
+        assert (first is None and run(transform, make(), seed) is None) or same(
+            first, run(transform, make(), seed)
+        )
+        results.append(first)
+    if name not in ("square",):
+        assert not all(same(results[0], other) for other in results[1:])
+
+
+def test_transforms_leave_their_input_alone():
+    for transform in (*PIPELINES.values(), copy_paste(BOXES)):
+        sample, untouched = scene(BOXES), scene(BOXES)
+        run(transform, sample, 3)
+        assert same(sample, untouched)
+
+
+# --- the plain pipeline and evaluation
+
+
+def test_plain_keeps_left_and_right_and_every_object():
+    sample = scene(BOXES)
+    result = run(transforms.plain(SIZE, jitter=0.3), sample, 0)
+    scale = torch.tensor([SIZE / 160, SIZE / 120] * 2)
+    torch.testing.assert_close(
+        result["boxes"].as_subclass(torch.Tensor), sample["boxes"] * scale, check_dtype=False
+    )
+    same_image = run(transforms.plain(SIZE), sample, 0)["image"]
+    assert torch.equal(same_image, transforms.square_resize(SIZE)(sample)["image"])
+    assert not torch.equal(same_image, result["image"])
+
+
+def test_targets_are_not_touched():
+    target = Target(id=3, size=(120, 160), boxes=torch.tensor([[1.0, 2, 3, 4]]))
+    sample = transforms.plain(SIZE)({"image": scene([])["image"], "target": target})
+    assert sample["target"] is target and target.boxes.tolist() == [[1, 2, 3, 4]]
+
+
+def test_interpolation_and_antialias_are_the_callers():
+    image = {"image": tv_tensors.Image(torch.randint(0, 256, (3, 300, 300), dtype=torch.uint8))}
+    variants = [("bilinear", False), ("bilinear", True), ("bicubic", True)]
+    results = [transforms.square_resize(50, *variant)(image)["image"] for variant in variants]
+    assert results[0].float().std() > 1.5 * results[1].float().std()  # antialias averages noise
+    assert not torch.equal(results[1], results[2])
+    with pytest.raises(ValueError, match="cubic"):
+        transforms.square_resize(50, "cubic")
+
+
+# --- crops
+
+
+def test_absolute_crop_ranges():
+    sizes = set()
+    for seed in range(200):
+        sample = run(RandomAbsoluteCrop(50, 90), scene(BOXES, (70, 160)), seed)
+        sizes.add(tuple(sample["image"].shape[1:]))
+    heights, widths = zip(*sizes, strict=True)
+    assert (min(heights), max(heights), min(widths), max(widths)) == (50, 70, 50, 90)
+
+
+def test_absolute_crop_may_lose_all_objects():
+    results = [run(RandomAbsoluteCrop(20, 30), scene([[60, 40, 99, 79]]), s) for s in range(40)]
+    counts = [len(sample["boxes"]) for sample in results]
+    assert 0 in counts and 1 in counts
+    assert all(len(r["masks"]) == len(r["labels"]) == n for r, n in zip(results, counts, strict=True))
+
+
+def test_drop_tiny():
+    sample = scene([[0, 0, 9, 9], [20, 20, 40, 40], [50, 50, 60, 60]])
+    sample["boxes"][0, 2:] = sample["boxes"][0, :2]
+    sample["masks"][2] = 0
+    assert DropTiny()(sample)["labels"].tolist() == [1, 2]
+    kept = DropTiny(min_mask_area=1)(sample)
+    assert kept["labels"].tolist() == [1]
+    assert isinstance(kept["masks"], tv_tensors.Mask) and kept["boxes"].canvas_size == (120, 160)
+    assert DropTiny(min_mask_area=401)(sample) is None
+    assert DropTiny(min_mask_area=401)(scene([]))["labels"].tolist() == []
+
+
+def test_pipeline_ends_at_none():
+    called = []
+    assert Pipeline([lambda s: None, called.append])({}) is None
+    assert called == []
+
+
+def test_select_takes_masks_and_indices():
+    sample = {k: v for k, v in scene(BOXES).items() if k != "masks"}
+    assert select(sample, torch.tensor([4, 0]))["labels"].tolist() == [4, 0]
+    assert select(sample, torch.zeros(5, dtype=torch.bool))["boxes"].shape == (0, 4)
+
+
+def test_grounding_crop_contains_part_of_the_object_or_is_refused():
+    outcomes = []
+    for seed in range(60):
+        sample = scene([[0, 0, 20, 120]])
+        del sample["labels"]
+        result = run(RandomRelativeCrop(0.5, 0.9), sample, seed)
+        outcomes.append(result is not None)
+        if result is not None:
+            height, width = result["image"].shape[1:]
+            assert 60 <= height <= 108 and 80 <= width <= 144
+            assert (result["boxes"][:, 2:] > result["boxes"][:, :2]).all()
+            assert result["image"].max() == 40
+    assert 5 < sum(outcomes) < 55
+
+
+def test_grounding_never_mirrors():
+    left = scene([[0, 0, 60, 120]], text="left")
+    for seed in range(20):
+        result = run(transforms.grounding_train(SIZE, jitter=1.0), left, seed)
+        assert result["boxes"][0, 0] == 0 and result["boxes"][0, 2] < 0.8 * SIZE
+        assert result["text"] == "left"
+
+
+# --- semantic maps
+
+
+def test_semantic_pipeline_keeps_labels_whole_and_with_their_pixels():
+    transform = transforms.semantic_train(SIZE)
+    transform.steps = transform.steps[:-1]  # without the change of colours
+    for seed in range(20):
+        sample = run(transform, semantic_scene(), seed)
+        semantic = sample["semantic"]
+        assert semantic.shape == (SIZE, SIZE) == tuple(sample["image"].shape[1:])
+        assert isinstance(semantic, tv_tensors.Mask) and semantic.dtype == torch.uint8
+        assert set(semantic.unique().tolist()) <= {0, 3, 7}
+        agree = (sample["image"][0].int() - 20 * semantic.int()).abs() <= 2
+        assert agree.float().mean() > 0.95  # all but the blurred borders
+
+
+def test_semantic_crop_avoids_a_dominant_class():
+    semantic = torch.zeros(100, 100, dtype=torch.uint8)
+    semantic[:, 80:] = 1
+    semantic[:5] = 255
+    image = tv_tensors.Image(torch.zeros(3, 100, 100, dtype=torch.uint8))
+    sample = {"image": image, "semantic": tv_tensors.Mask(semantic)}
+
+    def shares(tries):
+        for seed in range(60):
+            crop = run(RandomSemanticCrop(40, 0.75, tries), sample, seed)["semantic"]
+            yield float((crop[crop != 255] == 0).float().mean())
+
+    often, once = list(shares(30)), list(shares(1))
+    assert sum(share >= 0.75 for share in often) < 3 < 20 < sum(share >= 0.75 for share in once)
+
+
+def test_padding_is_black_and_ignored():
+    sample = semantic_scene((30, 50))
+    sample["image"] = tv_tensors.Image(torch.full_like(sample["image"], 9))
+    padded = run(RandomSemanticCrop(64), sample, 0)
+    assert padded["semantic"].shape == (64, 64)
+    outside = torch.ones(64, 64, dtype=torch.bool)
+    outside[:30, :50] = False
+    assert (padded["semantic"][outside] == 255).all() and (padded["image"][:, outside] == 0).all()
+    assert torch.equal(padded["semantic"][:30, :50], sample["semantic"])
+
+
+def test_photometric_distortion_keeps_the_order_of_channels():
+    red = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    red[0] = 200
+    one = (1.0, 1.0)
+    transform = PhotometricDistort(one, one, one, (0.0, 0.0), p=1.0)
+    for seed in range(10):
+        assert torch.equal(run(transform, {"image": tv_tensors.Image(red)}, seed)["image"], red)
+    changed = [run(PhotometricDistort(p=1.0), {"image": tv_tensors.Image(red)}, s) for s in range(5)]
+    assert len({int(c["image"].sum()) for c in changed}) > 3
+
+
+# --- copy-paste
+
+
+def test_pasted_objects_cover_and_keep_their_pixels():
+    partner = [[0, 0, 60, 60], [100, 60, 150, 110]]
+    transform = copy_paste(partner)
+    pasted = set()
+    for seed in range(40):
+        result = run(transform, scene(BOXES), seed)
+        masks = result["masks"].bool()
+        own = transforms.square_resize(SIZE)(scene(BOXES))
+        count = int((result["image"] != own["image"]).any(0).any())
+        assert len(result["boxes"]) == len(result["labels"]) == len(masks)
+        tight = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])
+        pasted.add(len(masks) - 5 if not count else 9)
+        if count:
+            torch.testing.assert_close(result["boxes"].as_subclass(torch.Tensor)[:-2], tight[:-2])
+            assert masks.sum(0).max() == 1  # what is covered is cut out of the masks below
+            for mask, label in zip(masks, result["labels"], strict=True):
+                colour = result["image"][0][mask].float().median()
+                assert colour == pytest.approx(40 * (int(label) + 1), abs=2)
+    assert pasted == {0, 9}  # nothing changes unless something is pasted
+
+
+def paste_all(below, above, **options):
+    """One paste of all objects of `above`, without any resize."""
+    transform = CopyPaste(lambda sample: sample, **options)
+    return transform._paste(scene(below), scene(above))
+
+
+def test_covered_objects_go_unless_hardly_moved_or_large_enough():
+    hidden = paste_all([[20, 20, 40, 40]], [[10, 10, 50, 50]])
+    assert hidden["labels"].tolist() == [0] and hidden["boxes"].tolist() == [[10, 10, 50, 50]]
+    # 20 x 40 with 20 x 10 left: side moved by 30, 200 pixels remain
+    small = paste_all([[20, 20, 40, 60]], [[10, 10, 50, 50]])
+    assert len(small["labels"]) == 1
+    assert len(paste_all([[20, 20, 40, 60]], [[10, 10, 50, 50]], min_area=199)["labels"]) == 2
+    assert len(paste_all([[20, 20, 40, 60]], [[10, 10, 50, 50]], max_shift=30)["labels"]) == 2
+    # 60 x 40 with 60 x 10 left: 600 pixels remain, the box becomes tight
+    large = paste_all([[20, 20, 80, 60]], [[10, 10, 90, 50]])
+    assert large["boxes"].tolist() == [[20, 50, 80, 60], [10, 10, 90, 50]]
+    # nothing is left of a small one next to the origin, where an empty box is near
+    assert paste_all([[0, 0, 9, 9]], [[0, 0, 20, 20]])["labels"].tolist() == [0]
+    # a corner is covered: the box stays as it is
+    corner = paste_all([[20, 20, 30, 30]], [[0, 0, 25, 25]])
+    assert corner["boxes"].tolist()[0] == [20, 20, 30, 30]
+    assert corner["masks"].flatten(1).sum(1).tolist() == [75, 625]
+
+
+def test_number_of_pasted_objects_is_uniform_from_none_to_all():
+    partner = [[k * 20, 0, k * 20 + 10, 10] for k in range(4)]
+    transform = copy_paste(partner)
+    counts = [len(run(transform, scene([]), seed)["labels"]) for seed in range(200)]
+    frequency = np.bincount(counts, minlength=5)
+    assert len(frequency) == 5 and frequency.min() > 20
+    few = copy_paste(partner, max_objects=3)
+    assert {len(run(few, scene([]), s)["labels"]) for s in range(60)} == {0, 1, 2}
+
+
+def test_partners_come_from_the_whole_data_set_after_the_same_transform():
+    transform = copy_paste(*([[k * 10, 0, k * 10 + 9, 9]] for k in range(5)))
+    lefts = set()
+    for seed in range(100):
+        result = run(transform, scene([]), seed)
+        assert result["image"].shape == (3, SIZE, SIZE)
+        lefts |= {round(float(x) * 160 / SIZE / 10) for x in result["boxes"][:, 0]}
+    assert lefts == {0, 1, 2, 3, 4}
+
+
+def test_bad_partners_are_passed_over():
+    transform = CopyPaste(transforms.square_resize(SIZE))
+    transform.bind(Scenes(BOXES, BOXES, BOXES, broken=(0, 1)))
+    assert max(len(run(transform, scene([]), s)["labels"]) for s in range(20)) > 0
+    transform.bind(Scenes(BOXES, broken=(0,)))
+    assert len(run(transform, scene(BOXES), 0)["labels"]) == 5
+    refusing = CopyPaste(DropTiny(min_mask_area=10**6), partner=lambda: scene([[0, 0, 9, 9]]))
+    assert refusing(scene([[0, 0, 9, 9]])) is None
+    assert len(refusing(scene([]))["labels"]) == 0
+
+
+def test_copy_paste_says_what_it_needs():
+    transform = transforms.detection_train(SIZE)
+    with pytest.raises(ValueError, match=r"call bind\(dataset\) first"):
+        transform(scene(BOXES))
+    transform.bind(Scenes(BOXES))
+    with pytest.raises(ValueError, match="needs masks"):
+        transform({k: v for k, v in scene(BOXES).items() if k != "masks"})
+    assert isinstance(pickle.loads(pickle.dumps(transform)), CopyPaste)
+
+
+# --- configuration
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"_target_": "ufo.data.transforms.plain", "jitter": 0.1},
+        {"_target_": "ufo.data.transforms.square_resize", "interpolation": "bicubic"},
+        {
+            "_target_": "ufo.data.transforms.detection_train",
+            "short_sides": [90, 100],
+            "crop": [40, 60],
+            "copy_paste": False,
+        },
+        {"_target_": "ufo.data.transforms.caption_train", "scale": [0.5, 1.0], "ratio": [1, 2]},
+        {"_target_": "ufo.data.transforms.grounding_train", "crop": [0.9, 1.0]},
+    ],
+)
+def test_pipelines_from_a_config(options):
+    transform = instantiate(OmegaConf.create({**options, "size": SIZE}))
+    sample = run(transform, scene([[40, 30, 120, 90]]), 0)
+    assert sample["image"].shape == (3, SIZE, SIZE)
+
+
+def test_semantic_pipeline_from_a_config():
+    options = {"_target_": "ufo.data.transforms.semantic_train", "scale": [1.0, 1.5], "size": SIZE}
+    sample = run(instantiate(OmegaConf.create(options)), semantic_scene(), 0)
+    assert sample["semantic"].shape == (SIZE, SIZE)

@@ -1,0 +1,250 @@
+"""Recordings of the published UFO-ViT, and our model, tasks and batches set up as they were made.
+
+Cases, sizes, seeds and settings are read from the files; the folder's README says what they hold.
+Shapes: `B` images, `S` sampled queries, `L` answer tokens, `C` width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ufo.backbones.ufo_vit import UFOViT
+from ufo.checkpoints.official import architecture, convert_keys
+from ufo.model import UFO
+from ufo.ops.masks import rle_decode
+from ufo.tasks import Task
+from ufo.tasks.caption import Caption
+from ufo.tasks.dense import assign_objects
+from ufo.tasks.detection import Detection
+from ufo.tasks.grounding import Grounding
+from ufo.tasks.instance_segmentation import InstanceSegmentation
+from ufo.tasks.semantic_segmentation import SemanticSegmentation
+from ufo.tokenizer import UFOTokenizer
+from ufo.types import Batch
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(os.environ.get("UFO_GOLDEN_DIR", ROOT.parent / "shared" / "golden")) / "vit"
+TASKS = {
+    task.name: task
+    for task in (Caption, Detection, Grounding, InstanceSegmentation, SemanticSegmentation)
+}
+
+
+@lru_cache(maxsize=4)
+def load(name: str) -> dict[str, Any]:
+    """One recorded file."""
+    return torch.load(FOLDER / f"{name}.pt", weights_only=True)
+
+
+def load_json(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def close(actual: Tensor, expected: Tensor, rtol: float = 1e-4) -> None:
+    """Equal to `rtol` of the value or, where that is small, of the tensor's typical value."""
+    assert actual.shape == expected.shape
+    typical = expected.double().square().mean().sqrt().item() if expected.numel() else 0.0
+    torch.testing.assert_close(actual.to(expected.dtype), expected, rtol=rtol, atol=rtol * typical)
+
+
+class Recordings:
+    """What the files of the folder share: config, weights, texts, images."""
+
+    @staticmethod
+    def names(pattern: str) -> list[str]:
+        """The recorded files of a kind."""
+        return sorted(path.stem for path in FOLDER.glob(pattern))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The published config of the recorded model."""
+        return load_json("small_model_cfg")["small_model_cfg"]
+
+    @cached_property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The recorded weights under their published names, float32."""
+        parts = [load(name) for name in self.names("small_sd_*.pt")]
+        state = {key: value for part in parts for key, value in part.items()}
+        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+    @cached_property
+    def texts(self) -> dict[str, Any]:
+        return load_json("prompts_tokenizer")
+
+    @cached_property
+    def tokenizer(self) -> UFOTokenizer:
+        [vocabulary] = FOLDER.glob("*vocab.txt")
+        return UFOTokenizer.from_pretrained(vocabulary)
+
+    def backbone(self) -> UFOViT:
+        """The recorded network; what tensors do not tell is from the config."""
+        config = self.config["backbone"]
+        arch = config["arch"]
+        recognised = architecture(self.state_dict, arch["global_attn_indexes"])
+        backbone = UFOViT(
+            **{
+                **recognised,
+                "depth": arch["num_layers"],
+                "new_layers": len(config["new_more_layers"]),
+                "mean_layers": config["mean_layers"],
+                "drop_path_rate": config["drop_path_rate"],
+                "text_dropout": config["text_cfg"]["hidden_dropout_prob"],
+            }
+        )
+        backbone.load_state_dict(convert_keys(self.state_dict))
+        return backbone
+
+    def model(self, recording: dict[str, Any]) -> UFO:
+        """The recorded network with the task of one recording."""
+        return UFO(self.backbone(), self.tokenizer, {recording["task"]: self.task(recording)})
+
+    def task(self, recording: dict[str, Any], **more) -> Task:
+        """Our task with the settings of a recording, as far as the task has them."""
+        name, meta = recording["task"], recording["meta"]
+        head, grid = self.config["head_list"][f"{name}_head"], meta["git_cfg"]
+        rows, columns = grid["grid_resolution_perwin"]
+        assert rows == columns, "our query grids are square"
+        recorded = {
+            "image_size": meta["img_shape"][0],
+            "max_length": meta["head_cfg"].get("max_length"),
+            "num_bins": meta["head_cfg"].get("num_bins"),
+            # the published single answer is a 1 x 1 grid whose only query sees the whole image
+            "grid_per_window": rows if grid["global_only_image"] else 0,
+            "samples_per_window": grid["samples_grids_eachwin"],
+            "repeat": head.get("repeat_times"),
+            "max_per_image": head.get("test_cfg", {}).get("max_per_img"),
+            "nms_iou": head.get("nms", {}).get("iou_threshold"),
+            "nms_sigma": head.get("nms", {}).get("sigma"),
+            "nms_filter": head.get("nms", {}).get("filter_thr"),
+            **more,
+        }
+        for cost in head.get("train_cfg", {}).get("assigner", {}).get("match_costs", ()):
+            recorded["mask_cost" if "Mask" in cost["type"] else "point_cost"] = cost["weight"]
+        known = {f.name for f in fields(TASKS[name])}
+        return TASKS[name](**{k: v for k, v in recorded.items() if k in known and v is not None})
+
+    def classes(self, recording: dict[str, Any]) -> tuple[str, ...]:
+        """The class names of the recording's data set."""
+        return tuple(self.texts["class_names"].get(recording["meta"].get("dataset_name"), ()))
+
+    def batch(self, recording: dict[str, Any]) -> Batch:
+        """The images of a recording without annotations; what is asked about them comes with it."""
+        with np.load(FOLDER / "images_uint8_bgr.npz") as images:
+            bgr = torch.from_numpy(images[recording["image_name"]])
+        return Batch(
+            task=recording["task"],
+            source="golden",
+            classes=self.classes(recording),
+            images=bgr.flip(1),
+            texts=self.asked(recording) or [""] * len(bgr),
+        )
+
+    def asked(self, recording: dict[str, Any]) -> list[str]:
+        """The expressions; an inference file has those of the training file with its images."""
+        if recording["task"] != "grounding":
+            return []
+        if "gt" not in recording:
+            twins = [load(name) for name in self.names("train_*.pt")]
+            recording = next(t for t in twins if t["image_name"] == recording["image_name"])
+        return [truth["text"] for truth in recording["gt"]]
+
+    def training_batch(self, recording: dict[str, Any]) -> Batch:
+        """The images with their annotations."""
+        batch, truth = self.batch(recording), recording["gt"]
+        if batch.task == "caption":
+            batch.texts = list(truth)
+        elif batch.task == "grounding":
+            batch.boxes = [t["gt_bboxes"] for t in truth]
+        elif batch.task == "semantic_segmentation":
+            batch.semantic = torch.stack(list(truth))
+        else:
+            size = tuple(recording["meta"]["img_shape"])
+            batch.boxes = [t["bboxes"] for t in truth]
+            batch.labels = [t["labels"] for t in truth]
+            batch.masks = [rle_decode(t["masks_rle"], size) for t in truth]
+        return batch
+
+
+class Call(NamedTuple):
+    """One call of a function that a test listens to."""
+
+    arguments: tuple
+    result: Any
+
+
+def _recorder(function, calls: list[Call]):
+    def record(*arguments, **named):
+        calls.append(Call(arguments, function(*arguments, **named)))
+        return calls[-1].result
+
+    return record
+
+
+@contextmanager
+def spied(name: str) -> Iterator[list[Call]]:
+    """All calls of the function of that dotted name."""
+    calls: list[Call] = []
+    original, _ = patch(name).get_original()
+    with patch(name, _recorder(original, calls)):
+        yield calls
+
+
+@contextmanager
+def traced(backbone: UFOViT) -> Iterator[SimpleNamespace]:
+    """The calls of a backbone's steps, layer by layer; the one place that knows its insides."""
+    steps = ("_query_stream", "_update_queries", "_encode_layer", "_answer_layer", "answer")
+    calls: dict[str, list[Call]] = {step: [] for step in steps}
+    recorders = {step: _recorder(getattr(backbone, step), calls[step]) for step in steps}
+    with patch.multiple(backbone, **recorders):
+        yield SimpleNamespace(**{step.lstrip("_"): made for step, made in calls.items()})
+
+
+@contextmanager
+def recorded_draws(recording: dict[str, Any]) -> Iterator[None]:
+    """The random draws of a training recording take the place of our own."""
+    replaced = {
+        "ufo.tasks.dense.sample_per_window": lambda *_, **__: recording["select_index"],
+        "ufo.head.losses.sample_uncertain_points": lambda *_, **__: recording["points_coords"],
+    }
+    if "mask_random_cost_rand" in recording:
+        replaced["ufo.tasks.semantic_segmentation.assign_objects"] = _with_recorded_noise(recording)
+    patches = [patch(name, function) for name, function in replaced.items()]
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def class_order(matched: dict[str, Tensor], repeat: int) -> Tensor:
+    """Columns of a recorded semantic cost `[Q, repeat*N]` in our order: classes ascending."""
+    count = len(matched["gt_labels"]) // repeat
+    order = matched["gt_labels"][:count].argsort()
+    return (torch.arange(repeat)[:, None] * count + order).flatten()
+
+
+def _with_recorded_noise(recording: dict[str, Any]):
+    images = iter(zip(recording["mask_random_cost_rand"], recording["hungarian"], strict=True))
+
+    def assign(*arguments, noise, **settings):
+        recorded, matched = next(images)
+        assert noise.shape == recorded.shape
+        columns = class_order(matched, settings["repeat"])
+        return assign_objects(*arguments, noise=recorded[:, columns], **settings)
+
+    return assign

@@ -1,0 +1,88 @@
+"""The command line `ufo`: finds its commands in this folder, says expected errors in one sentence.
+
+A command is a module here with `add_parser(subparsers)`, which registers a parser and sets its
+default `run`, and `run(args) -> int | None`, the exit code. All modules of this folder are imported
+to show the help: what is slow to import (torch) belongs inside their functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import ufo
+import ufo.cli
+from ufo.cli import CommandError
+from ufo.data.errors import DataError
+
+TRACEBACK = "UFO_TRACEBACK"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 1 for an expected error, 2 for wrong arguments."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    _set_up_output()
+    try:
+        code = args.run(args) or 0
+        sys.stdout.flush()  # at exit, a closed pipe could not be caught any more
+        return code
+    except BrokenPipeError:  # `ufo ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not _is_expected(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every command of this folder."""
+    parser = argparse.ArgumentParser(
+        prog="ufo",
+        description="UFO: one model that detects, segments, captions and grounds through language.",
+        epilog=f"{TRACEBACK}=1 shows where in the code an error comes from.",
+    )
+    parser.add_argument("--version", action="version", version=f"ufo {ufo.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for found in pkgutil.iter_modules(ufo.cli.__path__):
+        if found.name == "main":
+            continue
+        module = importlib.import_module(f"{ufo.cli.__name__}.{found.name}")
+        if hasattr(module, "add_parser"):
+            module.add_parser(commands)
+    return parser
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message alone tells the user what to do; anything else is a bug of the code."""
+    if isinstance(error, (CommandError, DataError, OSError)):
+        return True
+    # imports torch, so it is only there if a command has read a checkpoint
+    native = sys.modules.get("ufo.checkpoints.native")
+    return native is not None and isinstance(error, native.CheckpointError)
+
+
+def _set_up_output() -> None:
+    """The project's log goes to stderr, a line per message; odd file names never stop printing."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ufo").setLevel(logging.INFO)
+    with contextlib.suppress(AttributeError):  # replaced by something that is no text file
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

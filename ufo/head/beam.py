@@ -1,0 +1,159 @@
+"""Beam search over all queries at once (paper Table 14, metrics.md section 1.8); knows no backbone.
+
+A hypothesis of n tokens scores Σ log p / (n + 1)^alpha: the sum includes the end token, the length
+counts the start token instead. With a large alpha a box outranks the one-word answer `background`.
+Shapes: `Q` queries, `K` beams, `R = Q*K` rows, `T` answer tokens, `C` width, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# (tokens [R], parents [R]) -> (logits [R, V], features [R, C]). `parents` are the rows of the last
+# call that these rows continue: one may be repeated, change places within its query, or be missing
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Winners:
+    """The best hypothesis of each query, without start and end token."""
+
+    ids: Tensor  # int64 [Q, T], `end_id` after the last token
+    scores: Tensor  # float32 [Q, T], probability of each token given those before; 1 after the last
+    features: Tensor  # [Q, T, C], what emitted each token; 0 after the last
+
+
+@dataclass
+class _Depth:
+    """One level of the search tree: what each row of one call was fed and where it came from."""
+
+    tokens: Tensor  # int64 [R]
+    parents: Tensor  # int64 [R], rows of the level above
+    log_probs: Tensor  # float32 [R], of all tokens so far
+    features: Tensor | None = None  # [R, C]; None at the deepest level, which is never fed
+
+
+class _Hypotheses:
+    """The K best finished hypotheses of each query, best first, as places in the search tree."""
+
+    def __init__(self, queries: int, beams: int, device: torch.device):
+        self.scores = torch.full((queries, beams), -torch.inf, device=device)
+        self.depths = torch.zeros(queries, beams, dtype=torch.int64, device=device)
+        self.rows = torch.zeros_like(self.depths)
+
+    def add(self, queries: Tensor, scores: Tensor, depth: int, rows: Tensor) -> None:
+        """Offer `queries [n]` hypotheses `[n, K]` ending in `rows` of level `depth`; -inf: none."""
+        scores, best = torch.cat([self.scores[queries], scores], 1).sort(dim=1, descending=True, stable=True)
+        best = best[:, : self.scores.shape[1]]
+        self.scores[queries] = scores[:, : self.scores.shape[1]]
+        depths = torch.full_like(rows, depth)
+        self.depths[queries] = torch.cat([self.depths[queries], depths], 1).gather(1, best)
+        self.rows[queries] = torch.cat([self.rows[queries], rows], 1).gather(1, best)
+
+
+def beam_search(
+    step: Step,
+    queries: int,
+    *,
+    start_id: int,
+    end_id: int,
+    max_length: int,
+    num_beams: int,
+    temperature: float = 1.0,
+    length_penalty: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Winners:
+    """The best of `num_beams` hypotheses of every query.
+
+    A query stops once it has K hypotheses and its best beam does not promise to beat the worst of
+    them; then its rows leave the batch. At `max_length` unfinished beams become hypotheses.
+
+    Args:
+        step: runs one token per row; the first call has one row per query, later ones `num_beams`.
+        queries: Q.
+        max_length: tokens that an answer may have, T.
+        temperature: the logits are divided by it, for the search and for the returned scores.
+        length_penalty: alpha >= 0, the exponent of the length; a larger one favours longer answers.
+
+    Raises:
+        ValueError: the vocabulary has fewer than 2 * num_beams tokens.
+    """
+    live = torch.arange(queries, device=device)  # queries that have not finished, [n]
+    found = _Hypotheses(queries, num_beams, live.device)
+    level = _Depth(torch.full_like(live, start_id), live, torch.zeros(queries, device=device))
+    tree = [level]
+    for depth in range(max_length):
+        logits, level.features = step(level.tokens, level.parents)
+        totals, tokens, rows = _candidates(
+            logits, level.log_probs.view(len(live), -1), temperature, 2 * num_beams
+        )
+        ends = tokens == end_id  # [n, 2K]
+        # an end further down the list is worth less than K continuations: not a hypothesis
+        finished = totals.masked_fill(~ends, -torch.inf)[:, :num_beams]
+        scores = finished / (depth + 1) ** length_penalty
+        found.add(live, scores, depth, rows[:, :num_beams])
+        # its length lacks start and newest token: an early stop, and what published numbers used
+        bound = totals[:, 0] / max(depth, 1) ** length_penalty
+        # the one synchronisation of a step
+        going = (found.scores[live, -1] < bound).nonzero()[:, 0]
+        # a row ends at most once, so K of 2K candidates go on; the sort is stable: the best K
+        best = ends.int().argsort(dim=1, stable=True)[going, :num_beams]  # [n, K]
+        totals, tokens, rows = (x[going].gather(1, best).flatten() for x in (totals, tokens, rows))
+        live, level = live[going], _Depth(tokens, rows, totals)
+        tree.append(level)
+        if not len(live):
+            break
+    last = level.log_probs.view(-1, num_beams) / (max_length + 1) ** length_penalty
+    rows = torch.arange(len(level.tokens), device=device).view(-1, num_beams)
+    found.add(live, last, max_length, rows)
+    return _trace_back(tree, found, max_length, end_id)
+
+
+def _candidates(
+    logits: Tensor, so_far: Tensor, temperature: float, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each query's best continuations, best first: log probabilities, tokens, rows `[n, count]`.
+
+    logits `[R, V]`, log probabilities `so_far [n, R/n]`. No query takes more than `count` from one
+    row, so the vocabularies of its rows are never merged.
+    """
+    rows, vocabulary = logits.shape
+    if vocabulary < count:
+        raise ValueError(
+            f"{count // 2} beams need a vocabulary of {count} tokens and this one has {vocabulary}; "
+            f"use num_beams={vocabulary // 2} or fewer"
+        )
+    totals, tokens = (logits.float() / temperature).log_softmax(1).topk(count, dim=1)  # [R, count]
+    totals = (totals + so_far.view(-1, 1)).view(len(so_far), -1)  # [n, R/n * count]
+    totals, index = totals.topk(count, dim=1)
+    tokens = tokens.view(len(so_far), -1).gather(1, index)
+    first = torch.arange(0, rows, so_far.shape[1], device=logits.device)[:, None]
+    return totals, tokens, first + index // count
+
+
+def _trace_back(tree: list[_Depth], found: _Hypotheses, length: int, end_id: int) -> Winners:
+    """Follow each query's best hypothesis from its last token up to the start."""
+    depth, queries = found.depths[:, 0], len(found.depths)
+    ids = torch.full((queries, length), end_id, device=depth.device)
+    scores = torch.ones(queries, length, device=depth.device)
+    like = tree[0].features
+    features = like.new_zeros(queries, length, like.shape[-1])
+    row = torch.zeros_like(depth)  # where a hypothesis is shorter than the level: any row, unused
+    for level in range(len(tree) - 1, 0, -1):
+        here, above = tree[level], tree[level - 1]
+        if not len(here.tokens):  # every query had left
+            continue
+        inside = depth >= level
+        row = torch.where(depth == level, found.rows[:, 0], row)
+        parent = here.parents[row]
+        at = level - 1
+        ids[:, at] = torch.where(inside, here.tokens[row], end_id)
+        gain = (here.log_probs[row] - above.log_probs[parent]).exp()
+        scores[:, at] = torch.where(inside, gain, 1.0)
+        features[:, at] = torch.where(inside[:, None], above.features[parent], 0.0)
+        row = parent
+    return Winners(ids, scores, features)
