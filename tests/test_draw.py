@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ufo.draw import PALETTE, color, contact_sheet, draw, side_by_side
+from ufo.draw import PALETTE, REFERRED, color, contact_sheet, draw, side_by_side
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Prediction, Target
 
@@ -174,7 +174,7 @@ def test_grounding_is_named_and_scored():
     answer = Prediction("grounding", boxes=BOX, scores=torch.tensor([0.8]), text="1,2,3,4")
     target = Target(0, (112, 112), boxes=BOX + 4, text="the red one")
     plain, with_text = draw(GREY, answer), draw(GREY, answer, text="the red one")
-    assert has_color(pixels(plain), PALETTE[0])
+    assert has_color(pixels(plain), PALETTE[REFERRED])
     assert with_text.height > plain.height
     overlaid = draw(GREY, answer, target)  # the target's dashes
     assert has_color(pixels(overlaid)[94 * 4 - 3 : 94 * 4 + 3], (255, 255, 255))
@@ -182,10 +182,11 @@ def test_grounding_is_named_and_scored():
 
 
 def test_labels_of_one_place_do_not_hide_each_other():
-    boxes = torch.tensor([[20.0, 40, 60, 90]] * 2)
-    picture = pixels(draw(GREY, detection(boxes, (0.9, 0.8), (0, 1))))
-    for label in (0, 1):  # a label has far more pixels of its colour than a box's side would
-        assert (np.abs(picture - np.array(PALETTE[label])).max(-1) <= 2).sum() > 600
+    masks = mask().repeat(3, 1, 1)
+    prediction = detection(BOX.repeat(3, 1), (0.9, 0.8, 0.7), (0, 1, 2), masks=masks)
+    picture = pixels(draw(GREY, prediction))
+    for index in range(3):  # the smallest of the labels has 50 x 20 pixels, not half of it text
+        assert (np.abs(picture - np.array(PALETTE[index])).max(-1) <= 2).sum() > 500
 
 
 def test_same_input_same_pixels():

@@ -12,6 +12,7 @@ from PIL import Image
 from ufo.backbones.base import Context
 from ufo.head.decoding import Decoded
 from ufo.head.losses import token_loss
+from ufo.head.retrieval import retrieve_masks
 from ufo.model import UFO
 from ufo.types import Batch
 
@@ -112,6 +113,24 @@ def test_losses_are_weighted(make_model, make_batch):
     torch.testing.assert_close(weighted["token"], 2 * plain["token"])
     assert weighted["dice"] == 0
     torch.testing.assert_close(weighted["loss"], weighted["token"] + weighted["focal"])
+
+
+def test_masks_are_learnt_from_the_states_that_emit_them(make_model, make_batch, mask_task):
+    """The embeddings are the states whose target is `<MASK>`, sorted by image like the masks."""
+    model, batch = make_model(), make_batch(mask_task, (1, 3))
+    task = model.task(mask_task)
+    made = task.supervise(batch, model.grid(task, 24, 24))
+    with (
+        torch.no_grad(),
+        patch("ufo.model.retrieve_masks", wraps=retrieve_masks) as retrieving,
+        patch("ufo.model.token_loss", wraps=token_loss) as predicting,
+    ):
+        model.loss(batch)
+    hidden, targets, _ = predicting.call_args.args
+    embeddings, features, counts = retrieving.call_args.args
+    assert list(counts) == made.mask_counts
+    assert counts[0] < counts[1] and len(features) == 2
+    assert torch.equal(embeddings.flatten(0, 1), hidden[targets == model.tokenizer.mask_id])
 
 
 def test_losses_fall(make_model, make_batch, task_name):

@@ -12,10 +12,12 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.callbacks.metric import MetricCallback
+from ufo.callbacks.progress import Progress
+from ufo.callbacks.run_info import RunInfo
 from ufo.data.module import UFODataModule
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
@@ -100,9 +102,11 @@ def build_trainer(cfg: DictConfig, **overrides: Any) -> L.Trainer:
     """The trainer with its callbacks and loggers."""
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     for callback in callbacks:
-        if hasattr(callback, "config"):  # RunInfo records what this run was composed of
+        if isinstance(callback, RunInfo):
             callback.config = OmegaConf.to_container(cfg, resolve=True)
     loggers = [instantiate(c) for c in cfg.logger.values() if c]
+    if not loggers:  # it refuses to run without one
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     return instantiate(cfg.trainer, **{"callbacks": callbacks, "logger": loggers or False, **overrides})
 
 
@@ -114,7 +118,7 @@ def metric_callbacks(cfg: DictConfig) -> list[MetricCallback]:
 
 def progress_bar() -> L.Callback:
     """The bar of a command that prints its own results."""
-    return TQDMProgressBar(refresh_rate=5)
+    return Progress(refresh_rate=5)
 
 
 def last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:

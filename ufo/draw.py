@@ -35,6 +35,7 @@ PALETTE: tuple[RGB, ...] = tuple(
     )
 )
 WHITE, INK, GREY, SHEET = (255, 255, 255), (32, 33, 36), (112, 117, 122), (236, 239, 241)
+REFERRED = 6  # yellow: the box of an expression
 GAP = 14
 MIN_TEXT_WIDTH = 240
 MAX_LINES = 8
@@ -189,7 +190,7 @@ def _predicted(
     scores = scores.float()
     if prediction.labels is None:  # grounding: one box, whatever its score
         keep = ((boxes[:, 2:] > boxes[:, :2]).all(1)).nonzero()[:, 0]
-        marks.boxes, marks.colors = boxes[keep], [0] * len(keep)
+        marks.boxes, marks.colors = boxes[keep], [REFERRED] * len(keep)
         marks.names = [f"{s:.2f}" for s in scores[keep].tolist()]
         return marks
     order = scores.argsort(descending=True, stable=True)
@@ -216,7 +217,7 @@ def _annotated(target: Target, classes: tuple[str, ...]) -> Marks:
         marks.boxes = _mask_boxes(marks.masks)
     elif target.boxes is not None:
         marks.boxes = target.boxes
-    marks.colors, marks.names = [0] * len(marks.boxes), [""] * len(marks.boxes)
+    marks.colors, marks.names = [REFERRED] * len(marks.boxes), [""] * len(marks.boxes)
     if target.labels is not None:
         marks.colors = target.labels.tolist()
         marks.names = [_name(label, classes) for label in marks.colors]
@@ -357,21 +358,22 @@ def _paint_dashes(picture: Image.Image, box: Sequence[float], dash: int = 7) -> 
 
 
 def _paint_labels(picture: Image.Image, boxes: Sequence[Sequence[float]], marks: Marks) -> None:
-    """A label at every object, where it hides as little of other labels as possible."""
-    pen, taken = ImageDraw.Draw(picture), []
+    """A label at every object, where it hides as little of better objects' labels as possible."""
     size = 15 if len(boxes) <= 12 else 12  # pixels
+    labels, taken = [], []
     for box, index, name in zip(boxes, marks.colors, marks.names, strict=True):
-        if not name:
+        if not (name := _clean(name)[:40]):
             continue
-        name = _clean(name)[:40]
-        font = _font(size, name)
-        width, height = math.ceil(font.getlength(name)) + 8, size + 5
+        width, height = math.ceil(_font(size, name).getlength(name)) + 8, size + 5
         x, y = _free_spot(_inside(box, picture.size), (width, height), picture.size, taken)
         taken.append((x, y, x + width, y + height))
-        rgb = color(index)
-        pen.rectangle((x, y, x + width - 1, y + height - 1), rgb)
+        labels.append((name, color(index)))
+    pen = ImageDraw.Draw(picture)
+    for (name, rgb), (left, up, right, low) in zip(labels[::-1], taken[::-1], strict=True):
+        pen.rectangle((left, up, right - 1, low - 1), rgb)
         dark = rgb[0] * 0.299 + rgb[1] * 0.587 + rgb[2] * 0.114 > 135
-        pen.text((x + 4, y + height / 2), name, INK if dark else WHITE, font, anchor="lm")
+        at = left + 4, (up + low) / 2
+        pen.text(at, name, INK if dark else WHITE, _font(size, name), anchor="lm")
 
 
 def _free_spot(

@@ -52,6 +52,9 @@ class UFO(nn.Module):
                 f"the backbone knows {rows} tokens and the tokenizer {len(tokenizer)}; "
                 "set backbone.vocab_size to the tokenizer's size"
             )
+        masked = [name for name, task in self.tasks.items() if hasattr(task, "mask_tokens")]
+        if masked and not tokenizer.has_mask:
+            raise ValueError(f"the vocabulary has no <MASK>, which the task {masked[0]} answers with")
 
     # ---------------------------------------------------------------- training
 
@@ -192,6 +195,7 @@ class UFO(nn.Module):
             "tasks": {name: task.settings for name, task in self.tasks.items()},
             "classes": {name: list(names) for name, names in self.classes.items()},
             "vocab": list(self.tokenizer.vocab),
+            "mask_token": self.tokenizer.has_mask,
             "loss_weights": self.loss_weights,
             "mask_points": self.mask_points,
         }

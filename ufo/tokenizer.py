@@ -23,7 +23,7 @@ class UFOTokenizer:
     boxes and captions have 30524 rows).
     """
 
-    def __init__(self, vocab: Sequence[str], max_prompt_length: int = 512):
+    def __init__(self, vocab: Sequence[str], max_prompt_length: int = 512, mask_token: bool = True):
         ids = {token: i for i, token in enumerate(vocab)}
         missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in ids]
         if missing:
@@ -39,10 +39,12 @@ class UFOTokenizer:
         backend.add_special_tokens(special)
         backend.add_special_tokens(["[DEC]", "[ENC]"])
         # an ordinary added token: survives decoding in upper case and matches "<mask>" in a prompt too
-        backend.add_tokens([AddedToken(MASK_TOKEN, normalized=True)])
+        if mask_token:
+            backend.add_tokens([AddedToken(MASK_TOKEN, normalized=True)])
         self._backend = backend
         self.pad_id, self.start_id, self.end_id = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
-        self.mask_id = backend.token_to_id(MASK_TOKEN)
+        self.has_mask = mask_token
+        self.mask_id = backend.token_to_id(MASK_TOKEN) if mask_token else -1  # -1 is no token's id
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -315,11 +316,17 @@ def test_stochastic_depth_of_packed_answers_follows_their_rows(make_backbone):
     backbone = make_backbone(drop_path_rate=0.6)
     assert all(a.drop < b.drop for a, b in pairwise(backbone.layers))
     context = backbone.encode(pictures(), *prompt(), query_grid(2, 2, 1))
-    ids, packed = answers(8), torch.tensor([0, 1, 10, 11, 12, 39])
+    ids, packed = answers(8), torch.tensor([0, 1, 10, 11, 12, 39])  # of rows 0, 2 and 7
     expected = backbone.answer(context, ids, packed)
     assert torch.equal(backbone.answer(context, ids, packed), expected)
-    dropped = backbone.train().answer(context, ids, packed)
+    with patch("ufo.backbones.ufo_vit.drop_path", wraps=drop_path) as dropping:
+        dropped = backbone.train().answer(context, ids, packed)
     assert dropped.isfinite().all() and not torch.equal(dropped, expected)
+    together = torch.tensor([0, 0, 2, 2, 2, 7])[:, None].eq(torch.tensor([0, 0, 2, 2, 2, 7]))
+    assert dropping.call_count == 2  # the first layer's rate is 0, the global layer is skipped
+    for call in dropping.call_args_list:
+        rows = call.args[2]
+        assert torch.equal(rows[:, None] == rows, together)
 
 
 def test_config_builds_the_same_network_again(backbone):

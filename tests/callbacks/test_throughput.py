@@ -76,7 +76,15 @@ def test_speed_and_waiting_are_logged_every_n_steps(tmp_path):
 
 
 def test_accumulated_batches_count_as_one_step(tmp_path):
-    found = rows(tmp_path, accumulate_grad_batches=3, max_steps=4, log_every_n_steps=2)
+    counted = []
+
+    class Spy(Throughput):
+        def values(self, trainer):
+            counted.append(self._images)
+            return super().values(trainer)
+
+    found = rows(tmp_path, accumulate_grad_batches=3, max_steps=4, log_every_n_steps=2, callbacks=[Spy()])
+    assert counted == [2 * 3 * BATCH] * 2
     assert [row["step"] for row in found] == [1, 3]
     assert found[1]["speed/images_per_s"] < BATCH / (STEP + LOAD)
 
@@ -89,11 +97,11 @@ def test_validation_is_neither_time_nor_waiting(tmp_path):
             time.sleep(0.3)
 
         def on_train_batch_end(self, trainer, *_):
-            trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
 
-    plain = rows(tmp_path / "a")
-    validated = rows(tmp_path / "b", val_check_interval=1)
-    saved = rows(tmp_path / "c", callbacks=[Throughput(), Saved()])
+    plain = rows(tmp_path / "a", max_steps=8)
+    validated = rows(tmp_path / "b", max_steps=8, val_check_interval=1)
+    saved = rows(tmp_path / "c", max_steps=8, callbacks=[Throughput(), Saved()])
     wait = plain[-1]["speed/data_wait"]
     # every validation takes four times as long as a step with its data: with them the speed
     # would fall to a fifth

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from vit_recordings import load_json
 
-from ufo.backbones.ufo_vit import UFOViT
+from ufo.backbones.ufo_vit import PIXEL_MEAN, PIXEL_STD, UFOViT
 from ufo.checkpoints.official import architecture, convert_keys, key_table
 
 
@@ -47,18 +47,24 @@ def test_single_task_models_differ_as_recorded(recordings):
 
 
 def test_the_small_model_is_recognised(recordings):
-    config, found = recordings.config["backbone"], architecture(recordings.state_dict)
-    arch = config["arch"]
+    config = recordings.config["backbone"]
+    arch, globally = config["arch"], config["arch"]["global_attn_indexes"]
+    one_window = config["img_size"] == config["patch_size"] * config["window_size"]
+    found = architecture(recordings.state_dict, globally if one_window else None)
+    assert found["global_layers"] == globally
+    assert found["depth"] + found["new_layers"] == arch["num_layers"] + len(config["new_more_layers"])
+    if arch["num_layers"] - 1 in globally:  # as in all published models; tensors tell no more
+        assert found["depth"] == arch["num_layers"]
     assert found["width"] == arch["embed_dims"]
     assert found["heads"] == arch["num_heads"]
-    assert found["depth"] == arch["num_layers"]
-    assert found["global_layers"] == arch["global_attn_indexes"]
-    assert found["new_layers"] == len(config["new_more_layers"])
     assert round(found["width"] * found["mlp_ratio"]) == arch["feedforward_channels"]
-    for name, theirs in (("image_size", "img_size"), ("patch_size", "patch_size")):
-        assert found[name] == config[theirs]
+    assert found["image_size"] == config["img_size"]
+    assert found["patch_size"] == config["patch_size"]
     assert found["window_size"] == config["window_size"]
     assert found["vocab_size"] == config["text_cfg"]["vocab_size"]
+    preprocessor = recordings.config["data_preprocessor"]
+    assert tuple(preprocessor["mean"]) == PIXEL_MEAN
+    assert tuple(preprocessor["std"]) == PIXEL_STD
 
 
 def test_weights_are_the_recorded_ones(recordings):

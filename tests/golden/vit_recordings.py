@@ -38,8 +38,7 @@ from ufo.types import Batch
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("UFO_GOLDEN_DIR", ROOT.parent / "shared" / "golden")) / "vit"
 TASKS = {
-    task.name: task
-    for task in (Caption, Detection, Grounding, InstanceSegmentation, SemanticSegmentation)
+    task.name: task for task in (Caption, Detection, Grounding, InstanceSegmentation, SemanticSegmentation)
 }
 
 
@@ -174,7 +173,7 @@ class Recordings:
             size = tuple(recording["meta"]["img_shape"])
             batch.boxes = [t["bboxes"] for t in truth]
             batch.labels = [t["labels"] for t in truth]
-            batch.masks = [rle_decode(t["masks_rle"], size) for t in truth]
+            batch.masks = [rle_decode(t.get("masks_rle", ()), size) for t in truth]
         return batch
 
 

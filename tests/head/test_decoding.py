@@ -270,6 +270,27 @@ def test_greedy_rows_that_leave_equal_lock_step(backbone, case):
     torch.testing.assert_close(decoded.first_scores, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_verified_mask_chunks_give_the_answers_of_single_steps(backbone, case, chunk):
+    """Taking any frequent token for `<MASK>` gives rows that continue a chunk, rows that do not, and both."""
+    context = encode(backbone, case)
+    ids, _, _ = lock_step(backbone, context)
+    end = common_token(ids)
+    rows_in_chunk = rows_back = 0
+    for mask in ids.unique().tolist():
+        if mask == end:
+            continue
+        plain = greedy(backbone, context, START, end, LENGTH)
+        chunked = greedy(backbone, context, START, end, LENGTH, mask, chunk)
+        assert torch.equal(chunked.ids, plain.ids), mask
+        torch.testing.assert_close(chunked.features, plain.features, atol=1e-4, rtol=1e-4)
+        runs = (ids.unfold(1, chunk, 1) == mask).all(-1).any(1)
+        rows_in_chunk += int(runs.sum())
+        rows_back += int(((ids == mask).any(1) & ~runs).sum())
+    assert rows_in_chunk and rows_back
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_with_cache_equals_without(backbone, case):
     context = encode(backbone, case)
@@ -301,7 +322,7 @@ def test_beams_with_cache_equal_those_without(backbone, case, beams, penalty):
 def test_decode_one_image_at_a_time(backbone, case, beams):
     together = encode(backbone, case)
     end = common_token(lock_step(backbone, together)[0])
-    tokenizer = SimpleNamespace(start_id=START, end_id=end)
+    tokenizer = SimpleNamespace(start_id=START, end_id=end, mask_id=-1)
     task = Caption(image_size=16, max_length=LENGTH, num_beams=beams, length_penalty=0.7)
     batch = decode(backbone, together, tokenizer, task)
     alone = [decode(backbone, encode(backbone, case, image[None]), tokenizer, task) for image in IMAGES]
@@ -314,7 +335,7 @@ def test_decode_one_image_at_a_time(backbone, case, beams):
 def test_decode_does_what_the_task_says(backbone, case):
     context = encode(backbone, case)
     end = common_token(lock_step(backbone, context)[0])
-    tokenizer = SimpleNamespace(start_id=START, end_id=end)
+    tokenizer = SimpleNamespace(start_id=START, end_id=end, mask_id=-1)
     settings = {"image_size": 16, "max_length": LENGTH, "temperature": 1.5, "length_penalty": 10.0}
     expected = greedy(backbone, context, START, end, LENGTH)
     plain = decode(backbone, context, tokenizer, Caption(num_beams=1, **settings))

@@ -111,6 +111,13 @@ def test_empty_and_full_masks_give_finite_gradients():
     assert logits.grad.isfinite().all()
 
 
+def test_nothing_found_where_nothing_is_costs_nothing():
+    """The smoothing of dice decides here: 0 / 0 counts as agreement."""
+    nothing = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    losses = sampled_mask_losses(torch.full((1, 8, 8), -50.0), nothing, 16)
+    assert losses["dice"].abs() < 1e-6 and losses["focal"] < 1e-6
+
+
 @pytest.mark.parametrize("count, expected", [(0, 1), (1, 1), (7, 7)])
 def test_normaliser_is_at_least_one_and_float32(count, expected):
     number = mean_over_ranks(count, torch.device("cpu"))

@@ -1,7 +1,8 @@
 """Attention with SAM's decomposed relative positions as plain fused attention (vit.md section 2).
 
 bias[(y,x),(y',x')] = q·Rh[y-y'] + q·Rw[x-x'] is itself a dot product: append (q·Rh)[y'] and (q·Rw)[x'] to the
-query and one-hot (y', x') to the key. So no [N, N] bias or mask is ever built.
+query and one-hot (y', x') to the key: no [N, N] bias is built, at the price of wider keys. Where that price
+is the larger one (CPU without gradients) the bias is built piece by piece instead.
 Shapes: `W` windows in the batch, `h` heads, `d` head width, `N` patches of a window, `n` prompt tokens.
 """
 
@@ -14,6 +15,8 @@ from torch import Tensor
 # up to this many scores per head, training on a CPU is faster with explicit products than with the fused
 # kernel, whose backward is slow for small heads (bf16, 64 windows of 49 patches: 6 ms against 57 ms)
 _SMALL = 256 * 512
+# scores that the bias of one piece may have (4 MB in float32): written and read again before it leaves the cache
+_PIECE = 1 << 20
 _HIDDEN = -1e4  # added to the logit of a masked prompt token; large enough in bf16, no inf in gradients
 
 
@@ -56,6 +59,45 @@ def _position_keys(height: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([eye_y.repeat_interleave(width, 0), eye_x.repeat(height, 1)], dim=-1)
 
 
+def _relative_bias(q: Tensor, size: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What each query adds to every row and to every column of patches: `[W, h, N, H]`, `[W, h, N, W]`."""
+    grid = q.unflatten(2, size)  # [W, h, H, W, d]
+    by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, relative_rows(tables[0], size[0]))
+    by_col = torch.einsum("bhyxd,xkd->bhyxk", grid, relative_rows(tables[1], size[1]))
+    return by_row.flatten(2, 3), by_col.flatten(2, 3)
+
+
+def _in_pieces(q, k, v, size, tables, prompt) -> Tensor:
+    """`image_attention` without gradients: the bias of some windows, heads and queries at a time."""
+    prompt_k, prompt_v, prompt_mask = prompt
+    windows, heads, patches, _ = q.shape
+    total = patches + prompt_k.shape[2]
+    by_row, by_col = _relative_bias(q, size, tables)
+    hidden = torch.where(prompt_mask, 0.0, _HIDDEN).to(by_row.dtype)[:, None, None]  # [W, 1, 1, n]
+    # whole windows if they fit, else heads of one window, else some queries of one head
+    queries = min(patches, max(_PIECE // total, 1))
+    some_heads = min(heads, max(_PIECE // (queries * total), 1))
+    some_windows = min(windows, max(_PIECE // (heads * patches * total), 1))
+    bias = by_row.new_empty(some_windows, some_heads, queries, total)
+    out = torch.empty_like(v)
+    for w in _slices(windows, some_windows):
+        for h in _slices(heads, some_heads):
+            keys = torch.cat([k[w, h], prompt_k[w, h]], 2)
+            values = torch.cat([v[w, h], prompt_v[w, h]], 2)
+            for n in _slices(patches, queries):
+                part = q[w, h, n]
+                here = bias[: part.shape[0], : part.shape[1], : part.shape[2]]
+                grid = here[..., :patches].unflatten(-1, size)
+                torch.add(by_row[w, h, n, :, None], by_col[w, h, n, None], out=grid)
+                here[..., patches:] = hidden[w]
+                out[w, h, n] = F.scaled_dot_product_attention(part, keys, values, attn_mask=here)
+    return out
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
 def image_attention(
     q: Tensor,
     k: Tensor,
@@ -69,16 +111,18 @@ def image_attention(
     q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `tables` are the two relative-position tables or None;
     `prompt` = keys and values `[W, h, n, d]` and the mask `[W, n]` (True = visible). Returns `[W, h, N, d]`.
     """
+    # Global attention at 1120 px (4900 patches, d = 64): the augmented width 208 costs three times the
+    # products; a bias costs a pass over [h, N, N], 0.6 GB per layer in bf16. A GPU has the products to
+    # spare rather than the memory, and gradients would need the whole bias: both keep the augmented form.
+    if tables is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
+        return _in_pieces(q, k, v, size, tables, prompt)
     height, width = size
     prompt_k, prompt_v, prompt_mask = prompt
     scale = q.shape[-1] ** -0.5
     extra_q = [q.new_ones(*q.shape[:3], 1)]  # meets the prompt mask
     extra_k = [k.new_zeros(k.shape[2], 1)]
     if tables is not None:
-        grid = q.unflatten(2, (height, width))  # [W, h, H, W, d]
-        by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, relative_rows(tables[0], height))
-        by_col = torch.einsum("bhyxd,xkd->bhyxk", grid, relative_rows(tables[1], width))
-        extra_q += [by_row.flatten(2, 3), by_col.flatten(2, 3)]  # [W, h, N, H], [W, h, N, W]
+        extra_q += _relative_bias(q, size, tables)
         extra_k += [_position_keys(height, width, k)]
     fill = -(q.shape[-1] + 1 + sum(e.shape[-1] for e in extra_q[1:])) % 8  # fused kernels: multiples of 8
     extra_q += [q.new_zeros(*q.shape[:3], fill)]

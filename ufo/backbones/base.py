@@ -3,7 +3,7 @@
     context = backbone.encode(images, prompts, queries)      once per image
     hidden  = backbone.answer(context, ids)                  any number of times, whole answers or chunks
 
-Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tokens, `C` width, `d` head width.
+Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tokens, `C` width, `d` of a head.
 """
 
 from __future__ import annotations
@@ -81,6 +81,12 @@ class AnswerCache:
     def select(self, rows: Tensor) -> None:
         """Keep only these rows (in this order); a row may be repeated, as beam search does."""
         self.layers = {i: (k[rows], v[rows]) for i, (k, v) in self.layers.items()}
+
+    def copy(self, rows: Tensor) -> AnswerCache:
+        """A cache of its own with these rows."""
+        other = AnswerCache(self.max_length, self.length, dict(self.layers))
+        other.select(rows)
+        return other
 
 
 class Backbone(nn.Module, ABC):

@@ -22,6 +22,7 @@ from ufo.ops.grid import Queries
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+PROMPTS_KEPT = 4  # a prompt of 200 tokens takes 22 MB in the base model
 
 
 def drop_path(x: Tensor, rate: float, rows: Tensor | None = None) -> Tensor:
@@ -145,6 +146,7 @@ class UFOViT(Backbone):
         self.query_update_at_global = query_update_at_global
         self.gradient_checkpointing = gradient_checkpointing
         grid = image_size // patch_size
+        self._prompts: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
         self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
         self.embedding = Embedding(vocab_size, width, max_positions, text_dropout)
@@ -177,8 +179,7 @@ class UFOViT(Backbone):
     # ---------------------------------------------------------------- prefix: prompt, image, queries
 
     def encode(self, images, prompt_ids, prompt_mask, queries=None) -> Context:
-        positions = torch.arange(prompt_ids.shape[1], device=images.device)
-        text = self.embedding(prompt_ids, positions)  # [B or 1, n, C]
+        prompt = self.read_prompt(prompt_ids, prompt_mask)
         image = self.embed_image(images)  # [B, H, W, C]
         stream = state = None
         if queries is not None:
@@ -186,14 +187,53 @@ class UFOViT(Backbone):
             state = torch.zeros_like(stream.start)
         mean = 0.0
         memory: list[LayerMemory | None] = []
-        for index, layer in enumerate(self.layers):
+        for index, (layer, text) in enumerate(zip(self.layers, prompt, strict=True)):
             arguments = (index, layer, text, prompt_mask, image, state, stream)
-            text, image, state, kept = self._run(self._encode_layer, *arguments)
+            image, state, kept = self._run(self._encode_layer, *arguments)
             memory.append(LayerMemory(**kept) if kept else None)
             if index in self.mean_layers:
                 mean = mean + image
         features = mean / len(self.mean_layers)
         return Context(features, memory, 1 if stream is None else stream.start.shape[1])
+
+    def read_prompt(self, ids: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the prompt in every layer, 2 x `[B or 1, heads, n, d]`.
+
+        Without gradients and in `eval` mode a prompt that serves the whole batch is read once: the last few
+        are remembered until a weight changes or the mode is set.
+        """
+        # a step between two uses may have changed weights behind the version counters' back
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._prompts.clear()
+            return self._read_prompt(ids, mask)
+        if len(ids) > 1 or any(p.is_inference() for p in self.parameters()):
+            return self._read_prompt(ids, mask)
+        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        kind = (
+            torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else None
+        )
+        key = (tuple(ids[0].tolist()), tuple(mask[0].tolist()), kind, state)
+        found = self._prompts.pop(key, None)
+        self._prompts[key] = found = self._read_prompt(ids, mask) if found is None else found
+        while len(self._prompts) > PROMPTS_KEPT:
+            del self._prompts[next(iter(self._prompts))]  # the one not used for longest
+        return found
+
+    def _read_prompt(self, ids: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        x = self.embedding(ids, torch.arange(ids.shape[1], device=ids.device))  # [B or 1, n, C]
+        pairs = []
+        for layer in self.layers[:-1]:
+            x, k, v = self._run(self._prompt_layer, layer, x, mask)
+            pairs.append((k, v))
+        return [*pairs, self.layers[-1].heads_of(x)[1:]]
+
+    def _prompt_layer(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = layer.heads_of(x)
+        return layer.finish(x, attend(q, k, v, mask[:, None, None, :])), k, v
+
+    def train(self, mode: bool = True) -> UFOViT:
+        self._prompts.clear()  # averaged weights are swapped in and out between the modes
+        return super().train(mode)
 
     def _run(self, function, *arguments):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -225,19 +265,12 @@ class UFOViT(Backbone):
     def _encode_layer(self, index, layer, text, text_mask, image, state, queries):
         """One layer of all prefix streams; also returns what answers may see of it."""
         height, width = image.shape[1:3]
-        text_q, text_k, text_v = layer.heads_of(text)
-        attended = attend(text_q, text_k, text_v, text_mask[:, None, None, :])
         if queries is not None:
             state = self._update_queries(layer, index, state, image, queries)
 
         size = (self.window_size, self.window_size) if layer.windowed else (height, width)
         tiles = _partition(image, size)  # [B*windows, N, C]
-        repeat = len(tiles) // len(text)
-        prompt = (
-            text_k.repeat_interleave(repeat, 0),
-            text_v.repeat_interleave(repeat, 0),
-            text_mask.repeat_interleave(repeat, 0),
-        )
+        prompt = tuple(_to_windows(x, len(tiles)) for x in (*text, text_mask))
         q, k, v = layer.heads_of(tiles)
         tables = (layer.rel_pos_h, layer.rel_pos_w)
         out = layer.finish(tiles, image_attention(q, k, v, size, tables, prompt))
@@ -248,7 +281,7 @@ class UFOViT(Backbone):
             state, own = self._attend_queries(layer, state, k, v, queries)
             kept = {"own": own}
         image = _unpartition(out, (height, width), size)
-        return layer.finish(text, attended), image, state, kept
+        return image, state, kept
 
     def _update_queries(self, layer, index, state, image, queries: _QueryStream) -> Tensor:
         """Add the start state and a bilinear sample of the image stream entering this layer."""
@@ -338,6 +371,13 @@ def _unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Te
     rows, cols = image[0] // size[0], image[1] // size[1]
     x = x.unflatten(1, size).unflatten(0, (-1, rows, cols))  # [B, r, c, y, x, C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _to_windows(x: Tensor, windows: int) -> Tensor:
+    """Each row of `[B or 1, ...]` for all windows of its image, as a view where one row serves all."""
+    if len(x) == 1:
+        return x.expand(windows, *x.shape[1:])
+    return x.repeat_interleave(windows // len(x), 0)
 
 
 def _gather_windows(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:

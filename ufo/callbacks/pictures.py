@@ -117,9 +117,7 @@ class Pictures(Callback):
             key = f"{stage}/{source}"
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image(
-                        f"{key}/pictures", np.asarray(sheet), step, dataformats="HWC"
-                    )
+                    logger.experiment.add_image(f"{key}/pictures", np.asarray(sheet), step, dataformats="HWC")
                 elif isinstance(logger, WandbLogger):
                     log_wandb(logger, key, examples, step, self.min_score)
         self._kept = {}

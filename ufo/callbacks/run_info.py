@@ -51,20 +51,20 @@ class RunInfo(Callback):
     """
 
     def __init__(self, config: DictConfig | Mapping[str, Any], folder: str | Path | None = None):
-        self.config = plain(config)
+        self.config = config
         self.folder = None if folder is None else Path(folder)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        info = run_info(trainer, stage)
+        info, config = run_info(trainer, stage), plain(self.config)
         folder = self.folder or Path(trainer.default_root_dir)
         try:
-            write(folder, info, self.config)
+            write(folder, info, config)
         except OSError as error:
             log.warning("What was run could not be written to %s: %s", folder, error)
         for logger in trainer.loggers:
-            logger.log_hyperparams({**self.config, "run": info})
+            logger.log_hyperparams({**config, "run": info})
 
 
 def run_info(trainer: Trainer, stage: str) -> dict[str, Any]:

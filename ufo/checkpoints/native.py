@@ -1,7 +1,7 @@
 """The project's own checkpoints: a folder (config.json, vocab.txt, weights) or a Lightning `.ckpt`.
 
-A checkpoint carries all that rebuilds its model. Loading is strict, executes nothing from the file, and
-prints one line: matched, missing, unexpected.
+A checkpoint carries all that rebuilds its model; a published `.pth` is converted when it is read. Loading is
+strict, executes nothing from the file, and prints one line: matched, missing, unexpected.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ufo.backbones import make_backbone
+from ufo.checkpoints import published, sam
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.mmengine import read_pickle
 from ufo.model import UFO
 from ufo.tasks import make_task
 from ufo.tokenizer import UFOTokenizer
@@ -29,12 +33,11 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message says why and what would help."""
+__all__ = ["CheckpointError", "build", "initialise", "load", "load_weights", "read", "save"]
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> UFO:
-    """The model of a checkpoint (folder or `.ckpt`), ready to predict.
+    """The model of a checkpoint (folder, `.ckpt` or published `.pth`), ready to predict.
 
     Raises CheckpointError if the file is not a checkpoint of this project or does not match itself.
     """
@@ -44,10 +47,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> UFO:
     return model.to(device).eval()
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path, complete: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A checkpoint's description (see `UFO.describe`) and its weights, unchecked.
 
-    `path` is a model folder, a `.ckpt`, or the folder of a run.
+    `path` is a model folder, a `.ckpt`, the folder of a run, or a published `.pth`. Unless `complete`, a
+    published one is described by its backbone alone: its tasks and vocabulary are not looked up.
     """
     path = Path(path)
     last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
@@ -55,19 +59,14 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at '{path}'; give a model folder or a .ckpt file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"'{path}' is not a checkpoint that can be read safely ({_first_line(error)}); "
-            "it may be cut short, or hold code instead of tensors"
-        ) from error
-    if not isinstance(content, dict) or "ufo" not in content:
-        raise CheckpointError(f"'{path}' was not written by this project's training")
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    return content["ufo"], weights
+        raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
+    content = read_pickle(path)
+    if content.keys() >= {"ufo", "state_dict"}:
+        prefix, state = "model.", content["state_dict"]
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        return content["ufo"], weights
+    found = published.recognise(content, path)
+    return found.describe() if complete else {"backbone": found.backbone}, found.weights
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -87,7 +86,8 @@ def build(description: dict[str, Any]) -> UFO:
     """A model with random weights from its description."""
     return UFO(
         make_backbone(**description["backbone"]),
-        UFOTokenizer(description["vocab"]),
+        # checkpoints of earlier versions all have the token
+        UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True)),
         {name: make_task(name, **settings) for name, settings in description["tasks"].items()},
         classes=description["classes"],
         loss_weights=description["loss_weights"],
@@ -95,8 +95,8 @@ def build(description: dict[str, Any]) -> UFO:
     )
 
 
-def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path) -> None:
-    """Copy weights into a model; every name and shape must match.
+def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path, assign: bool = False) -> None:
+    """Copy weights into a model, or let it hold these tensors (`assign`); every name and shape must match.
 
     Raises CheckpointError that names what is missing, unexpected or of another shape.
     """
@@ -115,28 +115,43 @@ def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path) -> 
     if problems:
         shown = "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
         raise CheckpointError(f"these weights are of another model ({line}): {shown}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=assign)
 
 
-def initialise(model: UFO, path: str | Path) -> None:
-    """Start a model from the weights of a checkpoint of the same architecture (`init=`).
+def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
+    """Start a model from the weights of a checkpoint of the same architecture, or from SAM's (`init=`).
+
+    Args:
+        model: with random weights.
+        path: a checkpoint (see `read`), or starting weights (see `ufo.checkpoints.sam`): `sam`, the name or
+            folder of a SAM, or `{sam: ..., bert: ...}`.
 
     Raises CheckpointError naming both architectures where they differ.
     """
-    description, weights = read(path)
+    start = sam.source(path)
+    if start:
+        return sam.initialise(model, *start)
+    description, weights = read(path, complete=False)
     theirs, ours = description["backbone"], model.describe()["backbone"]
-    shape_free = ("drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global")
+    free = {"drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global"}
+    encoder_only = theirs.get("new_layers") == 0  # what a first stage taught; the layers on top start random
+    free |= {"new_layers", "mean_layers"} if encoder_only else set()
     different = [
         f"{k}={theirs.get(k)} there, {ours.get(k)} here"
         for k in ours
-        if k not in shape_free and theirs.get(k) != ours.get(k)
+        if k not in free and theirs.get(k) != ours.get(k)
     ]
     if different:
         raise CheckpointError(
             f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: {'; '.join(different)}"
         )
-    if description["vocab"] != list(model.tokenizer.vocab):
+    vocab = list(model.tokenizer.vocab)
+    if description.get("vocab", vocab) != vocab:
         raise CheckpointError(f"'{path}' was trained with another vocabulary; use its vocab.txt")
+    if encoder_only:
+        random = {k: v for k, v in model.state_dict().items() if k not in weights and ".layers." in k}
+        log.info("%s: an encoder without new layers, %d weights stay random", path, len(random))
+        weights = {**weights, **random}
     load_weights(model, weights, path)
 
 

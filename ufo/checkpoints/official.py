@@ -1,7 +1,7 @@
 """Names and architecture of the published UFO-ViT checkpoints (vit.md sections 2 and 8).
 
-A published state dict holds everything under `backbone.`. Reading the file is another module's
-work: here are only names and shapes.
+A published state dict holds everything under `backbone.`. Reading the file and making a model of it is
+published.py's work: here are only names and shapes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from torch import Tensor
 PREFIX = "backbone."
 LAYER = "layers."
 _LISTED = 12  # names an error message lists before it only counts
+
+_DIMENSIONS = {  # of the tensors that tell the architecture
+    "pos_embed": 4,
+    "patch_embed.weight": 4,
+    "embedding.word.weight": 2,
+    "embedding.position.weight": 2,
+    "layers.0.fc1.weight": 2,
+}
 
 # published name -> ours; None: a constant that our module does not store
 _OUTSIDE_LAYERS = {
@@ -48,9 +56,7 @@ def key_table(num_layers: int) -> dict[str, str | None]:
     """Published name -> our name (None: we store nothing) for a model with that many layers."""
     table = {PREFIX + name: ours for name, ours in _OUTSIDE_LAYERS.items()}
     for i in range(num_layers):
-        table |= {
-            f"{PREFIX}{LAYER}{i}.{name}": f"{LAYER}{i}.{ours}" for name, ours in _OF_A_LAYER.items()
-        }
+        table |= {f"{PREFIX}{LAYER}{i}.{name}": f"{LAYER}{i}.{ours}" for name, ours in _OF_A_LAYER.items()}
     return table
 
 
@@ -91,6 +97,9 @@ def architecture(
         ValueError: other names (`convert_keys`), or shapes that fit no UFO-ViT.
     """
     weights = convert_keys(state_dict)
+    for name, dimensions in _DIMENSIONS.items():
+        if weights[name].ndim != dimensions or not weights[name].numel():
+            raise ValueError(f"{name} has the shape {tuple(weights[name].shape)}; that fits no UFO-ViT")
     rows = {i: _table_rows(weights, i) for i in range(_num_layers(state_dict))}
     _, height, grid, width = weights["pos_embed"].shape
     if height != grid:
@@ -111,12 +120,17 @@ def architecture(
             "cannot be recognised; pass them as global_layers"
         )
     depth = max(global_layers) + 1
+    head_width = weights["layers.0.rel_pos_h"].shape[1]
+    if width % head_width:
+        raise ValueError(
+            f"relative positions of width {head_width} do not divide the width {width} into heads"
+        )
     patch_size = weights["patch_embed.weight"].shape[-1]
     return {
         "vocab_size": len(weights["embedding.word.weight"]),
         "width": width,
         "depth": depth,
-        "heads": width // weights["layers.0.rel_pos_h"].shape[1],
+        "heads": width // head_width,
         "global_layers": list(global_layers),
         "new_layers": len(rows) - depth,
         "mlp_ratio": len(weights["layers.0.fc1.weight"]) / width,
@@ -138,7 +152,10 @@ def _num_layers(state_dict: Mapping[str, Tensor]) -> int:
 
 
 def _table_rows(weights: Mapping[str, Tensor], layer: int) -> int:
-    rows = {len(weights[f"{LAYER}{layer}.rel_pos_{axis}"]) for axis in "hw"}
+    tables = [weights[f"{LAYER}{layer}.rel_pos_{axis}"] for axis in "hw"]
+    if any(table.ndim != 2 or not table.numel() for table in tables):
+        raise ValueError(f"the relative positions of layer {layer} are no tables")
+    rows = {len(table) for table in tables}
     if len(rows) > 1:
         raise ValueError(f"layer {layer} has relative positions of two sizes: {sorted(rows)} rows")
     return rows.pop()

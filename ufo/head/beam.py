@@ -96,7 +96,7 @@ def beam_search(
         finished = totals.masked_fill(~ends, -torch.inf)[:, :num_beams]
         scores = finished / (depth + 1) ** length_penalty
         found.add(live, scores, depth, rows[:, :num_beams])
-        # its length lacks start and newest token: an early stop, and what published numbers used
+        # counts neither start nor newest token: stops early, as where the published numbers come from
         bound = totals[:, 0] / max(depth, 1) ** length_penalty
         # the one synchronisation of a step
         going = (found.scores[live, -1] < bound).nonzero()[:, 0]

@@ -1,8 +1,8 @@
-"""A first stage that teaches a UFO-ViT from scratch to see: dense labels, no language (not in the paper).
+"""A first stage that teaches the encoder of a UFO-ViT from scratch to see (not in the paper).
 
-The published model starts from SAM and BERT. A small model that starts from nothing learns shapes faster
-from a label at every pixel than from a few tokens per image: this stage adds a linear head on the image
-features, throws it away at the end and leaves a better start for the five tasks.
+The published model adds six layers to an encoder that SAM taught. A small model that starts from nothing
+learns shapes faster from a label at every pixel than from a few tokens per image: here the encoder, without
+the new layers, gets a linear head that is thrown away at the end.
 Shapes: `B` images, `H W` patches, `C` width, `K` classes, `s` sub-pixels per patch side.
 """
 
@@ -19,9 +19,9 @@ from ufo.types import Batch
 
 
 class EncoderModule(UFOModule):
-    """Class labels of `s x s` sub-pixels per patch and the box of the object at a patch's centre.
+    """Class labels of `subpixels`^2 points per patch and the box of the object at a patch's centre.
 
-    Takes instance segmentation batches; `num_classes` without the background.
+    Takes instance segmentation batches; `num_classes` is without the background.
     """
 
     def __init__(self, model: UFO, num_classes: int, subpixels: int = 4, **kwargs):
@@ -30,6 +30,14 @@ class EncoderModule(UFOModule):
         self.head = nn.Linear(model.backbone.width, (num_classes + 1) * subpixels**2 + 4)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.dense_losses(batch)
+        total = sum(losses.values())
+        self.log_dict({f"train/{batch.source}/{k}": v for k, v in losses.items()}, batch_size=len(batch))
+        self.log("loss", total, prog_bar=True, logger=False, batch_size=len(batch))
+        return total
+
+    def dense_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of the labels and smooth L1 of the boxes."""
         task = self.model.task(batch.task)
         prompts = [task.prompt(batch.classes, text) for text in batch.texts]
         features = self.model.encode(batch.images, prompts, None).image_features
@@ -39,15 +47,11 @@ class EncoderModule(UFOModule):
         owner = [_owner(m) for m in batch.masks]
         label = torch.stack([_look_up(o, x + 1) for o, x in zip(owner, batch.labels, strict=True)])
         label = _nearest(label, logits.shape[-2:]).to(logits.device)
-        losses = {"label": F.cross_entropy(logits, label)}
-        size = features.shape[1:3]
+        size = boxes.shape[1:3]
         target = torch.stack([_box_map(o, b, size) for o, b in zip(owner, batch.boxes, strict=True)])
         on = torch.stack([_nearest(o[None], size)[0] >= 0 for o in owner]).to(boxes.device)
-        losses["box"] = F.smooth_l1_loss(boxes[on], target.to(boxes.device)[on], beta=0.1)
-        total = losses["label"] + losses["box"]
-        self.log_dict({f"encoder/{k}": v for k, v in losses.items()}, batch_size=len(batch))
-        self.log("loss", total, prog_bar=True, logger=False, batch_size=len(batch))
-        return total
+        box = F.smooth_l1_loss(boxes[on], target.to(boxes.device)[on], beta=0.1, reduction="sum")
+        return {"label": F.cross_entropy(logits, label), "box": box / (4 * on.sum()).clamp(min=1)}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         return None

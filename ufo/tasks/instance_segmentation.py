@@ -19,6 +19,7 @@ class InstanceSegmentation(MaskTask):
     """Masks with classes; matrix NMS on the parsed answers (metrics.md section 1.2)."""
 
     name: ClassVar[str] = "instance_segmentation"
+    chunk: ClassVar[int] = 64  # masks at original size that are held as probabilities at a time
 
     mask_threshold: float = 0.5
     nms_sigma: float = 2.0
@@ -45,28 +46,32 @@ class InstanceSegmentation(MaskTask):
         return Supervision(queries=queries, **written)
 
     def parse(self, answers: Answers) -> Prediction:
-        device = answers.scores.device
         row, label = read_masks(answers, self.mask_tokens)
-        probabilities = answers.masks(row)  # [M, H, W]
-        masks = probabilities > self.mask_threshold
-        area = masks.flatten(1).sum(1)
-        quality = (probabilities * masks).flatten(1).sum(1) / area.clamp(min=1)
-        seen = area > 0
+        masks, quality = self._binarise(answers, row)
+        seen = quality > 0  # a mask without a pixel is no object
         masks, label = masks[seen], label[seen]
         scores = (answers.scores[row] * quality)[seen]
         keep, scores = matrix_nms(
             masks, label, scores, sigma=self.nms_sigma, filter_threshold=self.nms_filter
         )
         masks = masks[keep]
-        boxes = masks_to_boxes(masks) if len(masks) else torch.zeros(0, 4, device=device)
-        return Prediction(
-            self.name,
-            boxes=boxes,
-            scores=scores,
-            labels=label[keep],
-            masks=masks,
-            classes=answers.classes,
-        )
+        boxes = masks_to_boxes(masks) if len(masks) else scores.new_zeros(0, 4)
+        boxes[:, 2:] += 1  # the last pixel belongs to the box
+        return Prediction(self.name, boxes, scores, labels=label[keep], masks=masks, classes=answers.classes)
+
+    def _binarise(self, answers: Answers, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks bool `[M, H, W]` and the mean probability inside each `[M]`, 0 for an empty one.
+
+        In chunks: hundreds of probability maps at original size would fill the memory.
+        """
+        masks, quality = [], []
+        for part in rows.split(self.chunk):
+            probability = answers.masks(part)
+            mask = probability > self.mask_threshold
+            inside = (probability * mask).flatten(1).sum(1)
+            masks.append(mask)
+            quality.append(inside / mask.flatten(1).sum(1).clamp(min=1))
+        return torch.cat(masks), torch.cat(quality)
 
 
 def read_masks(answers: Answers, mask_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,6 +23,7 @@ class SemanticSegmentation(MaskTask):
     """One mask per class present."""
 
     name: ClassVar[str] = "semantic_segmentation"
+    chunk: ClassVar[int] = 64  # masks at original size that are added up at a time
 
     assign_noise: float = 1.0  # U(0, noise) on top of the cost, so that any point of a region may answer
 
@@ -52,9 +53,9 @@ class SemanticSegmentation(MaskTask):
 
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)
-        weighted = answers.masks(row) * answers.scores[row, None, None]  # [M, H, W]
-        votes = weighted.new_zeros(len(answers.classes), *answers.size)
-        votes.index_add_(0, label, weighted)
+        votes = answers.scores.new_zeros(len(answers.classes), *answers.size)
+        for rows, labels in zip(row.split(self.chunk), label.split(self.chunk), strict=True):
+            votes.index_add_(0, labels, answers.masks(rows) * answers.scores[rows, None, None])
         return Prediction(self.name, semantic=votes.argmax(0), classes=answers.classes)
 
 

@@ -1,0 +1,162 @@
+"""Every option of every config group composes, fits the code it names, and every experiment trains."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commands import CONF, NETWORK, QUICK, batches, compose, digits, metrics, options, run
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
+from official_files import write_official
+from omegaconf import DictConfig, OmegaConf
+
+EXPERIMENTS = options("experiment")
+OFFICIAL = [name for name in EXPERIMENTS if not name.startswith("digits")]
+DIGITS = [name for name in EXPERIMENTS if name.startswith("digits")]
+GROUPS = ["backbone", "mixture", "resolution", "lora", "optimizer", "schedule", "trainer", "logger", "paths"]
+COMBINATIONS = [
+    *(
+        (f"backbone=ufo_vit_{size}", "mixture=five_task", "resolution='1120'", "lora=none", "logger=wandb")
+        for size in ("base", "large", "huge")
+    ),
+    ("mixture=digits_shifted", "optimizer=adamw", "schedule=cosine", "logger=[csv,tensorboard,wandb]"),
+    ("experiment=digits", "callbacks=[default,ema]", "logger=none"),
+    ("experiment=ufo_vit_b_multi", "backbone=ufo_vit_tiny", "logger=[csv]"),
+    ("callbacks=[metrics,progress]", "resolution='1120'"),
+]
+SHRUNK = [
+    *NETWORK,
+    "backbone.network.patch_size=8",
+    "backbone.network.window_size=2",
+    "backbone.network.max_positions=1600",  # 150 classes letter by letter
+    "backbone.tokenizer.name_or_path=${paths.conf}/vocab/digits.txt",
+    "resolution.detection=32",
+    "resolution.instance_segmentation=32",
+    "resolution.semantic_segmentation=32",
+    "resolution.caption=16",
+    "resolution.grounding=16",
+]
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory) -> Path:
+    return write_official(tmp_path_factory.mktemp("official"))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """Overrides for tiny digit scenes as an experiment wants them; generated once."""
+    folder = tmp_path_factory.mktemp("scenes")
+    return lambda name: digits(folder / ("shifted" if "shifted" in name else "standard"))
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_left():
+    yield
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def nodes(value: object, at: str = "") -> Iterator[tuple[str, dict]]:
+    """Every node that names a class or function, with its place."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield at, value
+        for key, child in value.items():
+            yield from nodes(child, f"{at}.{key}")
+
+
+def check(cfg: DictConfig) -> None:
+    """All interpolations resolve, all targets exist and take the arguments that they are given."""
+    groups = [key for key in cfg if key != "hydra" and OmegaConf.is_config(cfg[key])]
+    content = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in groups}
+    for at, node in nodes(content):
+        arguments = {k: v for k, v in node.items() if not (k.startswith("_") and k.endswith("_"))}
+        signature = inspect.signature(get_object(node["_target_"]))
+        try:
+            signature.bind_partial(**arguments)
+        except TypeError as error:
+            pytest.fail(f"{at}: {node['_target_']}: {error}")
+
+
+@pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g)])
+def test_an_option_composes_alone(group, option):
+    if {group: option} in yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]:
+        pytest.skip("the default: every other composition has it")
+    check(compose(f"{group}='{option}'"))
+
+
+def test_the_options_of_tasks_data_sets_and_transforms_fit_their_code():
+    added = [f"+{g}@probe.{g}.{o}={o}" for g in ("task", "dataset", "transform") for o in options(g)]
+    cfg = compose(*added)
+    assert set(cfg.probe.task) == set(cfg.tasks)
+    check(cfg)
+
+
+@pytest.mark.parametrize("overrides", COMBINATIONS, ids=" ".join)
+def test_groups_compose_freely(overrides):
+    check(compose(*overrides))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_fits_its_code_and_says_what_it_is(name):
+    cfg = compose(f"experiment={name}")
+    assert cfg.name == name
+    expected = cfg.expected or {}
+    assert bool(expected) == (name in OFFICIAL)  # those stand for published numbers
+    evaluated = {source.name for source in cfg.sources.values() if source}
+    for metric, value in expected.items():
+        stage, *source, _ = metric.split("/")
+        assert stage == "val" and "/".join(source) in evaluated, metric
+        assert 0 < value < 2
+    check(cfg)
+
+
+def test_evaluation_composes():
+    cfg = compose("experiment=digits", "ckpt=somewhere", config="evaluate")
+    assert cfg.ckpt == "somewhere"
+    check(cfg)
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_a_digits_experiment_trains_and_validates(name, scenes, tmp_path):
+    cfg = compose(f"experiment={name}")
+    sources = [key for key, source in cfg.sources.items() if source]
+    small = [*NETWORK, *QUICK, *scenes(name), *batches(2, *sources)]
+    run("train.py", f"experiment={name}", "init=null", *small, out=tmp_path)
+    check_run(tmp_path, set() if name == "digits_encoder" else set(sources))
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_an_official_experiment_trains_and_validates(name, official, tmp_path):
+    cfg = compose(f"experiment={name}")
+    sources = [key for key, source in cfg.sources.items() if source]
+    small = [*SHRUNK, *QUICK, f"paths.data={official}", *batches(2, *sources)]
+    run("train.py", f"experiment={name}", *small, out=tmp_path)
+    check_run(tmp_path, set(sources), set(cfg.expected))
+
+
+def check_run(folder: Path, validated: set[str], expected: set[str] = frozenset()) -> None:
+    """Two steps were logged, every source was validated, the model was saved."""
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    found = metrics(folder)
+    assert all(math.isfinite(value) for value in found.values())
+    assert expected <= found.keys()
+    assert len({name.rsplit("/", 1)[0] for name in found}) == len(validated)
+    losses = metrics(folder, "train/") or metrics(folder, "encoder/")
+    assert losses and all(math.isfinite(value) for value in losses.values())
+
+
+def test_yaml_files_fit_on_a_screen():
+    long = {
+        str(path.relative_to(CONF)): lines
+        for path in sorted(CONF.rglob("*.yaml"))
+        if (lines := len(path.read_text().splitlines())) > 40
+    }
+    assert {Path(name).parent.name for name in long} <= {"mixture"}, long

@@ -1,0 +1,391 @@
+"""The documents say what is there: commands compose, paths, options and keys exist, examples run.
+
+Commands are those in fenced `bash` blocks of README.md, CONTRIBUTING.md and docs/. Who may know whom is read
+from the tables of docs/architecture.md and compared with every import of the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from ufo.check import check_config
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
+MADE_BY_TRAINING = ("weights/", "docs/assets/")  # in the repository once the digits model is trained
+MADE_BY_RUNS = ("runs/", "data/", "demo/", ".venv")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+LIMITS = {"README.md": 250, "architecture.md": 250, "recipes.md": 300, "data.md": 300, "results.md": 120}
+
+
+def blocks(language: str, document: Path) -> list[str]:
+    """The fenced blocks of one language."""
+    return [text for kind, text in FENCE.findall(document.read_text(encoding="utf-8")) if kind == language]
+
+
+def prose(document: Path) -> str:
+    """A document without its fenced blocks."""
+    return FENCE.sub("", document.read_text(encoding="utf-8"))
+
+
+def inline_code(document: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(document))
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(where, words) of every command line; a backslash continues a line, `#` starts a comment."""
+    found = []
+    for document in DOCUMENTS:
+        for block in blocks("bash", document):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # environment variables
+                    words = words[1:]
+                if words:
+                    found.append((f"{document.name}: {line.strip()}", words))
+    return found
+
+
+def of_program(*programs: str) -> list:
+    """The commands that start one of the programs, as parameters of a test."""
+    chosen = [(where, words) for where, words in commands() if " ".join(words[:2]) in programs]
+    return [pytest.param(words[2:], " ".join(words[:2]), id=where) for where, words in chosen]
+
+
+def single_runs(arguments: list[str]) -> list[list[str]]:
+    """The overrides of each value that a sweep (`-m key=a,b`) lists, one swept key after the other."""
+    arguments = [a for a in arguments if a not in ("--cfg", "job", "-m", "--multirun", "--resolve")]
+    # Hydra wants options that are numbers in quotes; train.py and evaluate.py add them
+    arguments = [re.sub(r"^(resolution)=(\d+)$", r"\1='\2'", a) for a in arguments]
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    swept = [i for i, o in enumerate(parsed) if o.is_sweep_override()]
+    if not swept:
+        return [arguments]
+    first = {i: next(iter(parsed[i].sweep_string_iterator())) for i in swept}
+    base = [f"{parsed[i].get_key_element()}={first[i]}" if i in first else a for i, a in enumerate(arguments)]
+    runs = []
+    for i in swept:
+        for value in parsed[i].sweep_string_iterator():
+            runs.append([*base[:i], f"{parsed[i].get_key_element()}={value}", *base[i + 1 :]])
+    return runs
+
+
+def composed(arguments: list[str], name: str = "train", conf: Path = ROOT / "conf") -> DictConfig:
+    """The config of a command with every interpolation resolved, as in a job of Hydra."""
+    job = ["hydra.runtime.output_dir=/tmp/run", "hydra.runtime.cwd=/tmp", "hydra.job.num=0", "hydra.job.id=0"]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = compose(name, overrides=[*arguments, *job], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        OmegaConf.resolve(plain)
+        return plain
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+# ---------------------------------------------------------------- commands
+
+
+def test_documents__have_commands_of_every_kind():
+    starts = {" ".join(words[:2]) for _, words in commands()}
+    for kind in ("python train.py", "python evaluate.py", "ufo predict", "ufo data", "make demo", "make test"):
+        assert kind in starts
+
+
+@pytest.mark.parametrize(("arguments", "program"), of_program("python train.py", "python evaluate.py"))
+def test_training_command__composes(arguments, program):
+    name = program.split()[1].removesuffix(".py")
+    for run in single_runs(arguments):
+        cfg = composed(run, name)
+        check_config(cfg)
+        assert cfg.tasks and any(cfg.sources.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"), of_program("ufo predict", "ufo data", "ufo demo", "ufo convert", "ufo --help")
+)
+def test_ufo_command__parses(arguments, program, capsys):
+    from ufo.cli.main import build_parser
+
+    words = [program.split()[1], *arguments]
+    if words == ["--help"]:
+        return
+    args = build_parser().parse_args(words)
+    assert callable(args.run)
+
+
+def test_make_targets__exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {words[1] for _, words in commands() if words[0] == "make"}
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_other_commands__are_known():
+    """A command that no test here looks at would go stale without a word."""
+    known = ("python", "ufo", "make", "git", "cd", "tensorboard", "wandb", "torchrun", "pip")
+    for where, words in commands():
+        assert words[0] in known, where
+        if words[0] == "python" and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), where
+        if words[:2] == ["python", "-m"] and words[2].startswith("ufo."):
+            importlib.import_module(words[2])
+
+
+# ---------------------------------------------------------------- names
+
+
+def mentioned_paths(document: Path) -> set[str]:
+    """Paths inside of the repository: in backticks, and the targets of relative links."""
+    first = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")} | {"weights"}
+    code = [c.removesuffix("/") for c in inline_code(document)]
+    paths = {c for c in code if re.fullmatch(r"[\w./-]+", c) and "/" in c and c.split("/")[0] in first}
+    files = {c for c in code if re.fullmatch(r"[\w-]+\.(py|md|toml)|Makefile|LICENSE", c)}
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", document.read_text(encoding="utf-8"))
+    here = document.parent.relative_to(ROOT)
+    linked = {(ROOT / here / link).resolve().relative_to(ROOT).as_posix() for link in links}
+    return {p for p in paths | linked if not p.startswith(MADE_BY_RUNS)} | {f"**/{f}" for f in files}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_paths__exist(document):
+    missing = []
+    for path in sorted(mentioned_paths(document)):
+        if path.startswith("**/"):
+            own = [p for p in ROOT.rglob(path[3:]) if ".venv" not in p.parts]
+            missing += [] if own else [path]
+        elif not path.startswith(MADE_BY_TRAINING) and not (ROOT / path).exists():
+            missing.append(path)
+    assert not missing
+
+
+def test_shipped_files__exist():
+    """What only a finished training can put there; without any of it there is nothing to check yet."""
+    if not any((ROOT / folder).is_dir() for folder in MADE_BY_TRAINING):
+        pytest.skip("no trained digits model in the repository yet (weights/, docs/assets/)")
+    everything = {p for d in DOCUMENTS for p in mentioned_paths(d) if p.startswith(MADE_BY_TRAINING)}
+    assert everything
+    assert not [p for p in sorted(everything) if not (ROOT / p).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_options__exist(document):
+    """`resolution=1120` in a text names a file of conf/."""
+    for code in inline_code(document):
+        match = re.fullmatch(rf"\+?({'|'.join(GROUPS)})(?:@[\w.]+)?=([\w,]+)", code)
+        for option in match[2].split(",") if match else ():
+            assert (ROOT / "conf" / match[1] / f"{option}.yaml").is_file(), code
+
+
+@pytest.fixture(scope="module")
+def keys() -> set[str]:
+    """Every key of the composed config of any experiment, dotted."""
+    found: set[str] = set()
+
+    def walk(value, path: str) -> None:
+        found.add(path)
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+
+    experiments = [p.stem for p in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))]
+    for experiment in experiments:
+        cfg = composed([f"experiment={experiment}", "logger=wandb", "callbacks=[default,ema]"])
+        walk(OmegaConf.to_container(cfg), "")
+    return found
+
+
+# in backticks, dotted, starting with a key of the config: `trainer.max_steps`, `tasks.<task>.repeat=3`
+KEY = re.compile(r"\+?((?:\w+|<\w+>)(?:\.(?:[\w@-]+|<\w+>|\{[\w, ]+\}))+)(?:=.*)?")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_keys__exist(document, keys):
+    top = {key for key in keys if "." not in key and key}
+    for code in inline_code(document):
+        match = KEY.fullmatch(code)
+        if not match or match[1].split(".")[0] not in top or match[1].endswith((".py", ".md", ".yaml")):
+            continue
+        pattern = re.escape(match[1]).replace(r"<", "<")
+        pattern = re.sub(r"<\w+>", r"[^.]+", pattern)
+        pattern = re.sub(
+            r"\\\{([^}]*)\\\}", lambda m: "(?:" + re.sub(r",(?:\\ )*", "|", m[1]) + ")", pattern
+        )
+        assert any(re.fullmatch(pattern, key) for key in keys), code
+
+
+def test_experiments__are_listed():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        assert f"`{path.stem}`" in text, path.stem
+
+
+def test_expected_numbers__are_those_of_the_experiments():
+    """A row of the recipes' table that begins with an experiment's name holds all its numbers."""
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = {m[1]: m[0] for m in re.finditer(r"^\| `(\w+)` \|.*$", text, re.M)}
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        expected = composed([f"experiment={path.stem}"]).expected or {}
+        headline = [v for k, v in expected.items() if not k.endswith(("mAP50", "mAP75"))]
+        for value in headline:
+            assert f"{value * 100:.1f}" in rows[path.stem], (path.stem, value)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_length__stays_readable(document):
+    lines = document.read_text(encoding="utf-8").count("\n")
+    assert lines <= LIMITS.get(document.name, 120)
+
+
+# ---------------------------------------------------------------- who may know whom
+
+
+def imports() -> list[tuple[str, str]]:
+    """(importing module, imported module) for all of `ufo/`, also inside of functions."""
+    found = []
+    for file in sorted((ROOT / "ufo").rglob("*.py")):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found += [(module, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: imports are absolute here"
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                found += [(module, name if _is_module(name) else node.module) for name in inner]
+    return found
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def within(name: str, parts: list[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def table(head: str) -> dict[str, list[str]]:
+    """A table of docs/architecture.md: the first cell's code -> the codes of the second one."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    rows = [line.strip("|").split("|") for line in lines]
+    return {re.search(r"`([^`]+)`", first)[1]: re.findall(r"`([^`]+)`", rest) for first, rest in rows}
+
+
+def test_project_imports__are_those_of_the_table():
+    rules = table("| part | may import |")
+    broken = []
+    for module, imported in imports():
+        if not within(imported, ["ufo"]):
+            continue
+        owners = [part for part in rules if part != "ufo" and within(module, [part])] or ["ufo"]
+        own = owners[0]
+        assert own != "ufo" or module == "ufo", f"docs/architecture.md has no row for {module}"
+        if not (own != "ufo" and within(imported, [own])) and not within(imported, rules[own]):
+            broken.append(f"{module} imports {imported}")
+    assert not broken
+
+
+def test_library_imports__are_those_of_the_table():
+    rules = table("| library | only in |")
+    broken = [
+        f"{module} imports {imported}"
+        for module, imported in imports()
+        for library, places in rules.items()
+        if within(imported, [library]) and not within(module, places)
+    ]
+    assert not broken
+
+
+def test_seams__keep_what_the_design_promises():
+    """The rules of the table themselves: ops know nothing, tasks and data no model, and so on."""
+    rules = table("| part | may import |")
+    model = {"ufo.model", "ufo.backbones", "ufo.head", "ufo.modules", "ufo.checkpoints"}
+    assert rules["ufo.ops"] == []
+    for part in ("ufo.tasks", "ufo.data", "ufo.metrics", "ufo.draw"):
+        assert not [name for name in rules[part] if within(name, sorted(model))], part
+    assert not [n for n in rules["ufo.callbacks"] if within(n, [*sorted(model), "ufo.tasks"])]
+    assert not [n for n in rules["ufo.head"] if within(n, ["ufo.backbones"]) and n != "ufo.backbones.base"]
+    assert not [n for n in rules["ufo.backbones"] if within(n, ["ufo.tasks", "ufo.data", "ufo.head"])]
+
+
+# ---------------------------------------------------------------- examples
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_python_blocks__use_what_exists(document):
+    for block in blocks("python", document):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("ufo"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), block
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_yaml_and_json_blocks__parse(document):
+    for language in ("yaml", "json"):
+        for block in blocks(language, document):
+            list(yaml.safe_load_all(block))
+
+
+def named_blocks(document: Path) -> dict[str, str]:
+    """Blocks whose first line is a comment with the path of the file that they are: `# conf/task/x.yaml`."""
+    texts = [text for _, text in FENCE.findall(document.read_text(encoding="utf-8"))]
+    matches = [(re.match(r"# ((?:conf|ufo)/[\w/]+\.\w+)$", t.partition("\n")[0]), t) for t in texts]
+    return {match[1]: text for match, text in matches if match}
+
+
+def test_own_data_example__composes(tmp_path):
+    """The files that docs/data.md tells to add, in a copy of conf/."""
+    files = named_blocks(ROOT / "docs" / "data.md")
+    assert {"conf/dataset/birds.yaml", "conf/mixture/birds.yaml"} <= files.keys()
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    for path, text in files.items():
+        assert not (ROOT / path).exists(), path
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    cfg = composed(["experiment=digits", "mixture=birds"], conf=tmp_path / "conf")
+    check_config(cfg)
+    trained = {key: source.task for key, source in cfg.sources.items() if source}
+    assert set(trained.values()) == set(cfg.tasks)
+    for source in cfg.sources.values():
+        assert source.dataset.train.train is True
+
+
+def test_new_task_example__trains_and_answers(tmp_path, make_model, make_batch):
+    """The task that README.md adds: one file, one yaml; the model learns it and answers."""
+    files = named_blocks(ROOT / "README.md")
+    code = files["ufo/tasks/count.py"]
+    settings = yaml.safe_load(files["conf/task/count.yaml"])
+    assert settings.pop("_target_") == "ufo.tasks.count.Count"
+    scope: dict = {"__name__": "ufo.tasks.count"}
+    exec(compile(code, "count.py", "exec"), scope)
+    model = make_model()
+    size = model.task("caption").image_size
+    model.tasks["count"] = scope["Count"](**{**settings, "image_size": size})
+    batch = make_batch("grounding")
+    batch.task = "count"
+    losses = model.loss(batch)
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"]) and losses["token"] > 0
+    model.eval()
+    batch.sizes = [(size, size)] * len(batch)
+    assert [p.task for p in model.predict_batch(batch)] == ["count"] * len(batch)
+    del scope["Count"]  # a subclass of Task that other tests should not find

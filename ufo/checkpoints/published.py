@@ -1,0 +1,152 @@
+"""From a published UFO-ViT file to a model of this project.
+
+The file brings weights only (vit.md section 8): tasks, class names and vocabulary are those of the recipe
+that it was trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ufo.backbones.ufo_vit import UFOViT
+from ufo.checkpoints import mmengine, recipes
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.official import PREFIX, architecture, convert_keys
+from ufo.tokenizer import UFOTokenizer
+
+SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of experiments
+
+
+@dataclass
+class Published:
+    """A published checkpoint, recognised; its weights carry the names of `UFO.state_dict`."""
+
+    path: Path
+    backbone: dict[str, Any]  # as in a model's description
+    weights: dict[str, Tensor]  # float32
+    trained_tasks: list[str] | None = None  # as far as the file tells
+
+    @property
+    def name(self) -> str:
+        """What a reader of the paper calls it."""
+        b = self.backbone
+        size = SIZES.get(b["width"])
+        return (
+            f"UFO-ViT{'-' + size.upper() if size else ''} ({b['depth']}+{b['new_layers']} layers of width "
+            f"{b['width']}, {b['image_size']} px, {b['vocab_size']} tokens)"
+        )
+
+    def describe(
+        self,
+        vocab: str | Path | None = None,
+        tasks: Sequence[str] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """The description (see `UFO.describe`) of the model with these weights.
+
+        Args:
+            vocab: a `vocab.txt`, a folder with one, or a name on the hub; default: the one beside the
+                checkpoint, else the recipe's.
+            tasks: names of tasks; default: those that the file names, else all that the tensors allow.
+            classes: class names by task instead of the published data sets'.
+            overrides: of the config; default: the experiment of this size and, if it is one, task.
+
+        Raises CheckpointError or FileNotFoundError saying what does not fit or is not there.
+        """
+        cfg = recipes.compose(overrides if recipes.names_experiment(overrides) else self._multi(overrides))
+        beside = self.path.parent / "vocab.txt"
+        vocab = vocab or (beside if beside.is_file() else cfg.backbone.tokenizer.name_or_path)
+        tokenizer = self._tokenizer(vocab)
+        settings = self._choose(recipes.task_settings(cfg), tokenizer.has_mask, tasks)
+        if len(settings) == 1 and not recipes.names_experiment(overrides):
+            cfg = recipes.compose(self._single(*settings, overrides))
+            settings = {name: recipes.task_settings(cfg)[name] for name in settings}
+        named = {name: (classes or {}).get(name) or recipes.class_names(name) for name in settings}
+        return {
+            "backbone": self.backbone,
+            "tasks": settings,
+            "classes": {name: list(names) for name, names in named.items() if names},
+            "vocab": list(tokenizer.vocab),
+            "mask_token": tokenizer.has_mask,
+            **recipes.loss_settings(cfg),
+        }
+
+    def _multi(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides of the multi-task recipe of this size."""
+        size = SIZES.get(self.backbone["width"])
+        if size is None:
+            raise CheckpointError(
+                f"'{self.path}' is no published size of UFO-ViT but {self.name}; name the experiment "
+                "that has its tasks: ufo convert SRC OUT experiment=NAME"
+            )
+        return [f"experiment=ufo_vit_{size}_multi", *overrides]
+
+    def _single(self, task: str, overrides: Sequence[str]) -> list[str]:
+        """Those of the recipe of one task, whose settings differ a little, where it was published."""
+        name = f"ufo_vit_{SIZES[self.backbone['width']]}_{task}"
+        known = name in recipes.experiments()
+        return [f"experiment={name}", *overrides] if known else self._multi(overrides)
+
+    def _tokenizer(self, vocab: str | Path) -> UFOTokenizer:
+        """The tokenizer with as many tokens as the embedding has rows, with `<MASK>` or without."""
+        try:
+            full = UFOTokenizer.from_pretrained(vocab)
+            without = UFOTokenizer(full.vocab, mask_token=False)
+        except ValueError as error:
+            raise CheckpointError(f"'{vocab}' is no vocabulary: {error}") from error
+        for tokenizer in (full, without):
+            if len(tokenizer) == self.backbone["vocab_size"]:
+                return tokenizer
+        raise CheckpointError(
+            f"'{self.path}' knows {self.backbone['vocab_size']} tokens and the vocabulary '{vocab}' makes "
+            f"{len(full)}, or {len(without)} without <MASK>; give the vocabulary it was trained with"
+        )
+
+    def _choose(
+        self, recipe: dict[str, dict], has_mask: bool, wanted: Sequence[str] | None
+    ) -> dict[str, dict]:
+        """The tasks that this checkpoint can do, of a recipe's; `wanted` ones only where named.
+
+        A position grid smaller than the recipe's largest image belongs to a model of one image size.
+        """
+        able = {name: s for name, s in recipe.items() if has_mask or "mask_tokens" not in s}
+        for name in wanted or ():
+            if name not in able:
+                reason = "its vocabulary has no <MASK>" if name in recipe else "the recipe has no such task"
+                raise CheckpointError(f"'{self.path}' cannot do '{name}': {reason}; can: {', '.join(able)}")
+        own = [name for name in self.trained_tasks or () if name in able]
+        if wanted or own:
+            return {name: able[name] for name in able if name in (wanted or own)}
+        size = self.backbone["image_size"]
+        if size < max(s["image_size"] for s in recipe.values()):
+            able = {name: s for name, s in able.items() if s["image_size"] == size}
+        if not able:
+            raise CheckpointError(
+                f"'{self.path}' was trained on {size} px, which no task of the recipe uses; say with "
+                "--tasks what it does: ufo convert SRC OUT --tasks ..."
+            )
+        return able
+
+
+def recognise(content: Mapping[str, Any], path: Path) -> Published:
+    """A published checkpoint from the content of its file (see `mmengine.read_pickle`).
+
+    Raises CheckpointError for weights of anything else; it lists unmapped and missing keys.
+    """
+    state = mmengine.state_dict(content, path)
+    try:
+        backbone = architecture(state)
+        with torch.device("meta"):  # takes no memory; refuses what fits no network
+            UFOViT(**backbone)
+        weights = convert_keys(state)
+    except ValueError as error:
+        raise CheckpointError(f"'{path}': {error}") from error
+    weights = {PREFIX + name: tensor.to(torch.float32) for name, tensor in weights.items()}
+    return Published(path, {"type": "UFOViT", **backbone}, weights, mmengine.trained_tasks(content))

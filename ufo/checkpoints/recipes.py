@@ -1,0 +1,102 @@
+"""What a published recipe in `conf/` says about its model: settings of tasks, vocabulary, class names.
+
+A checkpoint made elsewhere brings weights only. The numbers stay in `conf/`, which this module composes as
+`train.py` does: `experiment=ufo_vit_b_multi`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ufo.checkpoints.errors import CheckpointError
+
+# the class names that the published models are asked for, by task; captions and grounding have none
+CLASS_FILES = {
+    "detection": "coco_classes.txt",
+    "instance_segmentation": "coco_classes.txt",
+    "semantic_segmentation": "ade20k_classes.txt",
+}
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config of `train.py` with these overrides, unresolved; also inside of a Hydra job.
+
+    Raises CheckpointError where there is no `conf/` or it lacks what an override names.
+    """
+    import hydra
+    from hydra.errors import HydraException
+
+    folder = config_folder()
+    wanted = [o.partition("=")[2] for o in overrides if names_experiment([o])]
+    for name in wanted:  # Hydra passes over an experiment that is not there
+        if name not in experiments():
+            raise CheckpointError(f"there is no experiment '{name}'; there are: {', '.join(experiments())}")
+    try:
+        with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
+            cfg = hydra.compose("train", overrides=list(overrides))
+    except HydraException as error:
+        raise CheckpointError(f"{folder} composes no such recipe: {error}") from error
+    cfg.paths.root = str(folder.parent)  # the default asks a Hydra job where it was started
+    return cfg
+
+
+def names_experiment(overrides: Sequence[str]) -> bool:
+    """Whether overrides choose an experiment."""
+    return any(override.startswith("experiment=") for override in overrides)
+
+
+def experiments() -> list[str]:
+    """The names that `experiment=` takes."""
+    return sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+
+
+def config_folder() -> Path:
+    """The project's `conf/`: in the working directory, or beside the package.
+
+    Raises CheckpointError where there is none.
+    """
+    for root in (Path.cwd(), Path(__file__).parents[2]):
+        if (root / "conf" / "train.yaml").is_file():
+            return (root / "conf").resolve()
+    raise CheckpointError(
+        "the tasks' settings of published checkpoints are in the project's conf/, which is not here; run "
+        "in the project's folder, or convert the checkpoint there once: ufo convert SRC OUT"
+    )
+
+
+def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """The settings of the recipe's tasks by name, as `Task.settings`."""
+    from hydra.utils import instantiate
+
+    return {name: instantiate(task).settings for name, task in cfg.tasks.items() if task}
+
+
+def loss_settings(cfg: DictConfig) -> dict[str, Any]:
+    """What the recipe says about the loss, as in a model's description."""
+    return {"loss_weights": OmegaConf.to_container(cfg.loss_weights), "mask_points": cfg.mask_points}
+
+
+def class_names(task: str) -> tuple[str, ...]:
+    """The class names that a published model is asked for in a task; empty for a task without classes."""
+    from ufo.data.datasets.semantic import read_classes
+
+    file = CLASS_FILES.get(task)
+    return read_classes(config_folder() / "vocab" / file) if file else ()
+
+
+@contextmanager
+def _no_hydra_job() -> Iterator[None]:
+    """Composing needs Hydra's global state, which a running job holds: it gets it back."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    job = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = job
