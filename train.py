@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from ufo import build
 from ufo.check import check_config, check_fit, clear_errors, quote_numbers
-from ufo.checkpoints.native import initialise, save
+from ufo.checkpoints.native import check_resumable, initialise, save
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -16,7 +16,9 @@ def main(cfg: DictConfig) -> None:
         model = build.build_model(cfg)
         folder = build.output_folder()
         resume = build.last_checkpoint(cfg, folder)
-        if cfg.init and not resume:
+        if resume:
+            check_resumable(model, resume)
+        elif cfg.init:
             initialise(model, cfg.init)
         data = build.build_data(cfg)
         data.prepare_data()
@@ -28,8 +30,11 @@ def main(cfg: DictConfig) -> None:
 
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
 
+    # `every_n_train_steps` need not divide `max_steps`: the run's last checkpoint is that of its last step
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     if trainer.is_global_zero:
-        print(f"model: {save(model, folder / 'model')}")
+        with clear_errors():
+            print(f"model: {save(model, folder / 'model')}")
 
 
 if __name__ == "__main__":

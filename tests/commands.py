@@ -29,6 +29,8 @@ NETWORK = [
     "backbone.network.global_layers=[1]",
     "backbone.network.new_layers=1",
 ]
+DENSE = ("detection", "instance_segmentation", "semantic_segmentation")
+TASKS = (*DENSE, "caption", "grounding")
 QUICK = [
     "num_workers=0",
     "trainer.accelerator=cpu",
@@ -36,10 +38,14 @@ QUICK = [
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
     "trainer.log_every_n_steps=1",
-    "trainer.enable_progress_bar=false",
+    "+trainer.enable_progress_bar=false",
     "+trainer.enable_model_summary=false",
     "~callbacks.progress",
+    "callbacks.pictures.num_images=2",
+    "callbacks.pictures.max_side=64",
     "mask_points=32",
+    # an untrained model never stops by itself
+    *(f"tasks.{task}.max_length=8" for task in TASKS),
 ]
 SCENES = {"train": 24, "val": 7}
 
@@ -47,6 +53,11 @@ SCENES = {"train": 24, "val": 7}
 def digits(folder: Path) -> list[str]:
     """Overrides for a tiny set of digit scenes, generated in `folder` unless it is there."""
     return [f"prepare.digits.out={folder}", *(f"prepare.digits.{k}={v}" for k, v in SCENES.items())]
+
+
+def resolution(dense: int, single: int) -> list[str]:
+    """Overrides for the network's input, in pixels per side, of tasks with queries and with one answer."""
+    return [f"resolution.{task}={dense if task in DENSE else single}" for task in TASKS]
 
 
 def batches(size: int, *sources: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
@@ -99,21 +99,28 @@ def check_sizes(cfg: DictConfig, model: UFO) -> None:
 
 
 def build_trainer(cfg: DictConfig, **overrides: Any) -> L.Trainer:
-    """The trainer with its callbacks and loggers."""
+    """The trainer, with the config's callbacks and loggers unless `overrides` names others."""
+    arguments = {"callbacks": None, "logger": None, **overrides}
+    if arguments["logger"] is None:
+        arguments["logger"] = [instantiate(c) for c in cfg.logger.values() if c] or False
+    if arguments["callbacks"] is None:
+        arguments["callbacks"] = build_callbacks(cfg, with_loggers=bool(arguments["logger"]))
+    return instantiate(cfg.trainer, **arguments)
+
+
+def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callback]:
+    """All callbacks; without loggers those that refuse to run without one are left out."""
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     for callback in callbacks:
         if isinstance(callback, RunInfo):
             callback.config = OmegaConf.to_container(cfg, resolve=True)
-    loggers = [instantiate(c) for c in cfg.logger.values() if c]
-    if not loggers:  # it refuses to run without one
-        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
-    return instantiate(cfg.trainer, **{"callbacks": callbacks, "logger": loggers or False, **overrides})
+    return [c for c in callbacks if with_loggers or not isinstance(c, LearningRateMonitor)]
 
 
 def metric_callbacks(cfg: DictConfig) -> list[MetricCallback]:
-    """The metrics among the config's callbacks."""
-    found = [instantiate(c) for c in cfg.callbacks.values() if c]
-    return [c for c in found if isinstance(c, MetricCallback)]
+    """The metrics among the config's callbacks; the others may need a Hydra job around them."""
+    chosen = [c for c in cfg.callbacks.values() if c and issubclass(get_class(c._target_), MetricCallback)]
+    return [instantiate(c) for c in chosen]
 
 
 def progress_bar() -> L.Callback:
@@ -122,13 +129,14 @@ def progress_bar() -> L.Callback:
 
 
 def last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
-    """The checkpoint to resume from: `resume=auto|never|PATH`."""
+    """The checkpoint to resume from: `resume=auto|never|PATH`, PATH a `.ckpt` or the folder of a run."""
     if cfg.resume == "never":
         return None
-    if cfg.resume != "auto":
-        return Path(cfg.resume)
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else None
+    named = folder if cfg.resume == "auto" else Path(cfg.resume)
+    last = named / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return last
+    return None if cfg.resume == "auto" else named
 
 
 def output_folder() -> Path:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ufo.checkpoints.native import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.model import UFO
+from ufo.tasks import task_names
 
 # every key that `ufo.build` or an entry point reads; a key that nothing reads is an error
 KEYS = frozenset(
@@ -68,7 +73,7 @@ def clear_errors() -> Iterator[None]:
         ValueError,
         DataError,
         CheckpointError,
-        FileNotFoundError,
+        OSError,
         InstantiationException,
         OmegaConfBaseException,
     ) as error:
@@ -87,21 +92,57 @@ def _innermost(error: BaseException) -> str:
 
 def check_config(cfg: DictConfig) -> None:
     """Raises ValueError for keys that nothing reads and for sources without a task."""
-    unread = sorted(set(cfg) - KEYS)
-    if unread:
-        raise ValueError(f"nothing reads the config key '{unread[0]}'; keys are: {', '.join(sorted(KEYS))}")
-    unknown = sorted(set(cfg.loss_weights) - {"token", "focal", "dice"})
-    if unknown:
-        raise ValueError(f"there is no loss '{unknown[0]}'; loss_weights are for token, focal and dice")
-    if cfg.lora.enabled:
-        raise ValueError("UFO-ViT has no adapters; use lora=none")
+    _check_keys("", cfg, KEYS)
+    _check_keys("backbone", cfg.backbone, {"module", "tokenizer", "network", "ramp"})
+    _check_keys("resolution", cfg.resolution, {*task_names(), "bins"})
+    _check_keys("loss_weights", cfg.loss_weights, {"token", "focal", "dice"})
     tasks = [name for name, task in cfg.tasks.items() if task]
     for key, source in cfg.sources.items():
-        if source and source.task not in tasks:
+        if not source:
+            continue
+        _check_keys(f"sources.{key}.dataset", source.dataset, {"folder", "train", "val"})
+        _check_keys(f"sources.{key}.transform", source.transform, {"train", "val"})
+        if source.task not in tasks:
             raise ValueError(
                 f"source '{key}' trains the task '{source.task}', which the mixture does not define; "
                 f"it has: {', '.join(tasks)}"
             )
+    _check_arguments(OmegaConf.to_container(cfg, resolve=False))
+    if cfg.lora.enabled:
+        raise ValueError("UFO-ViT has no adapters; use lora=none")
+
+
+def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:
+    unread = sorted(set(found) - read)
+    if unread:
+        key = f"{where}.{unread[0]}" if where else unread[0]
+        raise ValueError(f"nothing reads the config key '{key}'; {_instead(unread[0], read)}")
+
+
+def _check_arguments(value: Any, where: str = "") -> None:
+    """Raises ValueError where a node gives the code that it names an argument which that does not take.
+
+    Some of them (optimizer, schedule) would be called in the midst of training only.
+    """
+    if not isinstance(value, dict):
+        return
+    for key, child in value.items():
+        _check_arguments(child, f"{where}.{key}" if where else key)
+    if "_target_" not in value:
+        return
+    try:
+        parameters = inspect.signature(get_object(value["_target_"])).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}: there is no '{value['_target_']}' ({_innermost(error)})") from error
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        given = {k for k in value if not (k.startswith("_") and k.endswith("_"))}
+        _check_keys(where, given, set(parameters))
+
+
+def _instead(name: str, known: Set[str]) -> str:
+    """What a wrong name probably stands for, or all that it may be."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"keys are: {', '.join(sorted(known))}"
 
 
 def check_fit(model: UFO, data: UFODataModule) -> None:

@@ -87,6 +87,21 @@ def test_the_prompt_matters_and_equal_prompts_are_shared(backbone):
 
 
 @torch.no_grad()
+def test_a_remembered_prompt_is_forgotten_when_a_weight_changes(backbone, make_backbone):
+    images = pictures()
+    first = backbone.encode(images, *prompt()).image_features
+    assert torch.equal(backbone.encode(images, *prompt()).image_features, first)
+    other = make_backbone(seed=1)
+    backbone.load_state_dict(other.state_dict())
+    same(backbone.encode(images, *prompt()).image_features, other.encode(images, *prompt()).image_features)
+    for layer in backbone.layers:
+        layer.qkv.weight.mul_(0.5)
+    changed = backbone.encode(images, *prompt()).image_features
+    with torch.enable_grad():  # nothing is remembered with gradients
+        same(changed, backbone.encode(images, *prompt()).image_features)
+
+
+@torch.no_grad()
 def test_the_prefix_never_sees_a_query(backbone):
     images = pictures()
     without = backbone.encode(images, *prompt()).image_features
@@ -115,14 +130,18 @@ def test_queries_do_not_see_each_other(backbone):
 
 @torch.no_grad()
 def test_a_query_sees_its_own_window_only(make_backbone):
+    """Where queries are and how they group into windows agree, also for 2 x 3 windows."""
     backbone = make_backbone(depth=0, global_layers=[])
-    images, grid = pictures(1), query_grid(2, 2, 1)
-    ids = answers(4)
+    images, grid = pictures(1, 24, 36), query_grid(2, 3, 2)
+    ids = answers(24)
     before = backbone.answer(backbone.encode(images, *prompt(), grid), ids)
-    images[..., 12:, 12:] = 255 - images[..., 12:, 12:]  # the last window
+    images[..., 12:, :12] = 255 - images[..., 12:, :12]  # the window at the lower left
     after = backbone.answer(backbone.encode(images, *prompt(), grid), ids)
-    same(after[:3], before[:3])
-    assert (after[3] - before[3]).abs().max() > 1e-2
+    x, y = grid.references[0].unbind(-1)
+    inside = (x < 1 / 3) & (y > 1 / 2)
+    assert torch.equal(inside, grid.windows[0] == 3)
+    changed = (after - before).abs().amax((1, 2)) > 1e-3
+    assert torch.equal(changed, inside)
 
 
 @torch.no_grad()
@@ -286,9 +305,10 @@ def test_image_attention_equals_its_definition():
     logits[..., :n] = logits[..., :n].masked_fill(hidden, -torch.inf)
     expected = logits.softmax(-1) @ torch.cat([prompt_v, v], 2)
     arguments = (q, k, v, (height, width), (table_h, table_w), (prompt_k, prompt_v, visible))
-    same(image_attention(*arguments), expected, 1e-7)  # with gradients: explicit products
-    with torch.no_grad():
-        same(image_attention(*arguments), expected, 1e-7)  # without: the fused kernel
+    same(image_attention(*arguments), expected, 1e-7)  # with gradients: the bias inside the products
+    for piece in (1 << 20, 1000, 400, 100, 1):  # without: all at once, ... windows, heads, queries
+        with torch.no_grad(), patch("ufo.backbones.attention._PIECE", piece):
+            same(image_attention(*arguments), expected, 1e-7)
 
 
 def test_both_ways_to_attend_are_equal():

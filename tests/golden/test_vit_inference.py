@@ -65,14 +65,14 @@ def test_prompt(run):
     with torch.no_grad():
         embedded = backbone.embedding(ids, torch.arange(length)).expand(count, -1, -1)
     close(embedded[:, ::every], recording["text_embed_sub"])
-    text = run.seen.encode_layer[-1].result[0].expand(count, -1, -1)
+    text = run.seen.text[-1].expand(count, -1, -1)
     close(text[:, ::every], recording["text_out_sub"])
 
 
 def test_image(run):
     recording = run.recording
     for i, expected in recording["layer_img_sub"].items():
-        close(run.seen.encode_layer[i].result[1][:, ::7, ::7], expected)
+        close(run.seen.image[i][:, ::7, ::7], expected)
     close(run.context.image_features[:, ::2, ::2], recording["image_features_sub"])
 
 
@@ -84,9 +84,9 @@ def test_queries(run):
     references = run.grid.references.expand(len(run.batch), -1, -1)
     close(references, recording["references"], rtol=1e-6)
     for i, (entering, leaving) in recording["layer_grid_in_out"].items():
-        close(run.seen.update_queries[i].result[:, ::7, None], entering)
-        close(run.seen.encode_layer[i].result[2][:, ::7, None], leaving)
-    close(run.seen.encode_layer[-1].result[2][:, ::3, None], recording["grid_out"])
+        close(run.seen.entering[i][:, ::7, None], entering)
+        close(run.seen.queries[i][:, ::7, None], leaving)
+    close(run.seen.queries[-1][:, ::3, None], recording["grid_out"])
     memory = [m.own for m in run.context.memory if m]
     for name, own in (("grid_kv0_sub", memory[0]), ("grid_kv_last_sub", memory[-1])):
         # recorded as two: keys, values; each `[B*Q*heads, 1, d]`

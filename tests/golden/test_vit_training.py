@@ -56,7 +56,7 @@ def answered(step) -> SimpleNamespace:
         with traced(model.backbone) as seen:
             hidden = model.backbone.answer(context, ids.flatten(0, 1))
     layers = [i for i, memory in enumerate(context.memory) if memory]
-    states = {i: call.result.view(*ids.shape, -1) for i, call in zip(layers, seen.answer_layer, strict=True)}
+    states = {i: x.view(*ids.shape, -1) for i, x in zip(layers, seen.answers, strict=True)}
     return SimpleNamespace(context=context, hidden=hidden.view(*ids.shape, -1), states=states)
 
 
@@ -146,7 +146,7 @@ def test_answers(step):
     assert torch.equal(written, counted.any(-1).flatten())
     for answer, text in zip(answers, recording.get("target_texts", answers), strict=True):
         assert answer in (None, text)
-    [call] = step.seen.answer
+    [call] = step.seen.calls["answer"]
     _, fed, packed = call.arguments
     row, column = packed // fed.shape[1], packed % fed.shape[1]
     assert torch.equal(torch.stack([row, column], 1), counted.flatten(0, 1).nonzero())
@@ -163,20 +163,18 @@ def test_stem(step):
 
 
 def test_prompt_and_image_layers(step):
-    recording = step.recording
+    recording, text, image = step.recording, step.seen.text, step.seen.image
     for i in layers_of(recording["layer_text"]):
-        text, image, _, _ = step.seen.encode_layer[i].result
-        every = max(1, text.shape[1] // 12)
-        close(text[:1, ::every].detach(), recording["layer_text"][i])
-        close(image[:, ::7, ::7].detach(), recording["layer_img_sub"][i])
+        every = max(1, text[i].shape[1] // 12)
+        close(text[i][:1, ::every], recording["layer_text"][i])
+        close(image[i][:, ::7, ::7], recording["layer_img_sub"][i])
 
 
 def test_query_layers(step):
-    recording = step.recording
-    for i in layers_of(recording["layer_grid_in_out"]):
-        entering, leaving = recording["layer_grid_in_out"][i]
-        close(step.seen.update_queries[i].result[:, ::3, None].detach(), entering)
-        close(step.seen.encode_layer[i].result[2][:, ::3, None].detach(), leaving)
+    for i in layers_of(step.recording["layer_grid_in_out"]):
+        entering, leaving = step.recording["layer_grid_in_out"][i]
+        close(step.seen.entering[i][:, ::3, None], entering)
+        close(step.seen.queries[i][:, ::3, None], leaving)
 
 
 def test_answer_layers(step, answered):
@@ -199,7 +197,7 @@ def test_logits(step, answered):
 def test_supervised_positions_are_those_computed(step, answered):
     """Training computes supervised positions only; they are the same as among all others."""
     weights = step.recording["all_layer_token_weights"].bool()
-    [call] = step.seen.answer
+    [call] = step.seen.calls["answer"]
     close(call.result.detach(), answered.hidden[weights])
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -201,14 +200,52 @@ def spied(name: str) -> Iterator[list[Call]]:
         yield calls
 
 
+class Trace:
+    """What passed a backbone's layers, one entry per layer; the one place that knows its insides."""
+
+    STEPS = ("_prompt_layer", "_update_queries", "_encode_layer", "_answer_layer", "answer")
+
+    def __init__(self, backbone: UFOViT):
+        self.backbone = backbone
+        self.calls: dict[str, list[Call]] = {step: [] for step in self.STEPS}
+
+    @property
+    def text(self) -> list[Tensor]:
+        """Prompt after each layer `[B or 1, n, C]`; nothing needs that of the last, so it is made here."""
+        calls = self.calls["_prompt_layer"]
+        outputs, mask = [call.result[0] for call in calls], calls[-1].arguments[2]
+        with torch.no_grad():
+            last, *_ = self.backbone._prompt_layer(self.backbone.layers[-1], outputs[-1], mask)
+        return [x.detach() for x in (*outputs, last)]
+
+    @property
+    def image(self) -> list[Tensor]:
+        """Patches after each layer `[B, H, W, C]`."""
+        return [call.result[0].detach() for call in self.calls["_encode_layer"]]
+
+    @property
+    def entering(self) -> list[Tensor]:
+        """Queries before each layer `[B, Q, C]`, with what is added there."""
+        return [call.result.detach() for call in self.calls["_update_queries"]]
+
+    @property
+    def queries(self) -> list[Tensor]:
+        """Queries after each layer `[B, Q, C]`."""
+        return [call.result[1].detach() for call in self.calls["_encode_layer"]]
+
+    @property
+    def answers(self) -> list[Tensor]:
+        """Answer tokens after each layer that they pass `[R, T, C]` or, packed, `[M, C]`."""
+        return [call.result.detach() for call in self.calls["_answer_layer"]]
+
+
 @contextmanager
-def traced(backbone: UFOViT) -> Iterator[SimpleNamespace]:
-    """The calls of a backbone's steps, layer by layer; the one place that knows its insides."""
-    steps = ("_query_stream", "_update_queries", "_encode_layer", "_answer_layer", "answer")
-    calls: dict[str, list[Call]] = {step: [] for step in steps}
-    recorders = {step: _recorder(getattr(backbone, step), calls[step]) for step in steps}
+def traced(backbone: UFOViT) -> Iterator[Trace]:
+    """Listen to a backbone."""
+    trace = Trace(backbone)
+    recorders = {step: _recorder(getattr(backbone, step), calls) for step, calls in trace.calls.items()}
     with patch.multiple(backbone, **recorders):
-        yield SimpleNamespace(**{step.lstrip("_"): made for step, made in calls.items()})
+        yield trace
 
 
 @contextmanager

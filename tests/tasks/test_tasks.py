@@ -193,6 +193,16 @@ def test_spaces_inside_numbers_and_names_do_not_matter(make_tiny_task, make_batc
     assert torch.equal(first.boxes, second.boxes) and len(first.boxes) == 1
 
 
+def test_numbers_of_any_length_are_read(make_tiny_task, make_batch, grid):
+    """An answer of thirty digits is a box far outside, clipped to the image, not an overflow."""
+    huge = "9" * 30
+    for name, text in (("detection", f"owl,{huge},{huge},-{huge},4"), ("grounding", f"{huge},1,1,{huge}")):
+        task, batch = make_tiny_task(name), make_batch(name, (1,))
+        boxes = task.parse(answers(batch, [text], grid.references[0, :1])).boxes
+        assert boxes.shape == (1, 4) and boxes.isfinite().all()
+        assert boxes.min() >= 0 and boxes.max() <= batch.images.shape[-1]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_grounding_reads_what_it_teaches(make_tiny_task, make_batch, seed):
     task, batch = make_tiny_task("grounding"), make_batch("grounding", (1, 1, 1), seed)

@@ -15,8 +15,8 @@ from torch import Tensor
 # up to this many scores per head, training on a CPU is faster with explicit products than with the fused
 # kernel, whose backward is slow for small heads (bf16, 64 windows of 49 patches: 6 ms against 57 ms)
 _SMALL = 256 * 512
-# scores that the bias of one piece may have (4 MB in float32): written and read again before it leaves the cache
-_PIECE = 1 << 20
+# scores in one piece's bias (16 MB in float32): written and read again before it leaves the cache
+_PIECE = 1 << 22
 _HIDDEN = -1e4  # added to the logit of a masked prompt token; large enough in bf16, no inf in gradients
 
 

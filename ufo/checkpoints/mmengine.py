@@ -73,8 +73,8 @@ def _reason(error: Exception) -> str:
             f"is not loaded: it asks to run '{named[1]}', which weights do not need; nothing was run. "
             "Get the file from its authors, or save its state_dict alone"
         )
-    first_line = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return f"cannot be read as a checkpoint; it may be cut short: copy it again ({first_line})"
+    first_sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120]
+    return f"cannot be read as a checkpoint; it may be cut short: copy it again ({first_sentence})"
 
 
 def state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

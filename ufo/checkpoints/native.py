@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,16 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 
 
-__all__ = ["CheckpointError", "build", "initialise", "load", "load_weights", "read", "save"]
+__all__ = [
+    "CheckpointError",
+    "build",
+    "check_resumable",
+    "initialise",
+    "load",
+    "load_weights",
+    "read",
+    "save",
+]
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> UFO:
@@ -56,6 +65,7 @@ def read(path: str | Path, complete: bool = True) -> tuple[dict[str, Any], dict[
     path = Path(path)
     last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
     path = last if last.is_file() else path
+    path = path if path.exists() or not _previous(path).is_dir() else _previous(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
@@ -132,10 +142,36 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     if start:
         return sam.initialise(model, *start)
     description, weights = read(path, complete=False)
+    # what a first stage taught; the layers on top start random
+    encoder_only = description["backbone"].get("new_layers") == 0
+    _check_architecture(model, description, path, {"new_layers", "mean_layers"} if encoder_only else set())
+    if encoder_only:
+        random = {k: v for k, v in model.state_dict().items() if k not in weights and ".layers." in k}
+        log.info("%s: an encoder without new layers, %d weights stay random", path, len(random))
+        weights = {**weights, **random}
+    load_weights(model, weights, path)
+
+
+def check_resumable(model: UFO, path: str | Path) -> None:
+    """Raises CheckpointError unless the training of `model` can go on from the `.ckpt` at `path`."""
+    if Path(path).is_dir() or Path(path).suffix == ".pth":
+        raise CheckpointError(f"'{path}' holds weights, not the state of a training; use init={path}")
+    description, _ = read(path, complete=False)
+    try:
+        _check_architecture(model, description, path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; this run would go on from there: take another name=..., or start afresh with "
+            "resume=never"
+        ) from error
+
+
+def _check_architecture(
+    model: UFO, description: dict[str, Any], path: str | Path, free: Set[str] = frozenset()
+) -> None:
+    """Raises CheckpointError naming both architectures where they differ, but for `free` settings."""
     theirs, ours = description["backbone"], model.describe()["backbone"]
-    free = {"drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global"}
-    encoder_only = theirs.get("new_layers") == 0  # what a first stage taught; the layers on top start random
-    free |= {"new_layers", "mean_layers"} if encoder_only else set()
+    free = free | {"drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global"}
     different = [
         f"{k}={theirs.get(k)} there, {ours.get(k)} here"
         for k in ours
@@ -148,16 +184,24 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     vocab = list(model.tokenizer.vocab)
     if description.get("vocab", vocab) != vocab:
         raise CheckpointError(f"'{path}' was trained with another vocabulary; use its vocab.txt")
-    if encoder_only:
-        random = {k: v for k, v in model.state_dict().items() if k not in weights and ".layers." in k}
-        log.info("%s: an encoder without new layers, %d weights stay random", path, len(random))
-        weights = {**weights, **random}
-    load_weights(model, weights, path)
 
 
 def save(model: UFO, path: str | Path) -> Path:
-    """Write a model folder, whole or not at all: a kill leaves the previous one as it was."""
+    """Write a model folder, whole or not at all: a kill or a full disk leaves the previous one loadable.
+
+    Raises CheckpointError if it cannot be written.
+    """
     path = Path(path)
+    try:
+        _save(model, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the model could not be written to '{path}' ({_first_line(error)}); an older one there is kept"
+        ) from error
+    return path
+
+
+def _save(model: UFO, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -172,21 +216,29 @@ def save(model: UFO, path: str | Path) -> Path:
         _replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return path
 
 
 def _replace(new: Path, path: Path) -> None:
     """Put a finished folder in place of an older model folder."""
+    old = _previous(path)
     if path.exists():
         if not (path / "config.json").is_file():
             raise CheckpointError(f"'{path}' exists and is no model folder; choose another name")
-        old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(path, old)
-        os.rename(new, path)
-        shutil.rmtree(old)
+        os.rename(path, old)  # a kill after this line leaves `old`, where `read` finds it
+        try:
+            os.rename(new, path)
+        except OSError:
+            os.rename(old, path)
+            raise
     else:
         os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _previous(path: Path) -> Path:
+    """Where a model folder is for the moment in which another one takes its place."""
+    return path.with_name(f".{path.name}.old")
 
 
 def _first_line(error: BaseException) -> str:

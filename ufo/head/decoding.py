@@ -16,6 +16,8 @@ from ufo.head.beam import Step, beam_search
 from ufo.tasks.base import Task
 from ufo.tokenizer import UFOTokenizer
 
+_ONE_WORD = 2  # tokens fed to a row that says one word: the start and the word
+
 
 @dataclass
 class Decoded:
@@ -90,12 +92,23 @@ class _Group:
     token: Tensor  # int64 [n], the last token of each row, not fed yet
     length: int  # tokens chosen so far
 
-    def select(self, index: Tensor) -> _Group:
-        """Some of the rows, with their own cache."""
-        if len(index) == len(self.rows):
+    def select(self, index: Tensor, room: int = 0) -> _Group:
+        """Some of the rows, with their own cache unless all stay and it has room for so many tokens."""
+        if len(index) == len(self.rows) and room <= self.cache.max_length:
             return self
-        cache, context = self.cache.copy(index), self.context.select(index)
+        cache = _copy(self.cache, index, max(room, self.cache.max_length))
+        context = self.context if len(index) == len(self.rows) else self.context.select(index)
         return _Group(self.rows[index], context, cache, self.token[index], self.length)
+
+
+def _copy(cache: AnswerCache, rows: Tensor, room: int) -> AnswerCache:
+    """These rows of a cache, in a larger one; only what is filled is copied."""
+    layers = {}
+    for layer, pair in cache.layers.items():
+        layers[layer] = grown = tuple(x.new_empty(len(rows), x.shape[1], room, x.shape[3]) for x in pair)
+        for new, old in zip(grown, pair, strict=True):
+            new[:, :, : cache.length] = old[:, :, : cache.length][rows]
+    return AnswerCache(room, cache.length, layers)
 
 
 class _Greedy:
@@ -109,15 +122,16 @@ class _Greedy:
     def __call__(self, context: Context) -> Decoded:
         rows, device = context.num_rows, self.backbone.device
         token = torch.full((rows,), self.start_id, device=device)
-        # room for a whole chunk that starts at the last token
-        cache = AnswerCache(self.max_length + self.mask_tokens)
+        # most rows say one word and end; the others get memory for a whole answer when those have left
+        cache = AnswerCache(_ONE_WORD)
         group = _Group(torch.arange(rows, device=device), context, cache, token, 0)
         hidden = self._feed(group, token[:, None])[:, -1]  # [R, C]
         logits = F.linear(hidden, self.embedding).float()
         self.ids = torch.full((rows, self.max_length), self.end_id, device=device)
         self.features = hidden.new_zeros(rows, self.max_length, hidden.shape[-1])
-        first = (logits.amax(-1) - logits.logsumexp(-1)).exp()
-        pending = self._choose(group, hidden, logits.argmax(-1))
+        chosen = logits.argmax(-1)
+        first = (-F.cross_entropy(logits, chosen, reduction="none")).exp()
+        pending = self._choose(group, hidden, chosen)
         while pending:
             group, in_chunk = pending.pop()
             pending += self._chunk(group) if in_chunk else self._step(group)
@@ -145,8 +159,13 @@ class _Greedy:
             return []
         kinds = kind.tolist()  # the one synchronisation of a step
         parts = [(k, [i for i, kind in enumerate(kinds) if kind == k]) for k in (1, 2)]
+        # later: room for a whole chunk that starts at the last token
+        fits = group.cache.length < group.cache.max_length
+        room = {1: 0 if fits else self.max_length + self.mask_tokens, 2: self.max_length + self.mask_tokens}
         return [
-            (group.select(torch.tensor(index, device=chosen.device)), k == 2) for k, index in parts if index
+            (group.select(torch.tensor(index, device=chosen.device), room[k]), k == 2)
+            for k, index in parts
+            if index
         ]
 
     def _chunk(self, group: _Group) -> list[tuple[_Group, bool]]:

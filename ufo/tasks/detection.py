@@ -16,6 +16,8 @@ from ufo.tasks.base import Answers, Supervision, batch_generator
 from ufo.tasks.dense import BACKGROUND, DenseTask, assign_objects, class_of
 from ufo.types import Batch, Prediction
 
+_OUTSIDE = 10**6  # bins, beyond any image
+
 
 @dataclass(kw_only=True)
 class Detection(DenseTask):
@@ -86,6 +88,8 @@ def parse_box(fields: list[str]) -> list[int] | None:
     if len(fields) < 4:
         return None
     try:
-        return [int(f.replace(" ", "")) for f in fields[:4]]
+        numbers = [int(f.replace(" ", "")) for f in fields[:4]]
     except ValueError:
         return None
+    # an answer may hold more digits than fit a tensor; so far outside the image it makes no difference
+    return [min(max(n, -_OUTSIDE), _OUTSIDE) for n in numbers]

@@ -19,7 +19,9 @@ class InstanceSegmentation(MaskTask):
     """Masks with classes; matrix NMS on the parsed answers (metrics.md section 1.2)."""
 
     name: ClassVar[str] = "instance_segmentation"
-    chunk: ClassVar[int] = 64  # masks at original size that are held as probabilities at a time
+    # masks at original size that are held as probabilities at a time: a GPU wants few calls, a CPU its cache
+    chunk: ClassVar[int] = 64
+    cpu_chunk: ClassVar[int] = 4
 
     mask_threshold: float = 0.5
     nms_sigma: float = 2.0
@@ -65,7 +67,7 @@ class InstanceSegmentation(MaskTask):
         In chunks: hundreds of probability maps at original size would fill the memory.
         """
         masks, quality = [], []
-        for part in rows.split(self.chunk):
+        for part in rows.split(self.cpu_chunk if rows.device.type == "cpu" else self.chunk):
             probability = answers.masks(part)
             mask = probability > self.mask_threshold
             inside = (probability * mask).flatten(1).sum(1)

@@ -1,0 +1,78 @@
+"""What makes the prefix fast changes nothing: remembered prompts and the bias built in pieces."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from ufo.backbones import attention
+from ufo.backbones.ufo_vit import PROMPTS_KEPT, UFOViT
+
+IMAGES = torch.arange(3 * 24 * 24).view(1, 3, 24, 24).remainder(251).to(torch.uint8)
+
+
+def features(backbone: UFOViT, ids: list[int]) -> Tensor:
+    prompt = torch.tensor([ids])
+    return backbone.encode(IMAGES, prompt, torch.ones_like(prompt, dtype=torch.bool)).image_features
+
+
+@torch.no_grad()
+def test_a_prompt_is_read_once(make_backbone):
+    backbone = make_backbone()
+    first = features(backbone, [2, 9, 7])
+    with patch.object(backbone, "_read_prompt", side_effect=AssertionError("read again")):
+        assert torch.equal(features(backbone, [2, 9, 7]), first)
+    assert not torch.equal(features(backbone, [2, 7, 9]), first)
+    for i in range(PROMPTS_KEPT + 3):
+        features(backbone, [2, i])
+    assert len(backbone._prompts) == PROMPTS_KEPT
+
+
+@pytest.mark.parametrize("change", ["step", "load", "averaged", "training"])
+def test_remembered_prompts_follow_the_weights(make_backbone, change):
+    backbone, other = make_backbone(), make_backbone(seed=5)
+    with torch.no_grad():
+        before = features(backbone, [2, 9, 7])
+        if change == "step":
+            for mine, theirs in zip(backbone.parameters(), other.parameters(), strict=True):
+                mine.copy_(theirs)
+        elif change == "load":
+            backbone.load_state_dict(other.state_dict())
+        else:  # invisible to version counters
+            for mine, theirs in zip(backbone.parameters(), other.parameters(), strict=True):
+                mine.data.copy_(theirs.data)
+    if change == "averaged":
+        backbone.eval()
+    elif change == "training":
+        features(backbone, [2, 9, 7])  # with gradients
+    with torch.no_grad():
+        after, expected = features(backbone, [2, 9, 7]), features(other, [2, 9, 7])
+    assert torch.equal(after, expected) and not torch.equal(after, before)
+
+
+def test_a_remembered_prompt_is_not_part_of_a_graph(make_backbone):
+    backbone = make_backbone()
+    with torch.no_grad():
+        features(backbone, [2, 9, 7])
+    features(backbone, [2, 9, 7]).sum().backward()
+    assert backbone.embedding.word.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("piece", [1, 60, 200, 700, 1 << 20])
+@torch.no_grad()
+def test_pieces_of_any_size_give_the_same(piece, monkeypatch):
+    """One query, some queries, some heads, some windows, everything at once."""
+    torch.manual_seed(0)
+    windows, heads, size, d, n = 3, 2, (3, 4), 8, 5
+    q, k, v = torch.randn(3, windows, heads, 12, d)
+    tables = tuple(torch.randn(2 * s - 1, d) for s in size)
+    prompt_k, prompt_v = torch.randn(2, windows, heads, n, d)
+    visible = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
+    arguments = (q, k, v, size, tables, (prompt_k, prompt_v, visible))
+    with torch.enable_grad():
+        expected = attention.image_attention(*arguments)
+    monkeypatch.setattr(attention, "_PIECE", piece)
+    torch.testing.assert_close(attention.image_attention(*arguments), expected, rtol=1e-5, atol=1e-5)

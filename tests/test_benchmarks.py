@@ -1,0 +1,27 @@
+"""Each benchmark runs at its smallest settings and prints its table; they assert equal answers themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SMALL = ["--network", "tiny", "--scale", "0.2", "--threads", "1"]
+RUNS = {
+    "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
+    "train_step_vit": ([*SMALL, "--objects", "3"], "grounding"),
+    "mask_postprocessing": (["--masks", "8", "--size", "48", "64", "--patches", "14"], "kept"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_benchmark(name):
+    arguments, expected = RUNS[name]
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout

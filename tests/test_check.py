@@ -1,0 +1,248 @@
+"""Bad input: one line that says what to do instead, exit code 1, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from commands import NETWORK, QUICK, batches, command, digits, run
+from official_files import write_official
+
+from ufo.check import quote_numbers
+from ufo.checkpoints.native import save
+
+ONE = [f"sources.{task}=null" for task in ("detection", "instance_segmentation", "semantic_segmentation")]
+ONE += ["sources.grounding=null"]  # captions only: quick to read
+SMALL = [*NETWORK, *QUICK, *batches(2, "caption")]
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> list[str]:
+    return digits(tmp_path_factory.mktemp("scenes") / "digits")
+
+
+@pytest.fixture(scope="session")
+def other_model(make_model, tmp_path_factory) -> Path:
+    """A model folder of another width, patch size and vocabulary."""
+    return save(make_model(), tmp_path_factory.mktemp("other") / "model")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(scenes, tmp_path_factory) -> Path:
+    """The `.ckpt` of two training steps on captions."""
+    folder = tmp_path_factory.mktemp("trained")
+    run("train.py", *SMALL, *scenes, *ONE, "logger=none", out=folder)
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def refused(capfd, tmp_path):
+    """Run a script that must stop with one line on stderr; returns that line."""
+
+    def check(script: str, *overrides: str) -> str:
+        out = tmp_path / "run"
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run(script, *overrides, out=out)
+        lines = capfd.readouterr().err.splitlines()
+        assert stop.value.code == 1
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
+        assert not (out / "checkpoints").exists() and not (out / "model").exists()
+        return lines[0]
+
+    return check
+
+
+# ---------------------------------------------------------------- keys that nothing reads
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """An experiment of the user's own; the overrides that choose it."""
+
+    def write(text: str) -> list[str]:
+        folder = tmp_path / "own" / "experiment"
+        folder.mkdir(parents=True)
+        (folder / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+        return [f"hydra.searchpath=[file://{folder.parent}]", "experiment=mine"]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "text, wrong, instead",
+    [
+        ("optimiser: {lr: 1}", "optimiser", "optimizer"),
+        ("optimizer: {learning_rate: 1}", "optimizer.learning_rate", "keys are: amsgrad, betas"),
+        ("schedule: {warmup_step: 5}", "schedule.warmup_step", "warmup_steps"),
+        ("trainer: {max_step: 5}", "trainer.max_step", "max_steps"),
+        ("backbone: {network: {widht: 32}}", "backbone.network.widht", "width"),
+        ("backbone: {netwrok: {width: 32}}", "backbone.netwrok", "network"),
+        ("resolution: {captions: 112}", "resolution.captions", "caption"),
+        ("tasks: {detection: {bins: 5}}", "tasks.detection.bins", "num_bins"),
+        ("prepare: {digits: {trian: 5}}", "prepare.digits.trian", "train"),
+        ("sources: {caption: {transform: {test: null}}}", "sources.caption.transform.test", "train, val"),
+        ("loss_weights: {box: 1}", "loss_weights.box", "dice, focal, token"),
+        ("callbacks: {pictures: {number: 5}}", "callbacks.pictures.number", "num_images"),
+    ],
+)
+def test_a_key_that_nothing_reads(refused, experiment, text, wrong, instead):
+    line = refused("train.py", *experiment(text))
+    assert f"nothing reads the config key '{wrong}'" in line
+    assert instead in line
+
+
+def test_a_source_takes_no_other_setting(refused, experiment):
+    line = refused("train.py", *experiment("sources: {caption: {weigth: 2}}"))
+    assert "weigth" in line
+
+
+def test_a_class_that_is_not_there(refused):
+    line = refused("train.py", "optimizer._target_=torch.optim.AdamX")
+    assert "optimizer" in line and "torch.optim.AdamX" in line
+
+
+@pytest.mark.parametrize("override, instead", [("backbone=ufo_vit_small", "ufo_vit_tiny"), ("seeed=1", "seeed")])
+def test_a_name_that_hydra_refuses(capfd, tmp_path, override, instead):
+    with pytest.raises(SystemExit) as stop:
+        run("train.py", override, out=tmp_path)
+    err = capfd.readouterr().err
+    assert stop.value.code == 1
+    assert instead in err and "Traceback" not in err
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_a_task_that_a_data_set_cannot_serve(refused, scenes):
+    line = refused("train.py", *SMALL, *scenes, *ONE, "sources.caption.task=detection")
+    assert "cannot serve the task 'detection'" in line and "serves caption" in line
+
+
+def test_a_task_that_the_mixture_does_not_define(refused):
+    line = refused("train.py", "sources.caption.task=poetry")
+    assert "source 'caption'" in line and "'poetry'" in line and "it has: detection" in line
+
+
+def test_a_missing_folder(refused, tmp_path):
+    line = refused("train.py", "mixture=five_task", f"paths.data={tmp_path}/none", *NETWORK)
+    assert f"{tmp_path}/none/coco/train2017 does not exist" in line and "set" in line
+
+
+def test_a_missing_file(refused, tmp_path):
+    data = write_official(tmp_path / "data")
+    (data / "coco_2014" / "refcoco+" / "refs(unc).p").unlink()
+    line = refused("train.py", "mixture=five_task", f"paths.data={data}", *NETWORK)
+    assert "refcoco+/refs(unc).p does not exist" in line
+
+
+def test_scenes_of_other_options(refused, scenes):
+    line = refused("train.py", *scenes, "prepare.digits.train=25")
+    assert "train=24 instead of train=25" in line and "choose another folder" in line
+
+
+def test_a_vocabulary_that_is_not_there(refused, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    line = refused("train.py", "backbone.tokenizer.name_or_path=no/such-vocabulary")
+    assert "no/such-vocabulary" in line and "give its path" in line
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_a_resolution_that_the_window_does_not_divide(refused, scenes):
+    line = refused("train.py", *SMALL, *scenes, "resolution.detection=100")
+    assert "100" in line and "multiple of 56" in line
+    line = refused("train.py", *SMALL, *scenes, "resolution.caption=100")
+    assert "100x100" in line and "for example 112" in line
+
+
+@pytest.mark.parametrize("argument", ["resolution=1120", "+resolution=1120"])
+def test_a_resolution_is_named_by_a_bare_number(monkeypatch, argument):
+    monkeypatch.setattr("sys.argv", ["train.py", argument, "resolution.caption=224", "seed=1"])
+    quote_numbers("resolution")
+    import sys
+
+    assert sys.argv == ["train.py", argument.replace("1120", "'1120'"), "resolution.caption=224", "seed=1"]
+
+
+def test_a_bare_number_composes(capsys, tmp_path):
+    run("train.py", "resolution=1120", "--cfg", "job", "--package", "resolution", out=tmp_path)
+    assert "semantic_segmentation: 672" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("key", ["init", "resume"])
+def test_weights_of_another_architecture(refused, scenes, other_model, checkpoint, key):
+    path = other_model if key == "init" else checkpoint
+    line = refused("train.py", *SMALL, *scenes, *ONE, f"{key}={path}", "backbone.network.width=64")
+    theirs = 16 if key == "init" else 32
+    assert str(path) in line
+    assert f"width={theirs} there, 64 here" in line
+    assert line.count("UFOViT") == 2
+
+
+def test_weights_of_another_vocabulary(refused, scenes, checkpoint, tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    words = (Path("conf/vocab/digits.txt")).read_text().split("\n")
+    vocab.write_text("\n".join([words[0], words[1], *words[2:-1][::-1]]) + "\n")
+    line = refused(
+        "train.py", *SMALL, *scenes, *ONE, f"init={checkpoint}", f"backbone.tokenizer.name_or_path={vocab}"
+    )
+    assert "another vocabulary" in line
+
+
+@pytest.mark.parametrize("key", ["init", "resume", "ckpt"])
+@pytest.mark.parametrize("damage", ["missing", "cut short", "malicious", "something else"])
+def test_a_checkpoint_that_cannot_be_used(refused, scenes, checkpoint, tmp_path, key, damage):
+    path = tmp_path / "damaged.ckpt"
+    witness = tmp_path / "executed"
+    if damage == "cut short":
+        path.write_bytes(checkpoint.read_bytes()[:-1000])
+    elif damage == "malicious":
+        torch.save({"ufo": {}, "state_dict": {}, "code": Malicious(str(witness))}, path)
+        assert pickle.dumps(Malicious(""))  # it is what a pickle can hold
+    elif damage == "something else":
+        torch.save({"weights": torch.zeros(3)}, path)
+    script = "evaluate.py" if key == "ckpt" else "train.py"
+    line = refused(script, *SMALL, *scenes, *ONE, f"{key}={path}")
+    assert str(path) in line
+    assert not witness.exists()
+    words = {"missing": "no checkpoint", "cut short": "cut short", "malicious": "nothing was run"}
+    assert words.get(damage, "checkpoint") in line
+
+
+class Malicious:
+    """Runs a command when it is unpickled carelessly."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_weights_do_not_resume_a_training(refused, scenes, other_model):
+    line = refused("train.py", *SMALL, *scenes, *ONE, f"resume={other_model}")
+    assert f"init={other_model}" in line
+
+
+def test_evaluation_needs_a_checkpoint(refused, scenes):
+    assert "ckpt" in refused("evaluate.py", *scenes)
+
+
+def test_evaluation_at_another_resolution(refused, scenes, checkpoint):
+    line = refused("evaluate.py", *scenes, *ONE, f"ckpt={checkpoint}", "resolution.caption=224")
+    assert "caption at 112 px" in line and "224" in line and "resolution=" in line
+
+
+def test_a_process_of_its_own_says_no_more(tmp_path):
+    """What a shell shows: nothing that the tests above would miss because they share a process."""
+    done = command("train.py", "sources.caption.task=poetry", out=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
