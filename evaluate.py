@@ -20,6 +20,7 @@ def main(cfg: DictConfig) -> None:
         data.setup("validate")
         check_fit(model, data)
         build.check_sizes(cfg, model)
+        build.apply_task_overrides(cfg, model)
         module = build.evaluation_module(model)
         trainer = build.build_trainer(cfg)
 

@@ -42,7 +42,7 @@ QUICK = [
     "+trainer.enable_model_summary=false",
     "~callbacks.progress",
     "callbacks.pictures.num_images=2",
-    "callbacks.pictures.max_side=64",
+    "++callbacks.pictures.max_side=64",
     "mask_points=32",
     # an untrained model never stops by itself
     *(f"tasks.{task}.max_length=8" for task in TASKS),
@@ -79,7 +79,7 @@ def run(script: str, *overrides: str, out: Path) -> None:
     before, folder = list(sys.argv), os.getcwd()
     # the tests' own logging stays as it is
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", f"hydra.run.dir={out}"]
-    sys.argv = [str(ROOT / script), *overrides, *quiet]
+    sys.argv = [str(ROOT / script), *quiet, *overrides]
     os.chdir(ROOT)
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

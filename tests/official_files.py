@@ -1,4 +1,4 @@
-"""The seven official sources in miniature: four noise images each, in the layout that conf/dataset expects."""
+"""The seven official sources in miniature: four noise images each, laid out as conf/dataset expects."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def _captions(folder: Path) -> None:
     for i, name in enumerate([*train, *val]):
         _image(folder / name, i % 4)
     texts = ["A cat left of a red dog.", "An owl's nest", "Two cats"]
-    pairs = [{"image": name, "caption": t, "image_id": f"coco_{i}"} for i, name in enumerate(train) for t in texts]
+    pairs = [
+        {"image": name, "caption": t, "image_id": f"coco_{i}"} for i, name in enumerate(train) for t in texts
+    ]
     _json(folder / "annotations" / "coco_karpathy_train.json", pairs)
     _json(folder / "annotations" / "coco_karpathy_test.json", [{"image": n, "caption": texts} for n in val])
     truth = [{"image_id": i, "id": 10 * i + k, "caption": t} for i in range(3) for k, t in enumerate(texts)]

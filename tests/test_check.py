@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import NETWORK, QUICK, batches, command, digits, run
+from commands import NETWORK, QUICK, SCENES, batches, command, digits, run
 from official_files import write_official
 
 from ufo.check import quote_numbers
 from ufo.checkpoints.native import save
+from ufo.data.digits import generate
 
 ONE = [f"sources.{task}=null" for task in ("detection", "instance_segmentation", "semantic_segmentation")]
 ONE += ["sources.grounding=null"]  # captions only: quick to read
@@ -21,7 +22,8 @@ SMALL = [*NETWORK, *QUICK, *batches(2, "caption")]
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> list[str]:
-    return digits(tmp_path_factory.mktemp("scenes") / "digits")
+    folder = generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False)
+    return digits(folder)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +107,9 @@ def test_a_class_that_is_not_there(refused):
     assert "optimizer" in line and "torch.optim.AdamX" in line
 
 
-@pytest.mark.parametrize("override, instead", [("backbone=ufo_vit_small", "ufo_vit_tiny"), ("seeed=1", "seeed")])
+@pytest.mark.parametrize(
+    "override, instead", [("backbone=ufo_vit_small", "ufo_vit_tiny"), ("seeed=1", "seeed")]
+)
 def test_a_name_that_hydra_refuses(capfd, tmp_path, override, instead):
     with pytest.raises(SystemExit) as stop:
         run("train.py", override, out=tmp_path)
@@ -169,9 +173,9 @@ def test_a_resolution_is_named_by_a_bare_number(monkeypatch, argument):
     assert sys.argv == ["train.py", argument.replace("1120", "'1120'"), "resolution.caption=224", "seed=1"]
 
 
-def test_a_bare_number_composes(capsys, tmp_path):
+def test_a_bare_number_composes(capfd, tmp_path):
     run("train.py", "resolution=1120", "--cfg", "job", "--package", "resolution", out=tmp_path)
-    assert "semantic_segmentation: 672" in capsys.readouterr().out
+    assert "semantic_segmentation: 672" in capfd.readouterr().out
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -1,7 +1,7 @@
 """UFO (arXiv 2503.01342): one model that detects, segments, captions and grounds through language.
 
-    model = ufo.load("weights/ufo_vit_tiny_digits")
-    model.predict("scene.jpg", task="grounding", text="the red seven").boxes
+model = ufo.load("weights/ufo_vit_tiny_digits")
+model.predict("scene.jpg", task="grounding", text="the red seven").boxes
 """
 
 from __future__ import annotations

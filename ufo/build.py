@@ -98,6 +98,16 @@ def check_sizes(cfg: DictConfig, model: UFO) -> None:
             )
 
 
+def apply_task_overrides(cfg: DictConfig, model: UFO) -> None:
+    """Let task settings of the command line (`tasks.detection.num_beams=3`) win over the checkpoint's."""
+    from hydra.core.hydra_config import HydraConfig
+
+    for override in HydraConfig.get().overrides.task:
+        place = override.partition("=")[0].lstrip("+").split(".")
+        if len(place) == 3 and place[0] == "tasks" and place[1] in model.tasks:
+            setattr(model.tasks[place[1]], place[2], cfg.tasks[place[1]][place[2]])
+
+
 def build_trainer(cfg: DictConfig, **overrides: Any) -> L.Trainer:
     """The trainer, with the config's callbacks and loggers unless `overrides` names others."""
     arguments = {"callbacks": None, "logger": None, **overrides}

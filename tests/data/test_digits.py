@@ -74,8 +74,7 @@ def files(folder):
 
 def test_scenes_are_not_trivial():
     scenes = [
-        digits_scene.draw_scene(np.random.default_rng(i), "train", "standard", SIZE)
-        for i in range(200)
+        digits_scene.draw_scene(np.random.default_rng(i), "train", "standard", SIZE) for i in range(200)
     ]
     assert 3 <= np.mean([len(s.digits) for s in scenes]) <= 4
     heights = [np.ptp(np.nonzero(m.any(1))[0]) + 1 for s in scenes for m in s.masks]
@@ -142,9 +141,7 @@ def test_splits_share_no_writer_and_no_part_of_a_photo(monkeypatch):
         split: {
             k
             for i in range(60)
-            for k in digits_scene.draw_scene(
-                np.random.default_rng(i), split, "standard", SIZE
-            ).samples
+            for k in digits_scene.draw_scene(np.random.default_rng(i), split, "standard", SIZE).samples
         }
         for split in ("train", "val")
     }
@@ -266,9 +263,7 @@ def test_each_expression_singles_out_one_object(split):
         things = objects[ref["image_id"]]
         assert 1 <= len(ref["sentences"]) <= 3 and ref["split"] == split.name
         for sentence in ref["sentences"]:
-            fitting = [
-                t[0] for t in things if fits(sentence["sent"], t, [o for o in things if o != t])
-            ]
+            fitting = [t[0] for t in things if fits(sentence["sent"], t, [o for o in things if o != t])]
             assert fitting == [ref["ann_id"]], (sentence["sent"], things)
             seen |= set(sentence["sent"].split())
             assert sentence["tokens"] == sentence["sent"].split()

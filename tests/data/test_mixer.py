@@ -45,12 +45,7 @@ def test_a_weight_of_zero_is_never_drawn():
 
 
 def test_batches_are_full_and_of_one_source_and_group():
-    group = {
-        (s, int(i)): (s, g)
-        for s, e in enumerate(entries())
-        for g, x in enumerate(e.groups)
-        for i in x
-    }
+    group = {(s, int(i)): (s, g) for s, e in enumerate(entries()) for g, x in enumerate(e.groups) for i in x}
     for batch in take(500, MixtureSampler(entries(), 1)):
         assert len({group[key.source, key.index] for key in batch}) == 1
         assert len(batch) == entries()[batch[0].source].batch_size
@@ -81,11 +76,7 @@ def test_two_ranks_see_what_one_with_a_double_batch_sees():
 
 
 def test_a_pass_holds_every_index_once_and_passes_differ():
-    flat = [
-        key.index
-        for b in take(70, MixtureSampler([Entry("x", 1, 3, [np.arange(10)])], 0))
-        for key in b
-    ]
+    flat = [key.index for b in take(70, MixtureSampler([Entry("x", 1, 3, [np.arange(10)])], 0)) for key in b]
     passes = [tuple(flat[i : i + 10]) for i in range(0, 210, 10)]
     assert all(sorted(p) == list(range(10)) for p in passes)
     assert len(set(passes)) > 15
@@ -148,9 +139,7 @@ def test_cannot_go_back_before_its_origin():
 def test_a_changed_mixture_goes_on_with_the_images_not_yet_seen(caplog):
     state = MixtureSampler([Entry("x", 1, 2, [np.arange(100)])], 0).state_dict(20)
     old = take(20, MixtureSampler([Entry("x", 1, 2, [np.arange(100)])], 0))
-    grown = MixtureSampler(
-        [Entry("new", 1, 1, [np.arange(9)]), Entry("x", 1, 4, [np.arange(100)])], 0
-    )
+    grown = MixtureSampler([Entry("new", 1, 1, [np.arange(9)]), Entry("x", 1, 4, [np.arange(100)])], 0)
     grown.load_state_dict(state)
     new = [key.index for batch in take(20, grown) for key in batch if key.source == 1][:60]
     assert not {key.index for batch in old for key in batch} & set(new)

@@ -144,9 +144,7 @@ def test_resumes_with_workers_and_equals_no_workers(tmp_path):
 def test_resumes_after_an_exception(tmp_path, accumulate, fails):
     straight = run(tmp_path / "a", accumulate=accumulate)
     failed = run(tmp_path / "b", accumulate=accumulate, fails=fails)
-    resumed = run(
-        tmp_path / "c", accumulate=accumulate, every=10, ckpt=tmp_path / "b/on_exception.ckpt"
-    )
+    resumed = run(tmp_path / "c", accumulate=accumulate, every=10, ckpt=tmp_path / "b/on_exception.ckpt")
     check_end(resumed, straight)
     assert set(straight[0]) == set(failed[0]) | set(resumed[0])
     first = resumed[0][0]  # not in the middle of a validation

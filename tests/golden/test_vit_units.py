@@ -37,15 +37,11 @@ def objects(recording: dict, image: int) -> dict:
     return arguments
 
 
-@pytest.mark.parametrize(
-    "case, method", [("linear", "linear"), ("gauss", "gaussian"), ("naive", "naive")]
-)
+@pytest.mark.parametrize("case, method", [("linear", "linear"), ("gauss", "gaussian"), ("naive", "naive")])
 def test_soft_nms(case, method):
     recording = load("unit_nms")
     expected = recording[f"soft_{case}"]
-    keep, scores = soft_nms(
-        recording["boxes"], recording["scores"], recording["labels"], method=method
-    )
+    keep, scores = soft_nms(recording["boxes"], recording["scores"], recording["labels"], method=method)
     assert torch.equal(keep, expected["keep"])
     torch.testing.assert_close(scores, expected["dets"][:, 4], atol=1e-7, rtol=0)
 
@@ -53,9 +49,7 @@ def test_soft_nms(case, method):
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])
 def test_matrix_nms(kernel):
     recording = load("unit_nms")[f"matrix_{kernel}"]
-    keep, scores = matrix_nms(
-        recording["masks"], recording["labels"], recording["scores"], kernel=kernel
-    )
+    keep, scores = matrix_nms(recording["masks"], recording["labels"], recording["scores"], kernel=kernel)
     assert torch.equal(keep, recording["keep"])
     assert torch.equal(recording["labels"][keep], recording["out_labels"])
     torch.testing.assert_close(scores, recording["out_scores"], atol=1e-7, rtol=0)
@@ -169,9 +163,7 @@ def test_decoded_detection_boxes(case):
             found[probability.item()] = decode_boxes(
                 torch.tensor(bins), meta["ori_shape"], num_bins, reference
             )
-    unique = [
-        i for i, s in enumerate(before["scores"].tolist()) if before["scores"].eq(s).sum() == 1
-    ]
+    unique = [i for i, s in enumerate(before["scores"].tolist()) if before["scores"].eq(s).sum() == 1]
     assert len(unique) >= len(before["scores"]) // 2
     boxes = torch.stack([found[before["scores"][i].item()] for i in unique])
     torch.testing.assert_close(boxes, before["boxes"][unique], atol=1e-4, rtol=0)
@@ -181,9 +173,7 @@ def test_decoded_grounding_boxes():
     recording = load("post_grounding")
     size = recording["img_shape"]
     scale = torch.tensor(recording["scale_factor"]).repeat(2)
-    original = tuple(
-        round(s / f) for s, f in zip(size, recording["scale_factor"][::-1], strict=True)
-    )
+    original = tuple(round(s / f) for s, f in zip(size, recording["scale_factor"][::-1], strict=True))
     for text, expected in zip(recording["texts"], recording["bboxes"], strict=True):
         bins = parse_bins(text)
         if bins is None:

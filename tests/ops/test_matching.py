@@ -14,8 +14,7 @@ def brute_force(cost: torch.Tensor) -> float:
         cost = cost.T
     rows, columns = cost.shape
     return min(
-        sum(float(cost[r, c]) for c, r in enumerate(chosen))
-        for chosen in permutations(range(rows), columns)
+        sum(float(cost[r, c]) for c, r in enumerate(chosen)) for chosen in permutations(range(rows), columns)
     )
 
 

@@ -128,9 +128,7 @@ def test_matrix_nms_edge_cases():
 
 def test_mask_iou_is_exact_in_pieces_and_under_autocast(monkeypatch):
     masks = random_masks(3, 12)
-    expected = torch.tensor(
-        [[(a & b).sum().item() / (a | b).sum().item() for b in masks] for a in masks]
-    )
+    expected = torch.tensor([[(a & b).sum().item() / (a | b).sum().item() for b in masks] for a in masks])
     torch.testing.assert_close(mask_iou(masks), expected)
     monkeypatch.setattr("ufo.ops.nms._PIXELS_AT_ONCE", 12 * 100)
     with torch.autocast("cpu", torch.bfloat16):

@@ -212,6 +212,7 @@ def _save(model: UFO, path: Path) -> None:
         model.tokenizer.save(scratch)
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(weights, scratch / "model.safetensors")
+        (scratch / "model.safetensors").chmod(0o644)
         scratch.chmod(0o755)
         _replace(scratch, path)
     finally:

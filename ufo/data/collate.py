@@ -63,8 +63,7 @@ def _stack(samples: Sequence[Sample], key: str, source: str) -> Tensor | None:
         return None
     if len({v.shape for v in values}) > 1:
         sizes = "; ".join(
-            f"{_name(s, i)}: {tuple(v.shape)}"
-            for i, (s, v) in enumerate(zip(samples, values, strict=True))
+            f"{_name(s, i)}: {tuple(v.shape)}" for i, (s, v) in enumerate(zip(samples, values, strict=True))
         )
         raise ValueError(
             f"{source}: samples of a batch differ in the shape of {key!r} ({sizes}); "

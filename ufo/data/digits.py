@@ -189,9 +189,7 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
         scene = draw_scene(rng, split, stamp["variant"], stamp["size"])
         name = f"{index + 1:06d}"
         # full colour resolution: halving it would wash out the thin strokes' colours
-        Image.fromarray(scene.image).save(
-            folder / "images" / f"{name}.jpg", quality=92, subsampling=0
-        )
+        Image.fromarray(scene.image).save(folder / "images" / f"{name}.jpg", quality=92, subsampling=0)
         semantic = np.full(scene.masks.shape[1:], len(SEMANTIC_CLASSES), np.uint8)
         for digit, mask in zip(scene.digits, scene.masks, strict=True):
             semantic[mask] = digit + 1
@@ -214,8 +212,7 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
             )
         ]
         things = [
-            Thing(CLASSES[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"])
-            for a in annotations
+            Thing(CLASSES[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"]) for a in annotations
         ]
         scenes.append(
             {
@@ -269,8 +266,7 @@ def _write_captions(folder: Path, scenes: list[dict], split: str) -> None:
     truth = {
         "images": [{"id": record["image_id"]} for record in whole],
         "annotations": [
-            {"image_id": p["image_id"], "id": i, "caption": p["caption"]}
-            for i, p in enumerate(pairs, 1)
+            {"image_id": p["image_id"], "id": i, "caption": p["caption"]} for i, p in enumerate(pairs, 1)
         ],
     }
     _write_json(folder / "captions_gt.json", truth)

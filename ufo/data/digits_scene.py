@@ -113,9 +113,7 @@ def _glyph(index: int) -> Glyph:
     return Glyph(int(targets[index]), Image.fromarray(ink.astype(np.float32)), threshold, hull)
 
 
-def _draw_glyph(
-    glyph: Glyph, height: float, angle: float, aspect: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _draw_glyph(glyph: Glyph, height: float, angle: float, aspect: float) -> tuple[np.ndarray, np.ndarray]:
     """Coverage of stroke and of stroke plus outline, float [h, w] in 0..1, `height` pixels high."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     forward = np.array([[cos, -sin], [sin, cos]]) @ np.diag([aspect, 1.0])

@@ -102,9 +102,7 @@ def expressions(things: list[Thing], size: int, rng: np.random.Generator) -> lis
     for i, thing in enumerate(things):
         candidates = [f"the {thing.name}", f"the {thing.color} {thing.name}"]
         candidates += [f"the {thing.color} digit"]
-        candidates += [
-            f"the {word} {noun}" for word in (*_SIZES, *_SIDES) for noun in ("digit", thing.name)
-        ]
+        candidates += [f"the {word} {noun}" for word in (*_SIZES, *_SIDES) for noun in ("digit", thing.name)]
         fitting = [text for text in candidates if resolve(text, things, size) == [i]]
         picked = rng.permutation(len(fitting))[:MAX_EXPRESSIONS]
         found.append([fitting[k] for k in sorted(picked)])

@@ -150,10 +150,7 @@ class MixtureSampler(Sampler[list[Key]]):
     def describe(self) -> list[tuple[str, float, int, int]]:
         """Rows (name, share of the batches, training samples, batch size per rank)."""
         shares = effective_shares(self.entries)
-        return [
-            (e.name, share, len(e), e.batch_size)
-            for share, e in zip(shares, self.entries, strict=True)
-        ]
+        return [(e.name, share, len(e), e.batch_size) for share, e in zip(shares, self.entries, strict=True)]
 
     def _draw(self, start: int, stop: int) -> np.ndarray:
         """The streams of steps `start` to `stop`: int64 [stop - start]."""
@@ -171,8 +168,7 @@ class MixtureSampler(Sampler[list[Key]]):
         batch_seed = int(seeds[taken + self.rank])
         indices = group[self._elements(stream, first + mine)]
         return [
-            Key(source, i, s, batch_seed)
-            for i, s in zip(indices.tolist(), seeds[mine].tolist(), strict=True)
+            Key(source, i, s, batch_seed) for i, s in zip(indices.tolist(), seeds[mine].tolist(), strict=True)
         ]
 
     def _elements(self, stream: int, positions: np.ndarray) -> np.ndarray:
@@ -201,16 +197,12 @@ def effective_shares(entries: Sequence[Any]) -> list[float]:
         ValueError: no entry, two of one name, a negative weight, or no positive one.
     """
     if not entries:
-        raise ValueError(
-            "The mixture has no sources; name at least one, e.g. with mixture=five_task."
-        )
+        raise ValueError("The mixture has no sources; name at least one, e.g. with mixture=five_task.")
     names = [e.name for e in entries]
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise ValueError(f"Two sources of the mixture are called {twice[0]!r}; rename one.")
     if wrong := [e for e in entries if not e.weight >= 0]:
-        raise ValueError(
-            f"Source {wrong[0].name!r}: weight must be zero or positive, not {wrong[0].weight}."
-        )
+        raise ValueError(f"Source {wrong[0].name!r}: weight must be zero or positive, not {wrong[0].weight}.")
     total = sum(e.weight for e in entries)
     if not total > 0:
         raise ValueError(

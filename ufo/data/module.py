@@ -228,9 +228,7 @@ class MixtureLoader:
     Not a `DataLoader` itself, because Lightning would replace that one's sampler under DDP.
     """
 
-    def __init__(
-        self, loader: DataLoader, mixture: MixtureSampler, position: Callable[[], int]
-    ) -> None:
+    def __init__(self, loader: DataLoader, mixture: MixtureSampler, position: Callable[[], int]) -> None:
         self.loader, self.mixture, self._position = loader, mixture, position
 
     def __iter__(self) -> Iterator[Batch]:

@@ -84,9 +84,7 @@ class Source:
             if size is not None and size < 1:
                 raise ValueError(f"Source {self.name!r}: {key} must be at least 1, not {size}.")
         if not (np.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(
-                f"Source {self.name!r}: weight must be zero or positive, not {self.weight}."
-            )
+            raise ValueError(f"Source {self.name!r}: weight must be zero or positive, not {self.weight}.")
 
     def has(self, split: str) -> bool:
         """Whether this source has a data set for `split` ("train" or "val")."""

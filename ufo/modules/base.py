@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -40,6 +41,10 @@ class UFOModule(L.LightningModule):
         if self._compile:
             self._compile = False
             self.model.compile_backbone()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly
+        torch.manual_seed(batch.seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.model.loss(batch)

@@ -133,9 +133,7 @@ def sample_per_window(
     counts = torch.unique(windows, return_counts=True)[1]
     num_windows, per_window = len(counts), len(windows) // max(len(counts), 1)
     if bool((counts != per_window).any()):
-        raise ValueError(
-            "windows hold different numbers of queries; use a grid that divides evenly"
-        )
+        raise ValueError("windows hold different numbers of queries; use a grid that divides evenly")
     if not 1 <= quota <= per_window:
         raise ValueError(
             f"cannot keep {quota} of {per_window} queries per window; lower the number of samples "

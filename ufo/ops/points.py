@@ -56,8 +56,7 @@ def sample_uncertain_points(
     """
     if oversample < 1 or not 0 <= importance <= 1:
         raise ValueError(
-            f"point sampling needs oversample >= 1 and importance in 0..1, not {oversample} and "
-            f"{importance}"
+            f"point sampling needs oversample >= 1 and importance in 0..1, not {oversample} and {importance}"
         )
     num_uncertain = int(importance * num_points)
     num_candidates = int(oversample * num_points)
