@@ -45,7 +45,8 @@ QUICK = [
     "++callbacks.pictures.max_side=64",
     "mask_points=32",
     # an untrained model never stops by itself
-    *(f"tasks.{task}.max_length=8" for task in TASKS),
+    *(f"tasks.{task}.max_length=12" for task in TASKS),
+    *(f"tasks.{task}.mask_tokens=4" for task in DENSE[1:]),
 ]
 SCENES = {"train": 24, "val": 7}
 

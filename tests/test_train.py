@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(straight, scenes, tmp_path):
 
 
 def test_a_finished_run_is_extended_without_losing_its_log(straight, scenes, tmp_path):
-    """Three steps, then the same folder up to six: the checkpoint at the end is not one of the regular ones."""
+    """Three steps, then the same folder up to six: the last checkpoint is not one of the regular ones."""
     for steps in (3, 6):
         run("train.py", *SMALL, *SIX_STEPS, *scenes, f"trainer.max_steps={steps}", out=tmp_path)
         # another length is another cosine, so only the first three steps are those of `straight`

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def run(model, make_batch, tmp_path) -> Path:
 
 
 class _Optimizer:
-    keywords = {"lr": 0.1}
+    keywords: ClassVar[dict] = {"lr": 0.1}
 
     def __call__(self, groups):
         return torch.optim.SGD(groups)
