@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+import pytest
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
@@ -49,6 +50,18 @@ QUICK = [
     *(f"tasks.{task}.mask_tokens=4" for task in DENSE[1:]),
 ]
 SCENES = {"train": 24, "val": 7}
+SHIPPED = ROOT / "weights" / "ufo_vit_tiny_digits"
+# the shipped model as it was trained, on few images
+SHIPPED_RUN = [
+    "experiment=digits",
+    "num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "optimizer.lr=1e-5",
+    "~callbacks.pictures",
+]
+needs_weights = pytest.mark.skipif(not SHIPPED.is_dir(), reason=f"the trained model is not in {SHIPPED}")
 
 
 def digits(folder: Path) -> list[str]:

@@ -7,10 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import NETWORK, QUICK, SCENES, TASKS, batches, command, digits, metrics, resolution, run
+from commands import (
+    NETWORK,
+    QUICK,
+    SCENES,
+    SHIPPED,
+    SHIPPED_RUN,
+    TASKS,
+    batches,
+    command,
+    digits,
+    metrics,
+    needs_weights,
+    resolution,
+    run,
+)
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ufo.cli.demo import HEADLINES
 from ufo.data.digits import generate
 
 pytestmark = pytest.mark.slow
@@ -103,6 +118,18 @@ def test_evaluation_reproduces_the_last_validation(straight, scenes, tmp_path, c
     printed = [line.split() for line in capfd.readouterr().out.splitlines()]
     for name, value in metrics(straight).items():
         assert [name, f"{value:.4f}"] in printed
+
+
+@needs_weights
+def test_evaluation_reproduces_the_validation_of_a_model_that_has_learnt(scenes, tmp_path):
+    """As above where the metrics are not those of a model that says nothing."""
+    settings = [*SHIPPED_RUN, *scenes, *batches(4, *TASKS)]
+    run("train.py", *settings, f"init={SHIPPED}", out=tmp_path / "run")
+    run("evaluate.py", *settings, f"ckpt={tmp_path / 'run'}", out=tmp_path / "evaluation")
+    found = metrics(tmp_path / "evaluation")
+    assert found == metrics(tmp_path / "run")
+    for name, metric in HEADLINES.items():
+        assert found[f"val/digits/{name}/{metric}"] > 0.05, name
 
 
 def test_evaluation_depends_neither_on_batch_size_nor_on_the_config_s_network(straight, scenes, tmp_path):

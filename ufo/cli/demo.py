@@ -90,7 +90,7 @@ def compose(root: Path, out: Path, args: argparse.Namespace) -> DictConfig:
         "logger=none",
         "name=demo",
         f"trainer.default_root_dir={out}",
-        "trainer.enable_checkpointing=false",
+        "+trainer.enable_checkpointing=false",
         f"+trainer.limit_val_batches={args.batches}",
         "+trainer.enable_model_summary=false",
     ]
