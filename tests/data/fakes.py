@@ -14,7 +14,7 @@ class FakeData:
     """Image `i` is 8 x 8 and has the value `base + i`; those in `corrupt` cannot be read."""
 
     classes = ("one", "two")
-    tasks = frozenset({"detection", "caption"})
+    provides = frozenset({"boxes", "labels", "caption"})
 
     def __init__(self, size: int, base: int = 0, corrupt: tuple[int, ...] = ()) -> None:
         self.size, self.base, self.corrupt = size, base, corrupt

@@ -35,7 +35,7 @@ def test_clean_text_is_the_references_rule():
 
 def test_training_has_a_sample_per_pair(tmp_path):
     data = make(tmp_path, TRAIN, train=True)
-    assert data.tasks == {"caption"}
+    assert data.provides == {"caption"}
     texts = sorted(data[i]["text"] for i in range(len(data)))
     assert texts == ["a mans hat", "a tshirt red", "two dogs"]
     for i in range(3):
@@ -122,3 +122,33 @@ def test_wrong_paths_are_named(tmp_path):
     make(tmp_path, TEST)
     with pytest.raises(DataError, match=r"references file .* does not exist"):
         CaptionDataset(tmp_path, path, references=tmp_path / "no.json")
+
+
+def flickr(folder, images, **options):
+    for image in images:
+        write_image(folder / image["filename"], 20, 30)
+    return CaptionDataset(folder, write_json(folder / "dataset.json", {"images": images}), **options)
+
+
+def test_karpathys_own_file_for_all_splits(tmp_path):
+    images = [
+        {
+            "filename": f"{number}.jpg",
+            "split": split,
+            "imgid": k,
+            "sentences": [{"raw": f"Dog, number {n}.", "tokens": ["dog"]} for n in range(5)],
+        }
+        for k, (number, split) in enumerate([(1000092795, "train"), (36979, "test"), (65567, "test")])
+    ]
+    train = flickr(tmp_path, images, split="train", train=True)
+    assert [train[i]["text"] for i in range(len(train))] == [f"dog number {n}" for n in range(5)]
+    test = flickr(tmp_path, images, split="test")
+    assert [test.target(i).image_id for i in range(2)] == [36979, 65567]
+    assert test.target(1).captions == [f"Dog, number {n}." for n in range(5)]
+    with pytest.raises(DataError, match="no split None; set `split` to one of: test, train"):
+        flickr(tmp_path, images)
+    del images[1]["sentences"]
+    with pytest.raises(DataError, match="image 1 needs `filename`"):
+        flickr(tmp_path, images, split="test")
+    with pytest.raises(DataError, match="has no splits"):
+        make(tmp_path, TRAIN, split="train")

@@ -152,12 +152,12 @@ def test_boxes_masks_and_labels_follow_their_image(tmp_path):
 
 def test_detection_only(tmp_path):
     data = make(tmp_path, {}, train=True, masks=False)
-    assert data.tasks == {"detection"}
+    assert data.provides == {"boxes", "labels"}
     assert "masks" not in data[0] and data.target(0).masks is None
     bare = make(tmp_path, {"segmentation": []}, {"segmentation": None}, train=True)
-    assert bare.tasks == {"detection"} and not bare.problems.counts
+    assert bare.provides == {"boxes", "labels"} and not bare.problems.counts
     assert len(bare[0]["boxes"]) == 2
-    assert make(tmp_path, {}).tasks == {"detection", "instance_segmentation"}
+    assert make(tmp_path, {}).provides == {"boxes", "labels", "masks"}
 
 
 def test_evaluation_samples_are_images_alone_and_keep_every_image(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -369,3 +370,21 @@ def test_killed_generation_is_not_mistaken_for_a_finished_one(tmp_path):
     time.sleep(0.5)  # the workers notice that their parent is gone
     generate(out, train=2, val=1, workers=1, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["digits"]
+
+
+def test_older_scenes_get_their_questions_and_nothing_else_changes(scenes, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(scenes, old)
+    stamp = json.loads((old / digits.STAMP).read_text())
+    (old / digits.STAMP).write_text(json.dumps({**stamp, "format": 1}))
+    before = {}
+    for split in ("train", "val"):
+        (old / split / "conversations.json").unlink()
+        (old / split / "refcoco" / "refs(reasoning).p").unlink()
+    for path in old.rglob("*"):
+        before[path] = path.stat().st_mtime_ns
+    assert generate(old, **COUNTS, workers=1, progress=False) == old
+    assert files(old) == files(scenes)
+    same = [p for p in before if p.is_file() and p.name != digits.STAMP]
+    assert all(p.stat().st_mtime_ns == before[p] for p in same)
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]

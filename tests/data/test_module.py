@@ -278,7 +278,7 @@ def test_says_what_is_wrong_with_a_mixture():
     with pytest.raises(ValueError, match="All weights"):
         UFODataModule({"x": off})
     wrong = Source("x/grounding", "grounding", lambda: FakeData(3))
-    with pytest.raises(ValueError, match="cannot serve the task 'grounding'"):
+    with pytest.raises(ValueError, match="the task 'grounding' needs expression"):
         UFODataModule([wrong]).setup("fit")
 
 

@@ -52,7 +52,7 @@ def make(folder, refs=None, annotations=({}, {"image_id": 11, "bbox": [1, 2, 30,
 
 def test_every_sentence_is_a_sample(tmp_path):
     data = make(tmp_path, train=True)
-    assert data.tasks == {"grounding"}
+    assert data.provides == {"expression", "boxes"}
     samples = [data[i] for i in range(len(data))]
     assert [s["text"] for s in samples] == ["the left one", "apple left", "mans cup"]
     assert [s["boxes"].tolist() for s in samples] == [
@@ -210,3 +210,16 @@ def test_wrong_paths_are_named(tmp_path):
         RefCocoDataset(images, root, refs="refs(umd).p", split="train")
     with pytest.raises(DataError, match=r"The instances file .*other\.json does not exist"):
         RefCocoDataset(images, root, refs=REFS, split="train", instances="other.json")
+
+
+def test_sentences_and_phrases_are_told_apart_where_the_file_does(tmp_path):
+    refs = [ref(100, "train", "a", "b")]
+    assert make(tmp_path, refs).provides == {"expression", "boxes"}
+    refs[0]["sentences"][0]["is_sentence"], refs[0]["sentences"][1]["is_sentence"] = True, False
+    data = make(tmp_path, refs, train=True, masks=True)
+    assert data.provides == {"expression", "boxes", "masks", "sentence"}
+    assert (
+        [data[i]["sentence"] for i in range(2)]
+        == [data.target(i).sentence for i in range(2)]
+        == [True, False]
+    )

@@ -37,9 +37,14 @@ def test_data_is_built_on_first_use_and_once():
     assert "val" not in s._data
 
 
-def test_names_the_tasks_a_data_set_can_serve():
-    with pytest.raises(ValueError, match=r"'grounding'; it serves caption, detection\."):
+def test_a_task_gets_the_annotations_it_needs():
+    """Any data set that has them will do; what is missing is named."""
+    for task in ("caption", "detection"):
+        assert len(source(task=task).data("train")) == 9
+    with pytest.raises(ValueError, match=r"'grounding' needs expression, .* have: boxes, caption, labels\."):
         source(task="grounding").data("train")
+    with pytest.raises(ValueError, match="unknown task 'swim'"):
+        source(task="swim").data("train")
 
 
 @pytest.mark.parametrize(

@@ -133,3 +133,20 @@ def test_mask_iou_is_exact_in_pieces_and_under_autocast(monkeypatch):
     monkeypatch.setattr("ufo.ops.nms._PIXELS_AT_ONCE", 12 * 100)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(mask_iou(masks), expected)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_mask_iou_of_runs_equals_that_of_pixels(noise, monkeypatch):
+    """Both ways of counting, on shapes and on noise; an empty mask overlaps nothing."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(9, 40, 50, generator=generator) > 0.5
+    if not noise:
+        axis = torch.arange(50.0)
+        masks &= ((axis[:40, None] - 20) ** 2 + (axis - 4 * torch.arange(9)[:, None, None]) ** 2) < 200
+    masks[4] = False
+    found = {}
+    for pixels in (1e-9, 1e9):
+        monkeypatch.setattr("ufo.ops.nms._PIXELS_PER_RUN", pixels)
+        found[pixels] = mask_iou(masks)
+    torch.testing.assert_close(found[1e-9], found[1e9], rtol=1e-6, atol=0)
+    assert not found[1e9][4].any()

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -75,6 +75,27 @@ def _crop(sample: Sample, size: tuple[int, int]) -> Sample:
     height, width = sample["image"].shape[-2:]
     top, left = _between(0, height - size[0]), _between(0, width - size[1])
     return _everywhere(sample, F.crop, top, left, *size)
+
+
+def _as_bool(masks: Tensor) -> np.ndarray:
+    """Masks uint8 (0 or 1) or bool [N, H, W] as an array of bool; no copy if they are contiguous."""
+    return masks.as_subclass(Tensor).contiguous().numpy().view(np.bool_)
+
+
+def mask_areas(masks: Tensor) -> Tensor:
+    """Pixels of each mask [N, H, W], 0 or 1: int64 [N]. (torch adds bytes up many times slower.)"""
+    return torch.tensor([np.count_nonzero(mask) for mask in _as_bool(masks)], dtype=torch.int64)
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes of masks [N, H, W], 0 or 1: float32 [N, 4] xyxy, last pixel inside; zeros if empty."""
+    boxes = torch.zeros(len(masks), 4)
+    for box, mask in zip(boxes, _as_bool(masks), strict=True):
+        for i, seen in enumerate((mask.any(0), mask.any(1))):  # columns, rows
+            inside = np.flatnonzero(seen)
+            if len(inside):
+                box[i], box[i + 2] = int(inside[0]), int(inside[-1]) + 1
+    return boxes
 
 
 def _extent(boxes: Tensor) -> Tensor:
@@ -173,7 +194,7 @@ class DropTiny:
     def __call__(self, sample: Sample) -> Sample | None:
         keep = _extent(sample["boxes"]) > self.min_size
         if self.min_mask_area and "masks" in sample:
-            keep &= sample["masks"].flatten(1).sum(1) >= self.min_mask_area
+            keep &= mask_areas(sample["masks"]) >= self.min_mask_area
         if len(keep) and not keep.any():
             return None
         return sample if keep.all() else select(sample, keep)
@@ -232,11 +253,9 @@ class CopyPaste:
         return None
 
     def _paste(self, below: Sample, above: Sample) -> Sample:
-        covered = above["masks"].as_subclass(Tensor).bool().any(0)  # [H, W]
+        covered = torch.from_numpy(_as_bool(above["masks"]).any(0))  # [H, W]
         masks = below["masks"].as_subclass(Tensor) * ~covered
-        area = masks.flatten(1).sum(1)
-        tight = torch.zeros(len(masks), 4)
-        tight[area > 0] = masks_to_boxes(masks[area > 0]) + torch.tensor([0.0, 0, 1, 1])
+        area, tight = mask_areas(masks), mask_boxes(masks)
         shift = (tight - below["boxes"].as_subclass(Tensor)).abs().amax(1)
         keep = (area > 0) & ((shift <= self.max_shift) | (area > self.min_area))
         image = torch.where(covered, above["image"], below["image"])

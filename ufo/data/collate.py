@@ -39,14 +39,22 @@ def collate(
         labels=_views(samples, "labels", source),
         masks=_views(samples, "masks", source),
         semantic=_stack(samples, "semantic", source),
+        conversations=_values(samples, "conversation", source),
+        sentences=_values(samples, "sentence", source),
         targets=[s["target"] for s in samples if "target" in s],
         seed=seed,
     )
 
 
-def _values(samples: Sequence[Sample], key: str, source: str) -> list[Tensor] | None:
+def _tensors(samples: Sequence[Sample], key: str, source: str) -> list[Tensor] | None:
     """The samples' plain tensors under `key`, or `None` if they have none."""
-    values = [s[key].as_subclass(Tensor) for s in samples if s.get(key) is not None]  # type: ignore[literal-required]
+    values = _values(samples, key, source)
+    return values and [value.as_subclass(Tensor) for value in values]
+
+
+def _values(samples: Sequence[Sample], key: str, source: str) -> list[Any] | None:
+    """What the samples have under `key`, or `None` if they have nothing."""
+    values = [s[key] for s in samples if s.get(key) is not None]  # type: ignore[literal-required]
     if not values:
         return None
     if len(values) < len(samples):
@@ -58,7 +66,7 @@ def _values(samples: Sequence[Sample], key: str, source: str) -> list[Tensor] | 
 
 
 def _stack(samples: Sequence[Sample], key: str, source: str) -> Tensor | None:
-    values = _values(samples, key, source)
+    values = _tensors(samples, key, source)
     if values is None:
         return None
     if len({v.shape for v in values}) > 1:
@@ -73,7 +81,7 @@ def _stack(samples: Sequence[Sample], key: str, source: str) -> Tensor | None:
 
 
 def _views(samples: Sequence[Sample], key: str, source: str) -> list[Tensor] | None:
-    values = _values(samples, key, source)
+    values = _tensors(samples, key, source)
     if values is None:
         return None
     if len({v.shape[1:] for v in values}) > 1:

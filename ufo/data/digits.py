@@ -1,7 +1,7 @@
 """The built-in data set "digit scenes": generated once, on disk in the four standard formats.
 
-`generate` writes COCO instances, ADE20K-style semantic maps, Karpathy captions and RefCOCO
-expressions, so that the demo runs through the same loaders as the official data sets.
+`generate` writes COCO instances, ADE20K-style semantic maps, Karpathy captions, RefCOCO expressions
+and LLaVA conversations, so that the demo runs through the same loaders as the official data sets.
 `python -m ufo.data.digits --out data/digits --train 24000 --val 500`
 """
 
@@ -13,11 +13,9 @@ import os
 import pickle
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,15 @@ from PIL import Image
 from pycocotools import mask as rle
 from rich.progress import track
 
+from ufo.data.digits_questions import conversation, question_words, reasoning
 from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES, VARIANTS, draw_scene
 from ufo.data.digits_text import Thing, captions, expressions, vocabulary
 from ufo.data.errors import DataError
+from ufo.data.processes import process_pool
 
-__all__ = ["CLASSES", "COLORS", "SEMANTIC_CLASSES", "generate", "main", "vocabulary"]
+__all__ = ["CLASSES", "COLORS", "SEMANTIC_CLASSES", "generate", "main", "question_words", "vocabulary"]
 
-FORMAT = 1  # raise it whenever the same options give other files
+FORMAT = 2  # raise it whenever the same options give other files; see `_add_questions` for files of 1
 STAMP = "scenes.json"
 _CHUNK = 32  # scenes per job
 
@@ -52,7 +52,8 @@ def generate(
     """Write `train` + `val` scenes of `size` x `size` pixels to `out` and return `out`.
 
     The files depend on the options only, not on `workers` (default: all cores). A folder that was
-    finished with the same options is returned as it is. `out` appears complete or not at all.
+    finished with the same options is returned as it is. `out` appears complete or not at all. Scenes of
+    an earlier version get the questions that they lack; nothing that was there changes.
 
     Raises:
         DataError: unknown `variant`, impossible numbers, or `out` holds something else; with
@@ -104,6 +105,8 @@ def _finished(out: Path, stamp: dict[str, Any], force: bool) -> bool:
         ) from None
     if found == stamp:
         return True
+    if found == {**stamp, "format": 1}:
+        return _add_questions(out, stamp)
     if force:
         return False
     differences = ", ".join(
@@ -132,18 +135,6 @@ def _remove_leftovers(out: Path) -> None:
             continue
 
 
-def _die_with_parent() -> None:
-    """Pool workers outlive a killed parent otherwise."""
-    parent = parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
-
-
 class _InProcess(Executor):
     """`map` without processes: for few scenes starting them takes longer than drawing."""
 
@@ -157,8 +148,7 @@ def _executor(workers: int | None, scenes: int) -> Executor:
     workers = min(workers or cores, max(1, scenes // _CHUNK))
     if workers <= 1:
         return _InProcess()
-    # spawn: forking a process in which torch has started threads can dead-lock
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_die_with_parent)
+    return process_pool(workers)
 
 
 def _write_split(
@@ -176,6 +166,7 @@ def _write_split(
     _write_captions(folder, scenes, split)
     with open(folder / "refcoco" / "refs(digits).p", "wb") as file:
         pickle.dump(list(_refs(scenes, split)), file, protocol=2)
+    _write_questions(folder, scenes, split, stamp)
     shutil.copyfile(folder / "instances.json", folder / "refcoco" / "instances.json")
 
 
@@ -211,9 +202,7 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
                 codes, rle.toBbox(codes), rle.area(codes), scene.digits, scene.colors, strict=True
             )
         ]
-        things = [
-            Thing(CLASSES[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"]) for a in annotations
-        ]
+        things = _things(annotations)
         scenes.append(
             {
                 "name": name,
@@ -223,6 +212,12 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
             }
         )
     return scenes
+
+
+def _things(annotations: list[dict[str, Any]]) -> list[Thing]:
+    return [
+        Thing(CLASSES[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"]) for a in annotations
+    ]
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -272,17 +267,72 @@ def _write_captions(folder: Path, scenes: list[dict], split: str) -> None:
     _write_json(folder / "captions_gt.json", truth)
 
 
+def _write_questions(folder: Path, scenes: list[dict], split: str, stamp: dict) -> None:
+    """Reasoning texts in the form of `_refs`, and conversations, from annotations and seed alone."""
+    stream = _QUESTIONS + VARIANTS[stamp["variant"]].stream
+    talks: list[dict[str, Any]] = []
+    texts: list[dict] = []
+    for index, scene in enumerate(scenes):
+        # a stream of its own: what was drawn before there were questions stays as it was
+        rng = np.random.default_rng([stamp["seed"], stream, int(split == "val"), index])
+        things = _things(scene["annotations"])
+        texts.append({"annotations": scene["annotations"], "expressions": reasoning(things, rng)})
+        turns = conversation(things, stamp["size"], rng)
+        # each question of its own at evaluation
+        for i, part in enumerate([turns] if split == "train" else [[turn] for turn in turns]):
+            talks.append(_conversation(f"{scene['name']}_{i}", f"{scene['name']}.jpg", part))
+    _write_json(folder / "conversations.json", talks)
+    with open(folder / "refcoco" / "refs(reasoning).p", "wb") as file:
+        pickle.dump(list(_refs(texts, split)), file, protocol=2)
+
+
+_QUESTIONS = 100  # streams of random numbers: above those of scenes
+
+
+def _conversation(name: str, image: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    """A LLaVA record."""
+    said = [
+        message
+        for question, answer in turns
+        for message in ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
+    ]
+    said[0]["value"] = "<image>\n" + said[0]["value"]
+    return {"id": name, "image": image, "conversations": said}
+
+
+def _add_questions(out: Path, stamp: dict[str, Any]) -> bool:
+    """Give finished scenes of format 1 their questions; nobody who reads the other files now is disturbed."""
+    scratch = _partial_name(out, os.getpid())
+    try:
+        for split in ("train", "val"):
+            content = json.loads((out / split / "instances.json").read_text())
+            scenes = [
+                {"name": i["file_name"].removesuffix(".jpg"), "annotations": []} for i in content["images"]
+            ]
+            for annotation in content["annotations"]:
+                scenes[annotation["image_id"] - 1]["annotations"].append(annotation)
+            (scratch / split / "refcoco").mkdir(parents=True)
+            _write_questions(scratch / split, scenes, split, stamp)
+        (scratch / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+        for file in sorted(f for f in scratch.rglob("*") if f.is_file() and f.name != STAMP):
+            file.replace(out / file.relative_to(scratch))
+        (scratch / STAMP).replace(out / STAMP)  # last: a kill before this line only repeats the work
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return True
+
+
 def _refs(scenes: list[dict], split: str) -> Iterator[dict[str, Any]]:
-    """RefCOCO records of plain builtins, one per object that has an expression."""
+    """RefCOCO records of plain builtins, one per object that has an expression.
+
+    An expression is a text, or a text and whether it is a whole sentence.
+    """
     ref_id = sent_id = 0
     for image_id, ann_id, annotation, texts in _numbered(scenes):
         if not texts:
             continue
         ref_id += 1
-        sentences = [
-            {"sent_id": sent_id + i, "sent": text, "raw": text, "tokens": text.split()}
-            for i, text in enumerate(texts, 1)
-        ]
+        sentences = [_sentence(sent_id + i, text) for i, text in enumerate(texts, 1)]
         sent_id += len(texts)
         yield {
             "ref_id": ref_id,
@@ -294,6 +344,13 @@ def _refs(scenes: list[dict], split: str) -> Iterator[dict[str, Any]]:
             "sent_ids": [s["sent_id"] for s in sentences],
             "sentences": sentences,
         }
+
+
+def _sentence(sent_id: int, text: str | tuple[str, bool]) -> dict[str, Any]:
+    kind = {}
+    if isinstance(text, tuple):
+        text, kind["is_sentence"] = text
+    return {"sent_id": sent_id, "sent": text, "raw": text, "tokens": text.split(), **kind}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ufo.data.collate import collate
 from ufo.data.mixer import Entry, Key, MixtureSampler, effective_shares
 from ufo.data.resume import rewind, unapplied_batches
+from ufo.data.sampling import weights_by_size
 from ufo.data.source import Source
 from ufo.types import Batch, Sample
 
@@ -38,6 +40,8 @@ class UFODataModule(L.LightningDataModule):
         num_workers: processes per loader; 0 loads in the main process. Batches do not depend on it.
         max_steps: training batches per rank of the whole run (micro batches, if gradients are
             accumulated), for the progress bar; `None`: what the trainer's `max_steps` needs.
+        temperature: sources of one task are drawn by size ** (1 / temperature); their weights are factors
+            and their sum the task's share. `None`: by weight alone.
         prefetch_factor: batches that each worker prepares in advance.
         prepare: called once per node before the data sets are read, for example to generate them.
         multiprocessing_context: "fork", "spawn" or "forkserver"; `None`: the platform's default.
@@ -55,12 +59,13 @@ class UFODataModule(L.LightningDataModule):
         prefetch_factor: int = 2,
         multiprocessing_context: str | None = None,
         prepare: Sequence[Callable[[], object]] = (),
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         values = sources.values() if isinstance(sources, Mapping) else sources
         self.sources = [s for s in values if s is not None]
         effective_shares(self.sources)
-        self.seed, self.max_steps = seed, max_steps
+        self.seed, self.max_steps, self.temperature = seed, max_steps, temperature
         self._prepare = list(prepare)
         self._workers: dict[str, Any] = {"num_workers": num_workers}
         if num_workers:
@@ -100,7 +105,7 @@ class UFODataModule(L.LightningDataModule):
         if self.trainer is not None and (kwargs := self.trainer.distributed_sampler_kwargs):
             rank, world_size = kwargs["rank"], kwargs["num_replicas"]
         sources = self._trained()
-        entries = [Entry(s.name, s.weight, s.batch_size, s.groups()) for s in sources]
+        entries = self.entries()
         sampler = MixtureSampler(entries, self.seed, rank, world_size, self._total())
         # Lightning's `overfit_batches` means the same few batches in every epoch
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0
@@ -124,6 +129,15 @@ class UFODataModule(L.LightningDataModule):
             **self._options(),
         )
         return MixtureLoader(loader, sampler, lambda: 0 if overfit else self.position)
+
+    def entries(self) -> list[Entry]:
+        """What the mixture draws from: the sources with a weight, as the sampler knows them."""
+        sources = self._trained()
+        weights = [s.weight for s in sources]
+        if self.temperature is not None:
+            sizes = [len(s.data("train")) for s in sources]
+            weights = weights_by_size(weights, sizes, [s.task for s in sources], self.temperature)
+        return [Entry(s.name, w, s.batch_size, s.groups()) for s, w in zip(sources, weights, strict=True)]
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader per source with evaluation data; Lightning shards them over the ranks."""
@@ -190,7 +204,18 @@ class UFODataModule(L.LightningDataModule):
     def _options(self) -> dict[str, Any]:
         # an own generator: a loader without one draws its workers' seed from torch's global state
         generator = torch.Generator().manual_seed(self.seed)
-        return {**self._workers, "generator": generator, "pin_memory": torch.cuda.is_available()}
+        init = {"worker_init_fn": outlive_signals} if self._workers["num_workers"] else {}
+        return {**self._workers, **init, "generator": generator, "pin_memory": torch.cuda.is_available()}
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a worker live on when a cluster signals every process of a job, until the run has saved.
+
+    A second SIGTERM ends it: that is how its own loader stops a worker that hangs.
+    """
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 class TrainingData(Dataset):
@@ -205,8 +230,11 @@ class TrainingData(Dataset):
     def __getitems__(self, keys: list[Key]) -> Batch:
         source = self.sources[keys[0].source]
         samples = [self[key] for key in keys]
-        classes = source.data("train").classes
-        return collate(samples, source.task, source.name, classes, keys[0].batch_seed)
+        data, seed = source.data("train"), keys[0].batch_seed
+        wordings = (data.classes, *getattr(data, "wordings", ()))
+        batch = collate(samples, source.task, source.name, wordings[seed % len(wordings)], seed)
+        batch.ids = [key.index for key in keys]
+        return batch
 
 
 class EvaluationData(Dataset):

@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
+from ufo.data.sampling import capped, class_balanced
+from ufo.tasks import task_class
 from ufo.types import Sample, Target
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,7 @@ Transform = Callable[[Sample], "Sample | None"]
 
 MAX_BLANK = 1024
 """Longest side, in pixels, of the image that stands in for an unreadable one at evaluation."""
+_SEEN = ("image", "text", "sentence")  # what a model may see of an evaluation sample
 MAX_NAMED = 20
 """So many unusable samples of a split are named in the log; further ones are only counted."""
 
@@ -35,7 +38,7 @@ class Dataset(Protocol):
     """What a source needs of a data set (map-style)."""
 
     classes: tuple[str, ...]
-    tasks: frozenset[str]
+    provides: frozenset[str]  # some of `ufo.types.ANNOTATIONS`
 
     def __len__(self) -> int: ...
 
@@ -52,7 +55,7 @@ class Source:
 
     Args:
         name: `<data set>/<task>`, unique in the mixture; the prefix of every metric's name.
-        task: the task this source is used for; its data sets must serve it.
+        task: the task this source is used for; its data sets must provide what it needs.
         train, val: factories of the two data sets; `None` if the source lacks that split.
         train_transform, val_transform: applied to every sample; random numbers come from torch's
             default CPU generator. A training transform may return `None` to reject a sample; one
@@ -61,6 +64,9 @@ class Source:
         batch_size: images per training batch and rank.
         val_batch_size: images per evaluation batch and rank; `None`: as in training.
         group_by_orientation: a training batch holds only portrait or only landscape images.
+        max_samples: so many of the training samples are used, always the same ones; `None`: all.
+        repeat_threshold: training images of classes in a smaller share of the images than this come several
+            times per pass (`ufo.data.sampling.class_balanced`); `None`: every image comes once.
         max_tries: bad samples in a row after which training stops with an error.
     """
 
@@ -74,6 +80,8 @@ class Source:
     batch_size: int = 1
     val_batch_size: int | None = None
     group_by_orientation: bool = False
+    max_samples: int | None = None
+    repeat_threshold: float | None = None
     max_tries: int = 20
     _data: dict[str, Dataset] = field(default_factory=dict, init=False, repr=False)
     _bad: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -94,25 +102,33 @@ class Source:
         """The data set of `split` ("train" or "val"), built on the first call.
 
         Raises:
-            ValueError: the split is missing or empty, or its data set cannot serve the task.
+            ValueError: the split is missing or empty, or its data lack what the task needs.
         """
         if split not in self._data:
             factory = getattr(self, split)
             if factory is None:
                 raise ValueError(f"Source {self.name!r} has no {split} data; set its {split!r}.")
-            data = self._data[split] = self._checked(factory(), split)
+            data = self._data[split] = self._sampled(self._checked(factory(), split), split)
             # unusable, rejected: shared memory, so that the main process sees what workers met
             self._bad[split] = torch.zeros(2, len(data), dtype=torch.uint8).share_memory_()
             if split == "train" and hasattr(self.train_transform, "bind"):
                 self.train_transform.bind(data)
         return self._data[split]
 
+    def _sampled(self, data: Dataset, split: str) -> Dataset:
+        """The training data with their cap and repeats; evaluation always has every sample once."""
+        if split == "train" and self.max_samples is not None:
+            data = capped(data, self.max_samples)
+        if split == "train" and self.repeat_threshold is not None:
+            data = class_balanced(data, self.repeat_threshold)
+        return data
+
     def _checked(self, data: Dataset, split: str) -> Dataset:
-        if self.task not in data.tasks:
-            served = ", ".join(sorted(data.tasks)) or "no task"
+        missing = task_class(self.task).needs - data.provides
+        if missing:
             raise ValueError(
-                f"Source {self.name!r}: its {split} data cannot serve the task {self.task!r}; "
-                f"it serves {served}."
+                f"Source {self.name!r}: the task {self.task!r} needs {', '.join(sorted(missing))}, which its "
+                f"{split} data do not have; they have: {', '.join(sorted(data.provides)) or 'nothing'}."
             )
         if not len(data):
             raise ValueError(f"Source {self.name!r}: its {split} data has no samples.")
@@ -159,7 +175,7 @@ class Source:
         )
 
     def evaluation_sample(self, index: int) -> Sample:
-        """One evaluation sample: what a model may see (image and text) and the `target`.
+        """One evaluation sample: what a model may see (image, text and its kind) and the `target`.
 
         An unusable image is counted, named once in the log, and replaced by a blank one, so that
         its objects count as missed.
@@ -168,7 +184,7 @@ class Source:
         target = data.target(index)
         try:
             whole = data[index]
-            seen: Sample | None = {"image": whole["image"], "text": whole.get("text", "")}
+            seen: Sample | None = {"text": "", **{k: whole[k] for k in _SEEN if k in whole}}
         except DataError as error:
             self._note("val", index, f"scored as a blank image: {error}")
             seen = _blank(target)
@@ -218,4 +234,5 @@ def _blank(target: Target) -> Sample:
     scale = min(1.0, MAX_BLANK / max(target.size))
     height, width = (max(1, round(side * scale)) for side in target.size)
     image = tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8))
-    return {"image": image, "text": target.text}
+    blank: Sample = {"image": image, "text": target.text}
+    return blank if target.sentence is None else {**blank, "sentence": target.sentence}

@@ -7,7 +7,13 @@ the image's ratio (traps.md, 15). All randomness comes from torch's global gener
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ufo.data.augmentations import (
@@ -22,13 +28,47 @@ from ufo.data.augmentations import (
 )
 
 
+class _QuickMasks:
+    """torchvision's resizing, with masks by NumPy: the same pixels in a quarter of the time."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask) and inpt.dtype == torch.uint8:
+            size = params["size"] if params else self.size
+            return tv_tensors.wrap(resize_nearest(inpt, size), like=inpt)
+        return super().transform(inpt, params)
+
+
+class Resize(_QuickMasks, v2.Resize):
+    """To a fixed size."""
+
+
+class RandomShortestSize(_QuickMasks, v2.RandomShortestSize):
+    """The short side to a random one of some sizes."""
+
+
+def resize_nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks `[..., H, W]` at `size` (height, width); those that `F.interpolate(mode="nearest")` takes."""
+    values = masks.as_subclass(Tensor).numpy()
+    for axis, (old, new) in enumerate(zip(masks.shape[-2:], size, strict=True), start=-2):
+        if old != new:
+            values = values.take(_places(old, new), axis=axis)
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+@lru_cache(maxsize=256)
+def _places(old: int, new: int) -> np.ndarray:
+    """Which of `old` pixels in a row each of `new` ones takes; torch says it, as its rounding is its own."""
+    row = torch.arange(old, dtype=torch.float32)[None, None, None]
+    return torch.nn.functional.interpolate(row, size=(1, new), mode="nearest")[0, 0, 0].long().numpy()
+
+
 def square_resize(size: int, interpolation: str = "bilinear", antialias: bool = False) -> v2.Resize:
     """Resize to `size` x `size` pixels; masks and semantic maps by nearest neighbour.
 
     The reference uses bilinear without antialias for detection, segmentation and grounding
     training, bicubic with antialias for captions and grounding tests (traps.md, 18).
     """
-    return v2.Resize((size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias)
+    return Resize((size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias)
 
 
 def plain(
@@ -61,7 +101,7 @@ def detection_train(
     segmentation sets `min_mask_area=1`. With `copy_paste`, which needs masks, the result is a
     `CopyPaste` that must be bound to its data set.
     """
-    scale = v2.RandomShortestSize(list(short_sides), max_long_side, antialias=False)
+    scale = RandomShortestSize(list(short_sides), max_long_side, antialias=False)
     cropped = Pipeline([scale, RandomAbsoluteCrop(*crop), square_resize(size)])
     pipeline = Pipeline(
         [

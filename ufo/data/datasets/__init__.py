@@ -3,15 +3,21 @@
 from ufo.data.datasets.base import ImageDataset, Problems
 from ufo.data.datasets.captions import CaptionDataset, clean_text
 from ufo.data.datasets.coco import CocoDataset
+from ufo.data.datasets.jsonl import JsonlDataset
+from ufo.data.datasets.openimages import OpenImagesDataset
 from ufo.data.datasets.refcoco import RefCocoDataset
 from ufo.data.datasets.semantic import SemanticDataset
+from ufo.data.datasets.voc import VocDataset
 
 __all__ = [
     "CaptionDataset",
     "CocoDataset",
     "ImageDataset",
+    "JsonlDataset",
+    "OpenImagesDataset",
     "Problems",
     "RefCocoDataset",
     "SemanticDataset",
+    "VocDataset",
     "clean_text",
 ]

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
+from ufo.data.json_stream import json_error
 from ufo.types import Sample, Target
 
 log = logging.getLogger(__name__)
@@ -39,20 +40,34 @@ EXIF_ORIENTATION = 0x0112
 
 
 class Problems:
-    """Counts what is wrong with a data set's files and logs each kind once, with its first place.
+    """Counts what is wrong with a data set's files; unless `quiet` logs each kind once, with its first place.
 
-    `counts` maps a kind ("box outside its image") to how often it was met in this process.
+    `counts` maps a kind ("box outside its image") to how often it was met in this process, `first` to the
+    place where it was met first.
     """
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, quiet: bool = False) -> None:
+        self.source, self.quiet = source, quiet
         self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
 
     def report(self, kind: str, where: str) -> None:
         """Count one problem of `kind` at `where`; only the first of its kind is logged."""
         self.counts[kind] += 1
         if self.counts[kind] == 1:
-            log.warning("%s: %s (first: %s; more are only counted)", self.source, kind, where)
+            self.first[kind] = where
+            if not self.quiet:
+                log.warning("%s: %s (first: %s; more are only counted)", self.source, kind, where)
+
+    def record(self) -> dict[str, list]:
+        """Counts and first places, as JSON can hold them."""
+        return {kind: [n, self.first[kind]] for kind, n in self.counts.items()}
+
+    def restore(self, record: dict[str, list]) -> None:
+        """Report again what an earlier process has found and recorded."""
+        for kind, (n, where) in record.items():
+            self.report(kind, where)
+            self.counts[kind] += n - 1
 
     def close(self) -> None:
         """Log the counts so far in one line, when a data set has been read."""
@@ -73,27 +88,37 @@ class Strings:
 
     def __init__(self, texts: Iterable[str]) -> None:
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    @classmethod
+    def of(cls, ends: np.ndarray, content: np.ndarray) -> Strings:
+        """The list whose arrays (`ends` int64 [len + 1], `bytes` uint8) are these."""
+        strings = cls.__new__(cls)
+        strings.ends, strings.bytes = ends, content
+        return strings
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __getitem__(self, i: int) -> str:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        start, end = self._ends[i], self._ends[i + 1]
-        return self._bytes[start:end].tobytes().decode("utf-8", "surrogatepass")
+        start, end = self.ends[i], self.ends[i + 1]
+        return self.bytes[start:end].tobytes().decode("utf-8", "surrogatepass")
 
 
 class ImageDataset(Dataset[Sample], ABC):
     """The interface of every data set: what the data module and the task mixer rely on.
 
-    `classes` are the names behind `labels` and `semantic`; `tasks` names the tasks it serves.
+    `classes` are the names behind `labels` and `semantic`. `provides` says what it knows about its images
+    (`ufo.types.ANNOTATIONS`): it serves every task that needs no more.
+    `wordings` are other ways to say the same classes: a training batch uses one of them.
     """
 
     classes: tuple[str, ...] = ()
-    tasks: frozenset[str] = frozenset()
+    wordings: tuple[tuple[str, ...], ...] = ()
+    provides: frozenset[str] = frozenset()
     problems: Problems
 
     @abstractmethod
@@ -128,6 +153,22 @@ def require(path: str | Path, argument: str, *, folder: bool = False) -> Path:
     )
 
 
+def prepared(path: str | Path, argument: str, name: str) -> Path:
+    """`path`, a file that `ufo data prepare <name>` writes, or DataError that says so."""
+    if not Path(path).is_file():
+        raise DataError(
+            f"The {argument} file {path} does not exist: run `ufo data prepare {name}`, which writes it, or "
+            f"set this data set's `{argument}` to where it is."
+        )
+    return Path(path)
+
+
+def stamp(path: Path) -> list[Any]:
+    """What tells whether a file has changed, as JSON can hold it: path, size, time of its last change."""
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
 def require_images(images: Path, names: Strings) -> None:
     """DataError if none of the first images is in the folder: then the folder is the wrong one."""
     first = [images / names[i] for i in range(min(len(names), 10))]
@@ -145,11 +186,7 @@ def read_json(path: str | Path) -> Any:
     except json.JSONDecodeError as error:
         # Nothing but white space left: the writer was interrupted or the disk was full.
         cut = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
-        what = "is cut short" if cut else "is not valid JSON"
-        raise DataError(
-            f"{path} {what} at line {error.lineno}, column {error.colno} (character {error.pos}): "
-            f"{error.msg}; fetch or write the file again."
-        ) from error
+        raise json_error(path, error.msg, cut, error.lineno, error.colno, error.pos) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text at byte {error.start} ({error.reason}): save it as UTF-8."

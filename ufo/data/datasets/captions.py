@@ -39,9 +39,13 @@ def clean_text(text: str) -> str:
 class CaptionDataset(ImageDataset):
     """A Karpathy JSON list of `{image, caption[, image_id]}`, `caption` a text or a list of texts.
 
+    Or Karpathy's own form for all splits together, as Flickr30k has it: `{"images": [{filename[, filepath],
+    split, sentences: [{raw}]}]}`.
+
     Args:
         images: folder that the records' `image` paths start from.
         annotations: the JSON file.
+        split: the images of a file that holds all splits, by exact name.
         references: COCO-caption JSON (`annotations` with image_id and caption) to take the
             reference captions of an evaluation from; by default they are the file's own.
         train: one sample per pair, with `text`; otherwise one per image.
@@ -53,13 +57,14 @@ class CaptionDataset(ImageDataset):
     if an image has no reference or two have the same id.
     """
 
-    tasks = frozenset({"caption"})
+    provides = frozenset({"caption"})
 
     def __init__(
         self,
         images: str | Path,
         annotations: str | Path,
         *,
+        split: str | None = None,
         references: str | Path | None = None,
         train: bool = False,
         clean: bool = True,
@@ -71,7 +76,7 @@ class CaptionDataset(ImageDataset):
         rows: dict[str, int] = {}
         ids: list[int | str] = []
         pairs: list[tuple[int, str]] = []
-        for number, record in enumerate(_records(read_json(path), path)):
+        for number, record in enumerate(_records(read_json(path), path, split)):
             name, captions = record["image"], record["caption"]
             row = rows.setdefault(name, len(rows))
             if row == len(ids):
@@ -168,7 +173,12 @@ def image_id(name: str, given: Any = None) -> int | str:
     return given if given is not None else name
 
 
-def _records(content: Any, path: Path) -> list[dict[str, Any]]:
+def _records(content: Any, path: Path, split: str | None) -> list[dict[str, Any]]:
+    """Records with `image`, `caption` and possibly `image_id`, of either form of the file."""
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        content = _of_split(content["images"], split, path)
+    elif split is not None:
+        raise DataError(f"{path} is a list and has no splits: leave `split` out.")
     if not isinstance(content, list) or not content:
         raise DataError(f"{path} is not a Karpathy caption file: it must be a list of records.")
     for number, record in enumerate(content):
@@ -176,3 +186,22 @@ def _records(content: Any, path: Path) -> list[dict[str, Any]]:
         if not ok or not isinstance(record.get("caption"), (str, list)):
             raise DataError(f"{path}: record {number} needs `image` (path) and `caption` (text or list).")
     return content
+
+
+def _of_split(images: list[Any], split: str | None, path: Path) -> list[dict[str, Any]]:
+    """The images of one split as records."""
+    found, splits = [], set()
+    for number, image in enumerate(images):
+        try:
+            name = "/".join(part for part in (image.get("filepath"), image["filename"]) if part)
+            captions = [sentence["raw"] for sentence in image["sentences"]]
+            splits.add(image["split"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: image {number} needs `filename`, `split` and `sentences` with `raw`."
+            ) from error
+        if image["split"] == split:
+            found.append({"image": name, "caption": captions})
+    if not found:
+        raise DataError(f"{path} has no split {split!r}; set `split` to one of: {', '.join(sorted(splits))}.")
+    return found

@@ -6,7 +6,8 @@ Boxes are xyxy in pixels of the original image; masks stay polygons or RLE until
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,14 @@ from ufo.data.datasets.base import (
     Problems,
     Strings,
     read_image,
-    read_json,
     require,
     require_images,
 )
-from ufo.data.datasets.coco_file import (
-    Box,
-    area_of,
-    box_of,
-    categories,
-    coco_sections,
-    key_of,
-    size_of,
-    unusable,
-)
+from ufo.data.datasets.coco_table import CocoReader, Records
+from ufo.data.datasets.naming import part_wordings, renamed
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
+from ufo.data.index import Arrays, Index, cached
+from ufo.data.json_stream import json_records
 from ufo.types import Sample, Target
 
 
@@ -50,11 +44,20 @@ class CocoDataset(ImageDataset):
         classes: names of the categories to use, in label order; by default all, in file order.
         masks: also read segmentations; without, only detection is served.
         min_size: smallest side in pixels of a training image.
+        name_key, name_parts: the image record's key that says where its file is, and how many of the
+            last parts of that path are below `images`; see `FileName`.
+        rename: what to call the classes instead, in label order (names, or a file with one per line).
+        separator: stands between object and part in category names ("car:wheel"); the classes are
+            then called "car wheel" and, in `wordings`, "the wheel of the car".
+        exclude: file names of images to leave out, because they are known to be unusable.
 
     A `target` keeps what COCOeval counts: also tiny annotations and those marked as ignored. An
     instance without a usable segmentation counts as crowd if masks are read: neither found nor
     missed. Raises DataError if a path is missing or the JSON is unusable or lacks one of `classes`.
+    The tables of a large JSON are kept in an index on disk (`ufo.data.index`).
     """
+
+    provides = frozenset({"boxes", "labels", "masks"})
 
     def __init__(
         self,
@@ -65,113 +68,69 @@ class CocoDataset(ImageDataset):
         classes: Sequence[str] | None = None,
         masks: bool = True,
         min_size: int = 32,
+        name_key: str = "file_name",
+        name_parts: int | None = None,
+        rename: Sequence[str] | str | Path | None = None,
+        separator: str | None = None,
+        exclude: Sequence[str] = (),
     ) -> None:
         self.images = require(images, "images", folder=True)
         path = require(annotations, "annotations")
         self.train = train
-        self.problems = Problems(str(path))
-        content = coco_sections(read_json(path), path)
-        self.classes, label_of = categories(content["categories"], classes, path)
-        kept = self._read_images(content["images"])
-        self._read_annotations(content["annotations"], kept, label_of, masks)
-        if train:
-            self._leave_out(content["annotations"], kept, label_of, min_size)
-        else:
-            self._indices = np.arange(len(self._ids))
+        self._index, self.problems = _read(
+            path,
+            self.images,
+            lambda: self._records(path),
+            self._depends(),
+            train=train,
+            classes=None if classes is None else [str(name) for name in classes],
+            masks=masks,
+            name_key=name_key,
+            name_parts=name_parts,
+        )
+        self.classes = tuple(self._index.meta["classes"])
+        if separator:
+            self.classes, *others = part_wordings(self.classes, separator)
+            self.wordings = tuple(others)
+        if rename is not None:
+            self.classes = renamed(self.classes, rename)
+        self.masks: bool = self._index.meta["masks"]
+        self._attach()
+        self._indices = self._chosen(min_size, set(exclude))
         require_images(self.images, self._names)
-        self.tasks = frozenset({"detection"} | ({"instance_segmentation"} if self.masks else set()))
+        self.provides = frozenset({"boxes", "labels"} | ({"masks"} if self.masks else set()))
         self.problems.close()
 
-    def _read_images(self, records: list[dict[str, Any]]) -> dict[Any, int]:
-        """Fill the image table; returns row by image id."""
-        rows: dict[Any, int] = {}
-        names, sizes = [], []
-        for record in records:
-            where = f"image {record.get('id')}"
-            if record["id"] in rows:
-                self.problems.report("image id used twice", where)
-                continue
-            rows[record["id"]] = len(names)
-            names.append(record["file_name"])
-            sizes.append(size_of(record, self.images, self.problems))
-        self._names = Strings(names)
-        self._ids = list(rows)
-        self._sizes = np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
-        return rows
+    def _attach(self) -> None:
+        """Views of the index that read texts and segmentations."""
+        self._names = Strings.of(self._index["names.ends"], self._index["names.bytes"])
+        self._segmentations = Segmentations.of(self._index) if self.masks else Segmentations()
 
-    def _read_annotations(
-        self,
-        records: list[dict[str, Any]],
-        rows: dict[Any, int],
-        label_of: dict[Any, int | None],
-        masks: bool,
-    ) -> None:
-        """Fill the annotation table, ordered by image; unusable annotations are counted."""
-        masks = masks and any(record.get("segmentation") for record in records)
-        segmentations = Segmentations()
-        table: list[tuple[float, ...]] = []
-        for record, row, label, box in self._usable(records, rows, label_of):
-            crowd = bool(record.get("iscrowd", 0))
-            if masks:
-                problem = segmentations.append(record.get("segmentation"), self._size(row))
-                if problem:
-                    self.problems.report(problem, _where(record))
-                    crowd = True  # without a usable mask it is neither found nor missed
-            table.append((row, label, *box, area_of(record, box), crowd))
-        values = np.asarray(table, dtype=np.float64).reshape(-1, 8)
-        # row of the sorted table -> place in `_segmentations`
-        self._order = np.argsort(values[:, 0], kind="stable")
-        values = values[self._order]
-        self._starts = np.searchsorted(values[:, 0], np.arange(len(rows) + 1))
-        self._labels = values[:, 1].astype(np.int64)
-        corner = values[:, 2:4]
-        self._boxes = np.hstack([corner, corner + values[:, 4:6]]).astype(np.float32)
-        self._areas = values[:, 6].astype(np.float32)
-        self._crowd = values[:, 7].astype(bool)
-        self.masks, self._segmentations = masks, segmentations
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker that is not forked opens the index itself: its arrays are not sent
+        return {k: v for k, v in self.__dict__.items() if k not in ("_names", "_segmentations")}
 
-    def _usable(
-        self, records: list[dict[str, Any]], rows: dict[Any, int], label_of: dict[Any, int | None]
-    ) -> Iterator[tuple[dict[str, Any], int, int, Box]]:
-        """Annotations to keep, with image row, label and box; counts what is wrong with any."""
-        ids: set[Any] = set()
-        for record in records:
-            row = rows.get(key_of(record, "image_id"))
-            label = label_of.get(key_of(record, "category_id"), -1)
-            box = box_of(record)
-            if label is None:  # a category of the file that `classes` leaves out
-                continue
-            if row is None:
-                problem = "annotation of an image that is not in the file"
-            elif label < 0:
-                problem = "category that is not in the file"
-            elif box is None:
-                problem = "annotation without a box"
-            else:
-                problem = unusable(record, box, self._size(row))
-                # Evaluation keeps what COCOeval would count, and that is everything with a box.
-                if not (problem and self.train):
-                    yield record, row, label, box
-            if problem:
-                self.problems.report(problem, _where(record))
-            if (key := key_of(record, "id")) in ids:
-                self.problems.report("annotation id used twice", _where(record))
-            ids.add(key)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._attach()
 
-    def _leave_out(
-        self,
-        records: list[dict[str, Any]],
-        rows: dict[Any, int],
-        label_of: dict[Any, int | None],
-        min_size: int,
-    ) -> None:
-        """Training images have any annotation of a class and no side below `min_size`."""
-        annotated = np.zeros(len(rows), dtype=bool)
-        for record in records:
-            row = rows.get(key_of(record, "image_id"))
-            if row is not None and label_of.get(key_of(record, "category_id")) is not None:
-                annotated[row] = True
-        self._indices = np.flatnonzero(annotated & (self._sizes.min(axis=1) >= min_size))
+    def _records(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """(section, record) of the annotation file in any order; formats other than COCO's override it."""
+        return json_records(path)
+
+    def _depends(self) -> dict[str, Any]:
+        """What else than this class's arguments `_records` depends on, as JSON can hold it."""
+        return {}
+
+    def _chosen(self, min_size: int, exclude: set[str]) -> np.ndarray:
+        """Rows of the images that are samples: int64 [len]."""
+        sizes = self._index["sizes"]
+        chosen = np.ones(len(sizes), dtype=bool)
+        if self.train:  # any annotation of a class and no side below `min_size`
+            chosen = self._index["annotated"] & (sizes.min(axis=1) >= min_size)
+        if exclude:
+            chosen &= np.array([name not in exclude for name in self._names], dtype=bool)
+        return np.flatnonzero(chosen)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -182,60 +141,95 @@ class CocoDataset(ImageDataset):
         image = read_image(self.images / self._names[row], size)
         if not self.train:
             return {"image": image}
-        chosen = np.flatnonzero(~self._crowd[self._slice(row)]) + self._starts[row]
+        first, last = self._span(row)
+        chosen = first + np.flatnonzero(~self._index["crowd"][first:last])
         sample: Sample = {"image": image}
         if self.masks:
             masks = decode_masks(self._rles(chosen, size), size)
             visible = masks.flatten(1).any(1).bool().numpy()  # torch: any of uint8 is uint8
             if not visible.all():
-                number = chosen[~visible][0] - self._starts[row]
+                number = chosen[~visible][0] - first
                 self.problems.report("empty mask", f"object {number} of {self._names[row]}")
                 masks, chosen = masks[visible], chosen[visible]
             sample["masks"] = tv_tensors.Mask(masks)
-        boxes = self._boxes[chosen].clip(0, [width, height, width, height])
+        boxes = self._index["boxes"][chosen].clip(0, [width, height, width, height])
         sample["boxes"] = tv_tensors.BoundingBoxes(
             torch.from_numpy(boxes.astype(np.float32)),
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=size,
         )
-        sample["labels"] = torch.from_numpy(self._labels[chosen].astype(np.int64))
+        sample["labels"] = torch.from_numpy(self._index["labels"][chosen].astype(np.int64))
         return sample
 
     def target(self, i: int) -> Target:
         row = self._row(i)
-        size, here = self._size(row), self._slice(row)
+        size, (first, last) = self._size(row), self._span(row)
+
+        def column(name: str, dtype: type) -> torch.Tensor:
+            return torch.from_numpy(self._index[name][first:last].astype(dtype))
+
         return Target(
             id=i,
             size=size,
             image=str(self.images / self._names[row]),
-            image_id=self._ids[row],
-            boxes=torch.from_numpy(self._boxes[here].copy()),
-            labels=torch.from_numpy(self._labels[here].copy()),
-            masks=self._rles(here, size) if self.masks else None,
-            iscrowd=torch.from_numpy(self._crowd[here].copy()),
-            area=torch.from_numpy(self._areas[here].copy()),
+            image_id=self._id(row),
+            boxes=column("boxes", np.float32),
+            labels=column("labels", np.int64),
+            masks=self._rles(range(first, last), size) if self.masks else None,
+            iscrowd=column("crowd", bool),
+            area=column("areas", np.float32),
         )
 
     def portrait(self) -> BoolTensor:
-        sizes = self._sizes[self._indices]
+        sizes = self._index["sizes"][self._indices]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
+
+    def label_sets(self) -> tuple[np.ndarray, np.ndarray]:
+        """The classes in each sample without decoding anything: int64 starts [len + 1], labels.
+
+        Sample `i` holds objects of `labels[starts[i] : starts[i + 1]]`; what is trained on counts.
+        """
+        first, last = self._index["starts"][self._indices], self._index["starts"][self._indices + 1]
+        starts = np.concatenate([[0], np.cumsum(last - first)])
+        places = np.arange(starts[-1]) + np.repeat(first - starts[:-1], last - first)
+        return starts, self._index["labels"][places].astype(np.int64)
 
     def _row(self, i: int) -> int:
         if not 0 <= i < len(self):
             raise IndexError(i)
         return int(self._indices[i])
 
+    def _id(self, row: int) -> int | str:
+        if "ids" in self._index:
+            return int(self._index["ids"][row])
+        return json.loads(Strings.of(self._index["ids.ends"], self._index["ids.bytes"])[row])
+
     def _size(self, row: int) -> tuple[int, int]:
-        return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+        height, width = self._index["sizes"][row].tolist()
+        return height, width
 
-    def _slice(self, row: int) -> slice:
-        return slice(int(self._starts[row]), int(self._starts[row + 1]))
+    def _span(self, row: int) -> tuple[int, int]:
+        """The first of an image's annotations and the one after its last."""
+        first, last = self._index["starts"][row : row + 2].tolist()
+        return first, last
 
-    def _rles(self, annotations: Any, size: tuple[int, int]) -> list[dict[str, Any]]:
-        """RLE of some annotations (slice or indices) of an image of `size`; empty if unusable."""
-        places = self._order[annotations].tolist()
-        return [self._segmentations.rle(place, size) or empty_rle(size) for place in places]
+    def _rles(self, annotations: Iterable[int], size: tuple[int, int]) -> list[dict[str, Any]]:
+        """RLE of some annotations of an image of `size`; empty if unusable."""
+        return [self._segmentations.rle(int(place), size) or empty_rle(size) for place in annotations]
 
 
-def _where(record: dict[str, Any]) -> str:
-    return f"annotation {record.get('id')} of image {record.get('image_id')}"
+def _read(
+    path: Path, images: Path, records: Records, depends: dict[str, Any], **options: Any
+) -> tuple[Index, Problems]:
+    """The tables of a COCO file, of its index if it is large, and the problems met when they were made."""
+    problems = Problems(str(path))
+    key = {**options, **depends}
+
+    def build() -> tuple[Arrays, dict[str, Any]]:
+        return CocoReader(path, images, Problems(str(path), quiet=True), records=records, **options).read()
+
+    index = cached(path, key, build)
+    if index.meta["images"] not in (None, str(images)):  # sizes were taken from other images' headers
+        index = cached(path, {**key, "images": str(images)}, build)
+    problems.restore(index.meta["problems"])
+    return index, problems

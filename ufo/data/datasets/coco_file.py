@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ufo.data.datasets.base import MAX_PIXELS, Problems, image_size
@@ -20,13 +21,26 @@ def coco_sections(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
     """The three lists of a COCO file, or DataError naming what is missing."""
     for section in ("images", "annotations", "categories"):
         records = content.get(section) if isinstance(content, dict) else None
-        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-            raise DataError(f"{path} is not a COCO detection file: it has no list `{section}`.")
-    keys = ("images", "id"), ("images", "file_name"), ("categories", "id"), ("categories", "name")
-    for section, key in keys:
-        if any(key_of(record, key) is None for record in content[section]):
-            raise DataError(f"{path}: an entry of `{section}` has no usable `{key}`.")
+        if not isinstance(records, list):
+            raise no_list(section, path)
+        for record in records:
+            check_record(section, record, path)
     return content
+
+
+def check_record(section: str, record: Any, path: Path, name_key: str = "file_name") -> None:
+    """DataError if an entry of a COCO file's list is none or lacks what it cannot do without."""
+    if not isinstance(record, dict):
+        raise no_list(section, path)
+    needed = {"images": ("id", name_key), "categories": ("id", "name")}
+    for key in needed.get(section, ()):
+        if key_of(record, key) is None:
+            raise DataError(f"{path}: an entry of `{section}` has no usable `{key}`.")
+
+
+def no_list(section: str, path: Path) -> DataError:
+    """The error of a file that lacks one of the lists."""
+    return DataError(f"{path} is not a COCO detection file: it has no list `{section}`.")
 
 
 def key_of(record: dict[str, Any], name: str) -> int | str | None:
@@ -35,12 +49,31 @@ def key_of(record: dict[str, Any], name: str) -> int | str | None:
     return value if isinstance(value, (int, str)) else None
 
 
-def size_of(record: dict[str, Any], images: Path, problems: Problems) -> tuple[int, int]:
-    """(height, width) of an image record, from the file's header if the record lacks it."""
+@dataclass(frozen=True)
+class FileName:
+    """Where the images of a file are, below the image folder: the last `parts` of a record's `key`.
+
+    LVIS names its images by `coco_url` ("http://.../train2017/000000391895.jpg"), Objects365 by a path
+    ("images/v2/patch16/objects365_v2_00908726.jpg") of which two parts are real. `parts` None: as it is.
+    """
+
+    key: str = "file_name"
+    parts: int | None = None
+
+    def __call__(self, record: dict[str, Any]) -> str:
+        """The path of an image record."""
+        name = str(record[self.key])
+        return name if self.parts is None else "/".join(PurePosixPath(name).parts[-self.parts :])
+
+
+def size_of(
+    record: dict[str, Any], images: Path, problems: Problems, name: str | None = None
+) -> tuple[int, int]:
+    """(height, width) of an image record, from the header of its file (`name`) if the record lacks it."""
     height, width = record.get("height"), record.get("width")
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         problems.report("image without height and width", f"image {record['id']}")
-        return image_size(images / record["file_name"])
+        return image_size(images / (name or record["file_name"]))
     if height * width > MAX_PIXELS:
         raise DataError(
             f"{problems.source}: image {record['id']} is said to have {width}x{height} pixels; "
@@ -63,8 +96,8 @@ def categories(
 
     Raises DataError if a name in `classes` is missing or appears twice.
     """
-    names = [str(record["name"]) for record in records]
-    chosen = names if classes is None else [str(name) for name in classes]
+    names = [str(record["name"]).strip() for record in records]
+    chosen = names if classes is None else [str(name).strip() for name in classes]
     repeated = sorted({name for name in chosen if chosen.count(name) > 1})
     if repeated:
         raise DataError(f"{path}: the class names {', '.join(repeated)} appear more than once.")
@@ -77,7 +110,7 @@ def categories(
     if len({record["id"] for record in records}) < len(records):
         raise DataError(f"{path}: two categories have the same id.")
     label = {name: k for k, name in enumerate(chosen)}
-    return tuple(chosen), {r["id"]: label.get(str(r["name"])) for r in records}
+    return tuple(chosen), {r["id"]: label.get(name) for r, name in zip(records, names, strict=True)}
 
 
 def box_of(record: dict[str, Any]) -> Box | None:

@@ -1,6 +1,7 @@
 """Referring expressions in the RefCOCO format: `instances.json`, `refs(*.p)` (datasets.md, 5).
 
-Every sentence of every referred object is a sample of its own, in training and in evaluation.
+Every sentence of every referred object is a sample of its own, in training and in evaluation. A sentence may
+say `is_sentence`: whether it is a whole sentence or a phrase (reasoning segmentation).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class RefCocoDataset(ImageDataset):
     Raises DataError if a file is missing or unusable or there is no such split.
     """
 
-    tasks = frozenset({"grounding"})
+    provides = frozenset({"expression", "boxes", "masks"})
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class RefCocoDataset(ImageDataset):
         root = require(root, "root", folder=True)
         path = require(root / refs, "refs")
         self.train, self.masks = train, masks
+        self.provides = frozenset({"expression", "boxes"} | ({"masks"} if masks else set()))
         self.problems = Problems(str(path))
         content = coco_sections(read_json(require(root / instances, "instances")), root / instances)
         chosen = _of_split(read_refs(path), split, path)
@@ -79,7 +81,9 @@ class RefCocoDataset(ImageDataset):
         rows: dict[Any, int] = {}  # image id -> row of the image table
         sizes: dict[int, tuple[int, int]] = {}
         objects: list[tuple[float, ...]] = []  # image row, x1, y1, x2, y2, area
-        sentences: list[tuple[int, str]] = []
+        sentences: list[
+            tuple[int, str, int]
+        ] = []  # object, text, 1 / 0 / -1: a sentence / a phrase / unknown
         self._segmentations = Segmentations()
         for ref in refs:
             where = f"ref {ref.get('ref_id')}"
@@ -110,7 +114,7 @@ class RefCocoDataset(ImageDataset):
                 if not text:
                     self.problems.report("empty sentence", where)
                 if text or not self.train:
-                    sentences.append((number, text))
+                    sentences.append((number, text, int(sentence.get("is_sentence", -1))))
         self._ids = list(rows)
         self._names = Strings(image_of[key]["file_name"] for key in rows)
         self._sizes = np.asarray(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
@@ -118,8 +122,11 @@ class RefCocoDataset(ImageDataset):
         self._rows = table[:, 0].astype(np.int64)
         self._boxes = table[:, 1:5].astype(np.float32)
         self._areas = table[:, 5].astype(np.float32)
-        self._object = np.asarray([number for number, _ in sentences], dtype=np.int64)
-        self._texts = Strings(text for _, text in sentences)
+        self._object = np.asarray([number for number, _, _ in sentences], dtype=np.int64)
+        self._texts = Strings(text for _, text, _ in sentences)
+        self._kinds = np.asarray([kind for _, _, kind in sentences], dtype=np.int8)
+        if len(sentences) and self._kinds.min() >= 0:
+            self.provides |= {"sentence"}
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -128,14 +135,17 @@ class RefCocoDataset(ImageDataset):
         text = self._texts[i]
         thing, row, size = self._place(i)
         image = read_image(self.images / self._names[row], size)
+        seen: Sample = {"image": image, "text": text}
+        if "sentence" in self.provides:
+            seen["sentence"] = bool(self._kinds[i])
         if not self.train:
-            return {"image": image, "text": text}
+            return seen
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(self._boxes[thing : thing + 1].copy()),
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=size,
         )
-        sample: Sample = {"image": image, "boxes": boxes, "text": text}
+        sample: Sample = {**seen, "boxes": boxes}
         if self.masks:
             sample["masks"] = tv_tensors.Mask(decode_masks([self._rle(thing, size)], size))
         return sample
@@ -151,6 +161,7 @@ class RefCocoDataset(ImageDataset):
             masks=[self._rle(thing, size)] if self.masks else None,
             area=torch.from_numpy(self._areas[thing : thing + 1].copy()),
             text=self._texts[i],
+            sentence=bool(self._kinds[i]) if "sentence" in self.provides else None,
         )
 
     def portrait(self) -> BoolTensor:

@@ -7,10 +7,11 @@ its numbers and not a Python object for each of them, and forked workers share i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 RLE = dict[str, Any]  # {"size": [h, w], "counts": bytes}, what pycocotools calls a compressed RLE
 
 _NONE, _POLYGONS, _RLE = 0, 1, 2
+ARRAYS = ("kinds", "starts", "ends", "parts", "coordinates", "counts")
 _REACH = 4  # polygons may leave their image by this many image sizes; further ones are garbage
 
 
@@ -31,6 +33,24 @@ class Segmentations:
         self._coordinates = array("d")  # double, so that masks equal pycocotools' own bit by bit
         self._counts = bytearray()
         self._ends = array("q")
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Segmentations:
+        """The list whose arrays are these, to read from: see `arrays`."""
+        kept = cls()
+        for name in ARRAYS:
+            setattr(kept, f"_{name}", arrays[f"masks.{name}"])
+        return kept
+
+    def arrays(self, order: np.ndarray) -> dict[str, np.ndarray]:
+        """All there is as flat arrays, the segmentations in the given order."""
+        found = {name: np.asarray(getattr(self, f"_{name}")) for name in ARRAYS}
+        found["counts"] = np.frombuffer(self._counts, dtype=np.uint8)
+        return {f"masks.{n}": a[order] if n in ("kinds", "starts", "ends") else a for n, a in found.items()}
+
+    def missing(self, order: np.ndarray) -> np.ndarray:
+        """bool [len]: which of the segmentations, in the given order, are unusable."""
+        return (np.asarray(self._kinds) == _NONE)[order]
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -146,6 +166,11 @@ def empty_rle(size: tuple[int, int]) -> RLE:
     height, width = size
     counts = coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, *size)
     return {"size": [height, width], "counts": counts["counts"]}
+
+
+def encode_mask(mask: Tensor) -> RLE:
+    """The RLE of a mask `[H, W]`, all but 0 belongs to it."""
+    return coco_mask.encode(np.asfortranarray(mask.numpy() != 0, dtype=np.uint8))
 
 
 def decode_masks(rles: Sequence[RLE], size: tuple[int, int]) -> Tensor:

@@ -21,6 +21,7 @@ from ufo.data.datasets.base import (
     read_label_map,
     require,
 )
+from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
 from ufo.types import IGNORE, Sample, Target
 
@@ -36,11 +37,16 @@ class SemanticDataset(ImageDataset):
         reduce_zero_label: 0 in the files means "no class": 0 becomes 255 and k becomes k - 1.
         image_suffix: end of the image files' names.
         label_suffix: what stands in its place in the label files' names.
+        split: text file with the images to use, one name without suffix per line; by default all.
+        numbers: the number of each class in the files, in label order; by default 0, 1, 2, ... (or 1, 2,
+            3, ... with `reduce_zero_label`).
+        unused: other numbers that the files may have and that are ignored like 255.
+        ignore: names of classes that are neither trained nor scored: their pixels become 255.
 
     Raises DataError if a folder, the images or one of the label files is missing.
     """
 
-    tasks = frozenset({"semantic_segmentation"})
+    provides = frozenset({"semantic"})
 
     def __init__(
         self,
@@ -52,16 +58,29 @@ class SemanticDataset(ImageDataset):
         reduce_zero_label: bool = False,
         image_suffix: str = ".jpg",
         label_suffix: str = ".png",
+        split: str | Path | None = None,
+        numbers: Sequence[int] | None = None,
+        unused: Sequence[int] = (),
+        ignore: Sequence[str] = (),
     ) -> None:
         self.images = require(images, "images", folder=True)
         self.labels = require(labels, "labels", folder=True)
-        self.classes = read_classes(classes)
+        named = read_classes(classes)
+        if unknown := [name for name in ignore if name not in named]:
+            raise DataError(f"`ignore` names {', '.join(unknown)}, which `classes` does not have.")
+        self.classes = tuple(name for name in named if name not in ignore)
+        if numbers is None:
+            numbers = range(reduce_zero_label, reduce_zero_label + len(named))
+        unused = [*unused, 0] if reduce_zero_label else unused
+        self._table = label_table(named, self.classes, numbers, unused)
         self.train = train
-        self.reduce_zero_label = reduce_zero_label
         self.label_suffix = label_suffix
         self.problems = Problems(str(self.labels))
-        found = (p.relative_to(self.images).as_posix() for p in self.images.rglob(f"*{image_suffix}"))
-        names = sorted(name[: len(name) - len(image_suffix)] for name in found)
+        if split is not None:
+            names = read_split(require(split, "split"))
+        else:
+            found = (p.relative_to(self.images).as_posix() for p in self.images.rglob(f"*{image_suffix}"))
+            names = sorted(name[: len(name) - len(image_suffix)] for name in found)
         if not names:
             raise DataError(
                 f"There is no *{image_suffix} in {self.images}: change `images` or `image_suffix`."
@@ -117,26 +136,38 @@ class SemanticDataset(ImageDataset):
     def _semantic(self, i: int) -> Tensor:
         """uint8 [H, W] with class indices and IGNORE."""
         labels = read_label_map(self._label(i))
-        if self.reduce_zero_label:
-            # 255 in a file is "ignore" before and after.
-            labels = torch.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1)
-        unknown = ((labels >= len(self.classes)) | (labels < 0)) & (labels != IGNORE)
-        if unknown.any():
+        # the table's last place is not a number of any class
+        classes = self._table[labels.clamp(-1, len(self._table) - 1)]
+        if (classes < 0).any():
             self.problems.report("label number without a class, ignored", str(self._label(i)))
-            labels = labels.masked_fill(unknown, IGNORE)
-        return labels.to(torch.uint8)
+            classes = classes.masked_fill(classes < 0, IGNORE)
+        return classes.to(torch.uint8)
+
+
+def label_table(
+    named: Sequence[str], classes: Sequence[str], numbers: Sequence[int], unused: Sequence[int]
+) -> Tensor:
+    """Class by number in the files: int16 [65537] with IGNORE where it does not count, -1 if it has none.
+
+    `classes` are those of `named` that count, `numbers` the numbers of `named`. Raises DataError if two
+    classes have one number or one has none between 0 and 65535.
+    """
+    numbers = [int(number) for number in numbers]
+    if len(numbers) != len(named) or len(set(numbers)) < len(numbers):
+        raise DataError(f"`numbers` must be {len(named)} different numbers, one for each class.")
+    if not all(0 <= number <= 65535 for number in [*numbers, *unused]):
+        raise DataError("Numbers of label maps lie between 0 and 65535; change `numbers` or `unused`.")
+    table = torch.full((65537,), -1, dtype=torch.int16)
+    table[[IGNORE, *map(int, unused)]] = IGNORE
+    label_of = {name: label for label, name in enumerate(classes)}
+    for name, number in zip(named, numbers, strict=True):
+        table[number] = label_of.get(name, IGNORE)
+    return table
 
 
 def read_classes(classes: Sequence[str] | str | Path) -> tuple[str, ...]:
-    """Class names from a sequence, or from a UTF-8 text file with one name per line."""
-    if isinstance(classes, (str, Path)):
-        path = require(classes, "classes")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text at byte {error.start}.") from error
-        classes = [line.strip() for line in lines if line.strip()]
-    names = tuple(str(name) for name in classes)
-    if not names or len(names) > IGNORE or len(set(names)) < len(names):
+    """Class names of semantic maps from a sequence, or from a UTF-8 text file with one name per line."""
+    names = read_names(classes)
+    if not 0 < len(names) <= IGNORE:
         raise DataError(f"Semantic maps need 1 to {IGNORE} different class names, not {len(names)}.")
     return names

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+from files import write_image
+
+from ufo.data.datasets.voc import VocDataset
+from ufo.data.errors import DataError
+
+NAMES = ("aeroplane", "bicycle", "bird")
+
+
+def thing(name: str = "bird", corners=(3, 5, 22, 24), difficult: int = 0) -> str:
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    return (
+        f"<object><name>{name}</name><pose>Left</pose><truncated>1</truncated>"
+        f"<difficult>{difficult}</difficult><bndbox>{box}</bndbox></object>"
+    )
+
+
+def xml(*things: str, size: str = "<size><width>64</width><height>48</height><depth>3</depth></size>") -> str:
+    return (
+        f"<annotation><folder>VOC2012</folder><filename>x.jpg</filename>{size}{''.join(things)}</annotation>"
+    )
+
+
+def make(root, files: dict[str, str], **options) -> VocDataset:
+    home = root / "VOC2012"
+    for name, content in files.items():
+        write_image(home / "JPEGImages" / f"{name}.jpg")
+        path = home / "Annotations" / f"{name}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    split = home / "ImageSets" / "Main" / "train.txt"
+    split.parent.mkdir(parents=True, exist_ok=True)
+    split.write_text("".join(f"{name}\n" for name in files))
+    options = {"objects": home / "Annotations", "names": NAMES, **options}
+    return VocDataset(home / "JPEGImages", split, **options)
+
+
+def test_corners_count_from_one_and_include_the_last_pixel(tmp_path):
+    data = make(tmp_path, {"2008_000002": xml(thing(), thing("aeroplane", (1, 1, 64, 48)))}, train=True)
+    assert data.classes == NAMES and data.provides == {"boxes", "labels"}
+    assert data[0]["boxes"].tolist() == [[2, 4, 22, 24], [0, 0, 64, 48]]
+    assert data[0]["labels"].tolist() == [2, 0]
+    assert data.target(0).image_id == "2008_000002"
+    assert not data.problems.counts
+
+
+def test_difficult_objects(tmp_path):
+    files = {"a": xml(thing(), thing(difficult=1))}
+    assert make(tmp_path, files).target(0).iscrowd.tolist() == [False, True]
+    assert len(make(tmp_path, files, train=True)[0]["boxes"]) == 1
+    assert len(make(tmp_path, files, train=True, difficult=True)[0]["boxes"]) == 2
+
+
+def test_split_files_of_one_class_have_a_second_column(tmp_path):
+    data = make(tmp_path, {"a": xml(thing())})
+    path = tmp_path / "VOC2012" / "ImageSets" / "Main" / "train.txt"
+    path.write_text("a  1\n\n")
+    assert len(make(tmp_path, {"a": xml(thing())})) == len(data) == 1
+
+
+def test_size_is_read_from_the_image_if_the_file_has_none(tmp_path):
+    data = make(tmp_path, {"a": xml(thing(), size="")})
+    assert data.target(0).size == (48, 64)
+    assert data.problems.counts == {"image without height and width": 1}
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        (thing("unicorn"), "category that is not in the file"),
+        ("<object><name>bird</name></object>", "annotation without a box"),
+        (thing(corners=("a", 1, 2, 3)), "annotation without a box"),
+        (thing(corners=(200, 1, 220, 9)), "box outside its image"),
+    ],
+)
+def test_bad_objects_are_counted(tmp_path, bad, problem):
+    data = make(tmp_path, {"a": xml(bad, thing())}, train=True)
+    assert len(data[0]["boxes"]) == 1
+    assert data.problems.counts == {problem: 1}
+
+
+def test_broken_files_are_named(tmp_path):
+    good = {"a": xml(thing())}
+    with pytest.raises(DataError, match=r"b\.xml is not valid XML"):
+        make(tmp_path, {**good, "b": xml(thing())[:80]})
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>' + xml(thing("&b;"))
+    with pytest.raises(DataError, match="defines its own entities"):
+        make(tmp_path, {"c": bomb})
+    data, objects = make(tmp_path, good), tmp_path / "VOC2012" / "Annotations"
+    (objects / "a.xml").unlink()
+    with pytest.raises(DataError, match=r"objects file .*a\.xml does not exist"):
+        VocDataset(
+            data.images, data.problems.source, objects=tmp_path / "VOC2012" / "Annotations", names=NAMES
+        )
+    for text, match in (("", "lists no images"), ("../a", "no name of an image"), ("\xe9", "not UTF-8")):
+        (tmp_path / "VOC2012" / "ImageSets" / "Main" / "train.txt").write_bytes(text.encode("latin-1"))
+        with pytest.raises(DataError, match=match):
+            VocDataset(data.images, data.problems.source, objects=tmp_path, names=NAMES)

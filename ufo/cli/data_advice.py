@@ -1,0 +1,41 @@
+"""What a kind of problem usually means in a user's own files, and what to do."""
+
+from __future__ import annotations
+
+ADVICE = {
+    "box outside its image": "boxes are x, y, width, height in pixels from the top left corner; numbers from "
+    "0 to 1 and x1, y1, x2, y2 are not. Check also that height and width are not swapped",
+    "box or area smaller than a pixel": "training leaves them out. If it is most of them, the boxes are "
+    "probably numbers from 0 to 1: multiply them by the image's width and height",
+    "annotation without a box": "every annotation needs `bbox`: four numbers x, y, width, height",
+    "annotation of an image that is not in the file": "its `image_id` is no `id` of `images`; numbers and "
+    'texts differ (7 is not "7")',
+    "category that is not in the file": "its `category_id` is no `id` of `categories`; often one counts from "
+    "0 and the other from 1",
+    "annotation marked as ignored": "training leaves out annotations with `ignore: 1`",
+    "annotation id used twice": "number the annotations anew; evaluation would count them as one",
+    "image id used twice": "only the first image of an id is used: number the images anew",
+    "image without height and width": "add `height` and `width` to the file's `images`; until then every "
+    "image is opened to find out",
+    "no segmentation": "the object has no mask: neither found nor missed in instance segmentation. With "
+    "`masks: false` the file serves detection only",
+    "polygon with fewer than three points": "a polygon is a flat list x1, y1, x2, y2, x3, y3, ... of three "
+    "points or more",
+    "polygon far outside its image": "points are in pixels of the image; look for another resolution or NaN",
+    "RLE of another size than its image": "`size` of an RLE is [height, width] of the image, in this order",
+    "RLE whose runs do not add up to its image": "the mask has another size, or rows and columns are "
+    "swapped: runs go down the columns",
+    "RLE whose counts can't be read": "`counts` is a list of numbers or what pycocotools writes",
+    "unreadable segmentation": "a segmentation is a list of polygons or an RLE with `size` and `counts`",
+    "empty mask": "the mask has no pixel: training leaves the object out",
+    "label number without a class": "the map has numbers beyond the class list: these pixels are ignored. "
+    "Check `classes` and `reduce_zero_label` (whether 0 is a class)",
+    "empty sentence": "training leaves out texts without words",
+    "ref without image or box": "the ref's `ann_id` or `image_id` is not in the instances file",
+}
+
+
+def advice(kind: str) -> str:
+    """What to do about a kind of problem, as the end of a sentence; empty if there is nothing to say."""
+    known = [text for start, text in ADVICE.items() if kind.startswith(start)]
+    return f": {known[0]}" if known else ""

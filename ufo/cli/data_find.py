@@ -1,0 +1,211 @@
+"""Which data set a name on the command line means, and its config.
+
+A name is an option of `conf/dataset`, a source of the mixture that overrides choose, or a yaml file of the
+user's own: a data set (`train` and `val`) or a whole source (with `dataset`, `task`, ...).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.recipes import compose, config_folder
+from ufo.cli import CommandError
+
+SPLITS = ("train", "val")
+HERE = "inspected"  # key of the composed config under which the data set stands
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass
+class Found:
+    """A data set's config, resolved; `splits` holds those that it has."""
+
+    name: str
+    cfg: DictConfig  # the whole config around it
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    source: DictConfig | None = None  # the source of a mixture that it is part of
+
+    def build(self, split: str) -> Any:
+        """The data set of a split. Raises what its constructor raises."""
+        return instantiate(self.splits[split])()
+
+    def provides(self) -> set[str]:
+        """The annotations that it may have, from its class and options alone."""
+        return set().union(*(provided(options) for options in self.splits.values()))
+
+    def task_settings(self, task: str) -> DictConfig:
+        """The settings of a task that its mixture does not have. Raises CommandError if there are none."""
+        if not (_conf() / "task" / f"{task}.yaml").is_file():
+            raise CommandError(f"there is no conf/task/{task}.yaml; choose a mixture that has the task")
+        settings = _compose([f"+task@{HERE}={task}"])[HERE]
+        return OmegaConf.merge(self.cfg, {HERE: {"task": settings}})[HERE].task
+
+    def tasks(self) -> list[str]:
+        """The tasks that need no more than it provides."""
+        return tasks_for(self.provides())
+
+
+def provided(options: dict[str, Any]) -> set[str]:
+    """The annotations that the loader of one split may have."""
+    if parts := options.get("parts"):  # several data sets as one
+        return set.intersection(*(provided(part[options["split"]]) for part in parts.values() if part))
+    target = get_object(options["_target_"])
+    has = set(getattr(target, "provides", ()))
+    masks = inspect.signature(target).parameters.get("masks")
+    if masks is not None and not options.get("masks", masks.default):
+        has.discard("masks")
+    return has
+
+
+def tasks_for(provides: set[str] | frozenset[str]) -> list[str]:
+    """The names of the tasks that need no other annotations."""
+    from ufo.tasks import task_class, task_names
+
+    return [name for name in task_names() if task_class(name).needs <= provides]
+
+
+def dataset_names() -> list[str]:
+    """The options of `dataset=`."""
+    return sorted(path.stem for path in (_conf() / "dataset").glob("*.yaml"))
+
+
+def find(
+    name: str,
+    root: Path | None = None,
+    overrides: Sequence[str] = (),
+    defaults: Sequence[str] = (),
+) -> Found:
+    """The data set that `name` means. Raises CommandError with the nearest names if there is none.
+
+    Args:
+        name: see the module.
+        root: the folder of all data sets, in place of `paths.data`.
+        overrides: as on the command line of `train.py`; they choose a mixture and its sources.
+        defaults: overrides if there are no others.
+    """
+    at = [f"paths.data={root}"] if root else []
+    at += [] if overrides else defaults
+    if name.endswith(SUFFIXES):
+        return _own(Path(name), [*at, *overrides])
+    if name in dataset_names() and not overrides:
+        cfg = _compose([f"+dataset@{HERE}={name}", *at])
+        return _found(name, cfg, cfg[HERE])
+    cfg = _compose([*at, *overrides])
+    sources = {key: source for key, source in cfg.sources.items() if source}
+    for key, source in sources.items():
+        if name in (key, source.name):
+            return _found(source.name, cfg, source.dataset, source)
+    if name in dataset_names():
+        cfg = _compose([f"+dataset@{HERE}={name}", *at, *overrides])
+        return _found(name, cfg, cfg[HERE])
+    known = [*dataset_names(), *sources, *(source.name for source in sources.values())]
+    raise CommandError(unknown(name, known) + "; a file of your own ends in .yaml")
+
+
+def all_datasets(root: Path | None = None) -> Iterator[Found]:
+    """Every data set of `conf/dataset`."""
+    names = dataset_names()
+    at = [f"paths.data={root}"] if root else []
+    cfg = _compose([*(f"+dataset@{HERE}.{name}={name}" for name in names), *at])
+    for name in names:
+        yield _found(name, cfg, cfg[HERE][name])
+
+
+def innermost(error: BaseException) -> str:
+    """The message of the error that caused this one, in one line: Hydra wraps what a constructor says."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """That there is no such data set, and what may have been meant."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`ufo data list` shows all"
+    return f"there is no data set '{name}'; {hint}"
+
+
+def mixture_config(overrides: Sequence[str], root: Path | None = None) -> DictConfig:
+    """The config of a mixture. Raises CommandError if it cannot be composed."""
+    return _compose([*overrides, *([f"paths.data={root}"] if root else [])])
+
+
+def _own(path: Path, overrides: Sequence[str]) -> Found:
+    """A yaml file that is no part of `conf/`, composed as an option of the folder that it is in."""
+    path = path.absolute()
+    if not path.is_file():
+        raise CommandError(f"there is no file {path}")
+    group, folder = path.parent.name, path.parent.parent
+    chosen = [f"hydra.searchpath=[file://{folder}]", f"+{group}@{HERE}={path.stem}"]
+    cfg = _compose([*chosen, *overrides])
+    inspected = cfg.get(HERE)
+    if inspected is None or not any(key in inspected for key in (*SPLITS, "dataset")):
+        raise CommandError(
+            f"{path} describes no data set: it needs `train` or `val` (each with _target_, as in "
+            "conf/dataset/coco_instances.yaml), or `dataset` with these, if it is a source"
+        )
+    if "dataset" in inspected:
+        return _found(str(inspected.get("name", path.stem)), cfg, inspected.dataset, inspected)
+    return _found(path.stem, cfg, inspected)
+
+
+def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig | None = None) -> Found:
+    found = Found(name, cfg, source=source)
+    try:
+        for split in SPLITS:
+            if dataset.get(split):
+                found.splits[split] = OmegaConf.to_container(dataset[split], resolve=True)
+        found.info = OmegaConf.to_container(dataset.get("info") or OmegaConf.create(), resolve=True)
+    except OmegaConfBaseException as error:
+        raise CommandError(f"the config of {name} does not resolve: {error}") from error
+    for split, options in found.splits.items():
+        if not isinstance(options, dict) or "_target_" not in options:
+            raise CommandError(f"the config of {name} has no `_target_` in `{split}`: it names the loader")
+        _check_arguments(name, split, options)
+    return found
+
+
+def _check_arguments(name: str, split: str, options: dict[str, Any]) -> None:
+    """CommandError for a loader that is not there and for arguments that it does not take or lacks."""
+    target = options["_target_"]
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CommandError(f"the config of {name} names a loader that is not there: {target}") from error
+    given = {key for key in options if not key.startswith("_")}
+    for key in sorted(given - set(parameters)):
+        near = difflib.get_close_matches(key, parameters, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"it takes {', '.join(parameters)}"
+        raise CommandError(f"{name}: the loader of `{split}` takes no `{key}`; {hint}")
+    needed = {p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    if missing := sorted(needed - given):
+        raise CommandError(f"{name}: the loader of `{split}` needs `{'`, `'.join(missing)}`")
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose(overrides)
+    except CheckpointError as error:
+        cause = error.__cause__ or error
+        raise CommandError(" ".join(str(cause).split())) from error
+
+
+def _conf() -> Path:
+    try:
+        return config_folder()
+    except CheckpointError:
+        raise CommandError(
+            "the data sets are described in the project's conf/, which is not here; run in its folder"
+        ) from None

@@ -1,0 +1,195 @@
+"""`ufo data show`: samples as the network gets them, with the prompt and the answers that are trained.
+
+Everything comes from the code of training: the source's transform, the task's supervision, the backbone's
+wording and grid. Writes one picture per sample, a sheet of all, and the exact texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import track
+
+from ufo.backbones.base import Backbone
+from ufo.cli import CommandError
+from ufo.cli.data_find import Found, find, innermost
+from ufo.data.datasets.segmentations import encode_mask
+from ufo.data.mixer import Entry, MixtureSampler
+from ufo.data.module import TrainingData
+from ufo.data.source import Source
+from ufo.data.transforms import plain
+from ufo.draw import contact_sheet, draw
+from ufo.ops.grid import query_grid
+from ufo.tasks import Supervision, Task
+from ufo.tasks.wording import WORDINGS
+from ufo.types import Batch, Target
+
+SIDE = 448  # pixels of a drawn image
+MAX_ANSWERS = 8  # below a picture; the text file has all
+# without overrides: the published network, whose inputs are large enough to see something
+DEFAULTS = ("backbone=ufo_vit_base", "resolution='1120'")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw samples; prints where they are."""
+    found = find(args.name, args.root, args.overrides, DEFAULTS)
+    task = _task(found, args.task)
+    backbone = _backbone(found)
+    task.wording = WORDINGS[backbone.wording]
+    source = _source(found, task, args.split)
+    out = args.out or Path("runs") / "data_show" / found.name.replace("/", "_")
+    out.mkdir(parents=True, exist_ok=True)
+    pictures, texts, shown = [], [], []
+    for number, batch in enumerate(track(
+        _batches(source, args.n, args.seed), "drawing", total=args.n, console=Console(stderr=True)
+    )):  # fmt: skip
+        supervision = task.supervise(batch, _grid(task, backbone, batch))
+        (prompt,) = task.prompts(batch, supervision)
+        answers = _answers(supervision, backbone)
+        texts.append(_text(number, backbone.chat(prompt), answers))
+        shown.append("\n".join([f"prompt: {backbone.chat(prompt)}", *_counted(answers)]))
+        pictures.append(_picture(batch, supervision, prompt, answers))
+        pictures[-1].save(out / f"{number:03d}.png")
+    contact_sheet(pictures, columns=4, title=f"{found.name}: {task.name}").save(out / "sheet.png")
+    (out / "texts.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    print(shown[0])
+    print(f"\n{len(pictures)} samples: {out / 'sheet.png'}, exact prompts and answers: {out / 'texts.txt'}")
+    return 0
+
+
+def _task(found: Found, name: str | None) -> Task:
+    """The task to show, with the settings of the config."""
+    chosen = name or (found.source.task if found.source is not None else None)
+    served = found.tasks()
+    if chosen is None:
+        if not served:
+            raise CommandError(f"{found.name} serves no task: it provides {', '.join(found.provides())}")
+        chosen = served[0]
+    if chosen not in served and name:
+        raise CommandError(
+            f"{found.name} does not serve '{name}', it serves {', '.join(served) or 'no task'}"
+        )
+    settings = found.cfg.tasks.get(chosen) or found.task_settings(chosen)
+    try:
+        return instantiate(settings)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise CommandError(f"the settings of the task '{chosen}' are incomplete: {error}") from error
+
+
+def _backbone(found: Found) -> Backbone:
+    """The backbone without weights: what it asks and how it cuts images into windows."""
+    try:
+        with torch.device("meta"):
+            return instantiate(found.cfg.backbone.network, vocab_size=1)
+    except Exception as error:
+        raise CommandError(f"the backbone cannot be built: {innermost(error)}") from error
+
+
+def _source(found: Found, task: Task, split: str) -> Source:
+    """The training source of the data set, or one of its validation files read as training would."""
+    if split not in found.splits:
+        raise CommandError(f"{found.name} has no {split} data, only {', '.join(found.splits)}")
+    options = dict(found.splits[split])
+    if "train" in inspect.signature(get_object(options["_target_"])).parameters:
+        options["train"] = True
+    transform = None
+    if found.source is not None and found.source.get("transform"):
+        transform = instantiate(found.source.transform.train)
+    return Source(
+        name=found.name,
+        task=task.name,
+        train=instantiate(options),
+        train_transform=transform or plain(task.image_size),
+    )
+
+
+def _batches(source: Source, count: int, seed: int) -> Iterator[Batch]:
+    """Batches of one image, as the mixer would draw them."""
+    try:
+        data = source.data("train")
+    except (ValueError, RuntimeError) as error:
+        raise CommandError(innermost(error)) from error
+    sampler = MixtureSampler([Entry(source.name, 1.0, 1, source.groups())], seed)
+    training = TrainingData([source])
+    for keys in islice(sampler, min(count, len(data))):
+        yield training.__getitems__(keys)
+
+
+def _grid(task: Task, backbone: Backbone, batch: Batch) -> Any:
+    windows = backbone.grid_windows(*batch.images.shape[-2:])
+    return query_grid(*windows, task.grid_per_window) if task.grid_per_window else None
+
+
+def _answers(supervision: Supervision, backbone: Backbone) -> list[tuple[str, str]]:
+    """(where, answer) of every row that is learned, in the queries' order."""
+    places = [""] * len(supervision.answers)
+    if supervision.queries is not None:
+        places = [f"query at ({x:.3f}, {y:.3f}): " for x, y in supervision.queries.references[0].tolist()]
+    found = []
+    for place, answer in zip(places, supervision.answers, strict=True):
+        if isinstance(answer, list):  # turns of a conversation: questions are not learned
+            answer = "".join(text if learned else backbone.turn(text) for text, learned in answer)
+        if answer is not None:
+            found.append((place, answer))
+    return found
+
+
+def _text(number: int, prompt: str, answers: list[tuple[str, str]]) -> str:
+    lines = [f"--- sample {number}", f"prompt: {prompt}", *(f"{place}{answer}" for place, answer in answers)]
+    return "\n".join(lines if answers else [*lines, "(nothing is learned from this sample)"])
+
+
+def _counted(answers: list[tuple[str, str]]) -> list[str]:
+    """The first different answers, with how often they come."""
+    counted = Counter(answer for _, answer in answers)
+    lines = [f"{n}x  {text}" if n > 1 else text for text, n in counted.most_common()]
+    more = [f"and {len(lines) - MAX_ANSWERS} other answers"] if len(lines) > MAX_ANSWERS else []
+    return [*lines[:MAX_ANSWERS], *more]
+
+
+def _picture(
+    batch: Batch, supervision: Supervision, prompt: str, answers: list[tuple[str, str]]
+) -> Image.Image:
+    """The image with its annotations, trained queries as dots, prompt and answers below."""
+    image = batch.images[0]
+    target = Target(
+        id=0,
+        size=tuple(image.shape[-2:]),
+        boxes=None if batch.boxes is None else batch.boxes[0],
+        labels=None if batch.labels is None else batch.labels[0],
+        semantic=None if batch.semantic is None else batch.semantic[0],
+        captions=[f"prompt: {prompt}", *_counted(answers)],
+    )
+    if batch.masks is not None and batch.task != "detection":
+        target.masks = [encode_mask(mask) for mask in batch.masks[0]]
+        if target.labels is None:
+            target.labels = torch.zeros(len(target.masks), dtype=torch.int64)
+    classes = batch.classes or ("",)
+    picture = draw(image, target=target, classes=classes, min_side=SIDE, max_side=SIDE)
+    if supervision.queries is not None:
+        _dots(picture, supervision)
+    return picture
+
+
+def _dots(picture: Image.Image, supervision: Supervision) -> None:
+    """White: answers for an object; black: for none; hollow: no loss."""
+    pen = ImageDraw.Draw(picture)
+    background = Counter(a for a in supervision.answers if a).most_common(1)
+    common = background[0][0] if background and "," not in background[0][0] else None
+    for (x, y), answer in zip(
+        supervision.queries.references[0].tolist(), supervision.answers, strict=True
+    ):  # fmt: skip
+        box = (x * SIDE - 3, y * SIDE - 3, x * SIDE + 3, y * SIDE + 3)
+        fill = None if answer is None else "black" if answer == common else "white"
+        pen.ellipse(box, fill=fill, outline="white" if fill == "black" else "black")

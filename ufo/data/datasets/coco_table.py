@@ -1,0 +1,245 @@
+"""A COCO detection file as flat arrays, read record by record (datasets.md, section 2).
+
+`n` images in file order, `m` usable annotations sorted by image: what `CocoDataset` looks things up in and
+what its index on disk holds. Boxes are xyxy pixels of the original image.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ufo.data.datasets.base import Problems, Strings
+from ufo.data.datasets.coco_file import (
+    FileName,
+    area_of,
+    box_of,
+    categories,
+    check_record,
+    key_of,
+    no_list,
+    size_of,
+    unusable,
+)
+from ufo.data.datasets.segmentations import Segmentations
+from ufo.data.index import Arrays
+from ufo.data.json_stream import json_records
+
+Records = Callable[[], Iterator[tuple[str, Any]]]
+
+
+class CocoReader:
+    """Reads one file: images and categories first, then annotations, as the file may have any order.
+
+    Args:
+        path: the annotation file.
+        images: folder of the images; their headers are read where the file gives no size.
+        problems: where unusable annotations are counted.
+        train: leave out what is not trained on; otherwise everything with a box is kept.
+        classes: names of the categories to use, in label order; `None`: all, in file order.
+        masks: also read segmentations.
+        name_key, name_parts: see `FileName`.
+        records: gives the file's (section, record) anew at each call; by default as JSON.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        images: Path,
+        problems: Problems,
+        *,
+        train: bool,
+        classes: Sequence[str] | None,
+        masks: bool,
+        name_key: str = "file_name",
+        name_parts: int | None = None,
+        records: Records | None = None,
+    ) -> None:
+        self.records = records or partial(json_records, path)
+        self.path, self.images, self.problems = path, images, problems
+        self.file_name = FileName(name_key, name_parts)
+        self.train, self.classes, self.masks = train, classes, masks
+
+    def read(self) -> tuple[Arrays, dict[str, Any]]:
+        """The tables and what else is known. Raises DataError if the file is unusable.
+
+        Arrays: `ids` int64 [n] (or `ids.ends`, `ids.bytes`: texts in JSON), `names.ends`, `names.bytes`,
+        `sizes` int32 [n, 2] (height, width), `annotated` bool [n], `starts` int64 [n + 1], `labels` int32
+        [m], `boxes` float32 [m, 4], `areas` float32 [m], `crowd` bool [m], and with masks those of
+        `Segmentations`. Meta: `classes`, `masks`, `problems`, `images` (only if their headers were read).
+        """
+        self._read_images_and_categories()
+        arrays, masks = self._read_annotations()
+        meta = {
+            "classes": list(self.names),
+            "masks": masks,
+            "problems": self.problems.record(),
+            "images": str(self.images) if "image without height and width" in self.problems.counts else None,
+        }
+        return {**self._image_arrays(), **arrays}, meta
+
+    def _read_images_and_categories(self) -> None:
+        self.rows: dict[Any, int] = {}  # by image id
+        self._names: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+        found: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        for section, record in self.records():
+            if section not in ("images", "categories"):
+                if {"images", "categories"} <= seen:
+                    break
+                continue
+            seen.add(section)
+            if record is None:
+                continue
+            check_record(section, record, self.path, self.file_name.key)
+            if section == "images":
+                self._add_image(record)
+            else:
+                found.append(record)
+        for section in ("images", "categories"):
+            if section not in seen:
+                raise no_list(section, self.path)
+        self.names, self.label_of = categories(found, self.classes, self.path)
+
+    def _add_image(self, record: dict[str, Any]) -> None:
+        if record["id"] in self.rows:
+            self.problems.report("image id used twice", f"image {record['id']}")
+            return
+        self.rows[record["id"]] = len(self._names)
+        name = self.file_name(record)
+        self._names.append(name)
+        self.sizes.append(size_of(record, self.images, self.problems, name))
+
+    def _image_arrays(self) -> Arrays:
+        names = Strings(self._names)
+        ids = list(self.rows)
+        if all(type(i) is int and abs(i) < 2**63 for i in ids):
+            arrays: Arrays = {"ids": np.asarray(ids, dtype=np.int64)}
+        else:
+            texts = Strings(json.dumps(i) for i in ids)
+            arrays = {"ids.ends": texts.ends, "ids.bytes": texts.bytes}
+        arrays |= {"names.ends": names.ends, "names.bytes": names.bytes}
+        return {**arrays, "sizes": np.asarray(self.sizes, dtype=np.int32).reshape(-1, 2)}
+
+    def _read_annotations(self) -> tuple[Arrays, bool]:
+        """Tables of the annotations, sorted by image, and whether the file has segmentations."""
+        rows, labels, crowd = array("i"), array("i"), array("b")
+        boxes, areas = array("f"), array("f")
+        segmentations, without = Segmentations(), Segmentless()
+        self.annotated = np.zeros(len(self.rows), dtype=bool)
+        for record, row, label, (x, y, w, h) in self._usable():
+            mask = record.get("segmentation") if self.masks else None
+            ignored = bool(record.get("iscrowd", 0))
+            if self.masks:
+                problem = segmentations.append(mask, self.sizes[row])
+                if problem and mask:
+                    self.problems.report(problem, where(record))
+                elif problem:
+                    without.add(record)
+                ignored = ignored or bool(problem and mask)
+            rows.append(row)
+            labels.append(label)
+            boxes.extend((x, y, x + w, y + h))
+            areas.append(area_of(record, (x, y, w, h)))
+            crowd.append(ignored)
+        table = np.frombuffer(rows, dtype=np.int32) if rows else np.zeros(0, np.int32)
+        order = np.argsort(table, kind="stable")
+        arrays = {
+            "annotated": self.annotated,
+            "starts": np.searchsorted(table[order], np.arange(len(self.rows) + 1)).astype(np.int64),
+            "labels": np.asarray(labels, dtype=np.int32)[order],
+            "boxes": np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order],
+            "areas": np.asarray(areas, dtype=np.float32)[order],
+            "crowd": np.asarray(crowd, dtype=bool)[order],
+        }
+        if not (self.masks and self._segmented):
+            return arrays, False
+        masks = segmentations.arrays(order)
+        # without a usable mask an object is neither found nor missed
+        without.report(self.problems)
+        return {**arrays, "crowd": arrays["crowd"] | segmentations.missing(order), **masks}, True
+
+    def _usable(self) -> Iterator[tuple[dict[str, Any], int, int, tuple[float, float, float, float]]]:
+        """Annotations to keep, with image row, label and box; counts what is wrong with any."""
+        ids, self._segmented, seen = Ids(), False, False
+        rows, label_of, sizes, annotated = self.rows, self.label_of, self.sizes, self.annotated
+        for section, record in self.records():
+            if section != "annotations":
+                continue
+            seen = True
+            if record is None:
+                continue
+            if not isinstance(record, dict):
+                raise no_list(section, self.path)
+            row = rows.get(key_of(record, "image_id"))
+            label = label_of.get(key_of(record, "category_id"), -1)
+            self._segmented = self._segmented or bool(record.get("segmentation"))
+            if label is None:  # a category of the file that `classes` leaves out
+                continue
+            box = box_of(record)
+            if row is None:
+                problem = "annotation of an image that is not in the file"
+            elif label < 0:
+                problem = "category that is not in the file"
+            else:
+                annotated[row] = True
+                problem = "annotation without a box" if box is None else unusable(record, box, sizes[row])
+                # Evaluation keeps what COCOeval would count, and that is everything with a box.
+                if box is not None and not (problem and self.train):
+                    yield record, row, label, box
+            if problem:
+                self.problems.report(problem, where(record))
+            ids.add(key_of(record, "id"))
+        if not seen:
+            raise no_list("annotations", self.path)
+        ids.report(self.problems)
+
+
+class Ids:
+    """Finds annotation ids that are used twice, in eight bytes for each."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+        self._others: set[Any] = set()
+        self._twice: list[Any] = []
+
+    def add(self, key: Any) -> None:
+        if type(key) is int and abs(key) < 2**63:
+            self._numbers.append(key)
+        elif key in self._others:
+            self._twice.append(key)
+        else:
+            self._others.add(key)
+
+    def report(self, problems: Problems) -> None:
+        numbers = np.sort(np.asarray(self._numbers, dtype=np.int64))
+        again = numbers[1:][numbers[1:] == numbers[:-1]]
+        for key in [*self._twice, *again.tolist()]:
+            problems.report("annotation id used twice", f"annotation {key}")
+
+
+class Segmentless:
+    """Annotations without segmentation: a fault only if others of the file have one."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.first = self.first or where(record)
+        self.count += 1
+
+    def report(self, problems: Problems) -> None:
+        for _ in range(self.count):
+            problems.report("no segmentation", self.first)
+
+
+def where(record: dict[str, Any]) -> str:
+    """An annotation, for a message."""
+    return f"annotation {record.get('id')} of image {record.get('image_id')}"

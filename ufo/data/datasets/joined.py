@@ -1,0 +1,57 @@
+"""Several data sets as one: every sample equally often, whichever data set it is of (configs.md, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import BoolTensor
+
+from ufo.data.datasets.base import ImageDataset, Problems
+from ufo.data.errors import DataError
+from ufo.types import Sample, Target
+
+
+class JoinedDataset(ImageDataset):
+    """The samples of all `parts` one after the other; what they all provide is provided.
+
+    Args:
+        parts: by name, each with a factory under `split`, as the files in conf/dataset describe data sets.
+        split: "train" or "val", the factory to use.
+
+    Raises DataError if there is no part or their class names differ.
+    """
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Any]], split: str) -> None:
+        self.parts: list[ImageDataset] = [part[split]() for part in parts.values() if part]
+        if not self.parts:
+            raise DataError("A joined data set needs at least one of its `parts`.")
+        if len({part.classes for part in self.parts}) > 1:
+            raise DataError(f"The data sets {', '.join(parts)} have different classes and can't be joined.")
+        self.classes = self.parts[0].classes
+        self.provides = frozenset.intersection(*(part.provides for part in self.parts))
+        self.problems = Problems(", ".join(parts))
+        self._ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, i: int) -> Sample:
+        part, j = self._place(i)
+        return part[j]
+
+    def target(self, i: int) -> Target:
+        part, j = self._place(i)
+        return replace(part.target(j), id=i)
+
+    def portrait(self) -> BoolTensor:
+        return torch.cat([part.portrait() for part in self.parts])
+
+    def _place(self, i: int) -> tuple[ImageDataset, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        part = int(np.searchsorted(self._ends, i, side="right"))
+        return self.parts[part], i - (int(self._ends[part - 1]) if part else 0)

@@ -1,0 +1,339 @@
+"""Your own records, one JSON object per line: texts or conversations about an image, with masks or boxes.
+
+{"image": "a.jpg", "text": "the left owl", "masks": [[[4, 8, 24, 8, 24, 24]]]}
+{"image": "a.jpg", "text": "the left owl", "mask": "masks/a.png"}
+{"image": "b.jpg", "conversations": [{"from": "human", "value": "How many owls?"},
+                                     {"from": "gpt", "value": "Two: <mask><mask>"}], "masks": [...]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import BoolTensor
+from torchvision import tv_tensors
+
+from ufo.data.datasets.base import (
+    ImageDataset,
+    Problems,
+    Strings,
+    image_size,
+    read_image,
+    read_label_map,
+    require,
+    require_images,
+)
+from ufo.data.datasets.coco_file import box_of
+from ufo.data.datasets.segmentations import RLE, Segmentations, decode_masks, empty_rle, encode_mask
+from ufo.data.errors import DataError
+from ufo.data.index import Arrays, cached
+from ufo.types import Sample, Target
+
+MASK = "<mask>"
+IMAGE = "<image>"
+SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}
+TEXTS = ("names", "texts", "turns", "files")  # of every sample
+USES = ("expressions", "conversations")
+
+
+class JsonlDataset(ImageDataset):
+    """A JSONL file and its image folder.
+
+    Args:
+        images: folder that `image` and `mask` of the records start from.
+        annotations: the JSONL file.
+        use: "expressions": samples are a text and the mask and box of what it means; of a conversation every
+            question whose answer has `<mask>` is one, with as many of the record's masks. "conversations":
+            samples are whole conversations in words, without any masks.
+        train: samples carry what is learned, and unusable records are left out and counted; otherwise
+            they are an error, as evaluation must not lose any.
+
+    Fields of a record: `image`; `text` or `conversations`; `masks`, a list of COCO segmentations, or `mask`,
+    an image file in which all but 0 belongs to the object; `bbox`: x, y, width, height in pixels (else the
+    box around the mask); `sentence`: whether the text is a whole sentence; `height`, `width` (else those of
+    the image file). Raises DataError naming the line if the file is unusable.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        use: str = "expressions",
+        train: bool = False,
+    ) -> None:
+        if use not in USES:
+            raise DataError(f"`use` is one of {', '.join(USES)}, not {use!r}.")
+        self.images = require(images, "images", folder=True)
+        path = require(annotations, "annotations")
+        self.use, self.train = use, train
+        self.problems = Problems(str(path))
+        options = {"images": str(self.images), "use": use, "train": train}
+        self._index = cached(path, options, lambda: _Reader(path, self.images, use, train).read())
+        self.problems.restore(self._index.meta["problems"])
+        self.provides = frozenset(self._index.meta["provides"])
+        self._attach()
+        require_images(self.images, self._names)
+        self.problems.close()
+
+    def _attach(self) -> None:
+        """Views of the index that read texts and segmentations."""
+        for name in TEXTS:
+            setattr(self, f"_{name}", Strings.of(self._index[f"{name}.ends"], self._index[f"{name}.bytes"]))
+        self._segmentations = Segmentations.of(self._index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        attached = {"_segmentations", *(f"_{name}" for name in TEXTS)}
+        return {k: v for k, v in self.__dict__.items() if k not in attached}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._attach()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, i: int) -> Sample:
+        size = self._size(i)
+        sample: Sample = {"image": read_image(self.images / self._names[i], size), "text": self._texts[i]}
+        if "sentence" in self.provides:
+            sample["sentence"] = bool(self._index["sentence"][i])
+        if not self.train:
+            return sample
+        if self.use == "conversations":
+            sample["conversation"] = json.loads(self._turns[i])
+        if "masks" in self.provides:
+            sample["masks"] = tv_tensors.Mask(decode_masks([self._rle(i)], size))
+        if "boxes" in self.provides:
+            sample["boxes"] = tv_tensors.BoundingBoxes(
+                self._box(i), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size
+            )
+        return sample
+
+    def target(self, i: int) -> Target:
+        turns = json.loads(self._turns[i])
+        return Target(
+            id=i,
+            size=self._size(i),
+            image=str(self.images / self._names[i]),
+            image_id=int(self._index["lines"][i]),
+            boxes=self._box(i) if "boxes" in self.provides else None,
+            masks=[self._rle(i)] if "masks" in self.provides else None,
+            answers=turns[1:2] or None,
+            text=self._texts[i],
+            sentence=bool(self._index["sentence"][i]) if "sentence" in self.provides else None,
+        )
+
+    def portrait(self) -> BoolTensor:
+        sizes = self._index["sizes"]
+        return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
+
+    def _size(self, i: int) -> tuple[int, int]:
+        height, width = self._index["sizes"][i].tolist()
+        return height, width
+
+    def _rle(self, i: int) -> RLE:
+        """All of the sample's masks as one."""
+        size = self._size(i)
+        if name := self._files[i]:
+            return mask_file(self.images / name, size)
+        first, last = self._index["starts"][i : i + 2].tolist()
+        found = [self._segmentations.rle(k, size) for k in range(first, last)]
+        masks = decode_masks([rle for rle in found if rle], size)
+        return encode_mask(masks.any(0)) if len(masks) else empty_rle(size)
+
+    def _box(self, i: int) -> torch.Tensor:
+        """float32 [1, 4], xyxy: the record's, or around its mask (zeros if that is empty)."""
+        box = torch.from_numpy(self._index["boxes"][i].astype(np.float32))
+        if torch.isnan(box).any():
+            rows, columns = torch.nonzero(decode_masks([self._rle(i)], self._size(i))[0], as_tuple=True)
+            box = torch.zeros(4)
+            if len(rows):
+                corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+                box = torch.stack(corners).float()
+        return box[None]
+
+
+def mask_file(path: Path, size: tuple[int, int]) -> RLE:
+    """The pixels of a label image that are not 0. DataError if it is no such image or of another size."""
+    labels = read_label_map(path)
+    if tuple(labels.shape) != size:
+        raise DataError(f"{path}: the mask is {tuple(labels.shape)} (height, width), its image {size}.")
+    return encode_mask(labels != 0)
+
+
+class _Reader:
+    """The file as flat arrays, one entry per sample; `lines` says where each comes from."""
+
+    def __init__(self, path: Path, images: Path, use: str, train: bool) -> None:
+        self.path, self.images, self.use, self.train = path, images, use, train
+        self.problems = Problems(str(path), quiet=True)
+
+    def read(self) -> tuple[Arrays, dict[str, Any]]:
+        samples: list[dict[str, Any]] = []
+        segmentations, starts = Segmentations(), [0]
+        for line, record in read_lines(self.path):
+            try:
+                found = list(self._samples(record))
+            except DataError as error:
+                cause = f" ({error.__cause__})" if error.__cause__ else ""
+                if not self.train:
+                    raise DataError(f"{self.path}, line {line}: {error}{cause}") from error
+                self.problems.report(str(error).rstrip("."), f"line {line}{cause}")
+                continue
+            for sample in found:
+                for mask in sample.pop("masks"):
+                    segmentations.append(mask, sample["size"])
+                starts.append(len(segmentations))
+                samples.append({**sample, "line": line})
+        texts = {name: Strings(sample[name] for sample in samples) for name in TEXTS}
+        arrays: Arrays = {f"{name}.ends": strings.ends for name, strings in texts.items()}
+        arrays |= {f"{name}.bytes": strings.bytes for name, strings in texts.items()}
+        arrays |= segmentations.arrays(np.arange(len(segmentations)))
+        arrays |= {
+            "starts": np.array(starts, dtype=np.int64),
+            "lines": np.array([sample["line"] for sample in samples], dtype=np.int64),
+            "sizes": np.array([sample["size"] for sample in samples], dtype=np.int32).reshape(-1, 2),
+            "boxes": np.array([sample["box"] for sample in samples], dtype=np.float32).reshape(-1, 4),
+            "sentence": np.array([bool(sample["sentence"]) for sample in samples], dtype=bool),
+        }
+        return arrays, {"provides": self._provides(samples), "problems": self.problems.record()}
+
+    def _provides(self, samples: list[dict[str, Any]]) -> list[str]:
+        if self.use == "conversations":
+            return ["conversation"]
+        found = ["expression", "boxes"]  # around the mask if the record has none
+        if all(sample["masked"] for sample in samples):
+            found.append("masks")
+        if all(sample["sentence"] is not None for sample in samples):
+            found.append("sentence")
+        return found
+
+    def _samples(self, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What a record is made into. Raises DataError: what is wrong with it, in one sentence."""
+        name = record.get("image")
+        if not isinstance(name, str) or not name:
+            raise DataError("a record needs `image`, the file name of its picture.")
+        turns = _conversation(record)
+        size = _size_of(record, self.images / name)
+        sample = {"names": name, "size": size, "turns": "[]", "files": "", "masks": [], "masked": False}
+        sample |= {"sentence": record.get("sentence"), "box": (np.nan,) * 4}
+        if self.use == "conversations":
+            if not turns:
+                raise DataError("a record needs `conversations` (or set `use: expressions`).")
+            yield {**sample, "texts": turns[0], "turns": json.dumps(turns)}
+            return
+        box = _box_of(record)
+        masks = self._masks(record, size)
+        sample |= {"box": box, "files": record.get("mask") or "", "masked": masks is not None}
+        if masks is None and np.isnan(box[0]):
+            raise DataError("a record needs `masks`, `mask` or `bbox` (or set `use: conversations`).")
+        if not turns:
+            text = record.get("text")
+            if not isinstance(text, str) or not text.strip():
+                raise DataError("a record needs `text` or `conversations`.")
+            yield {**sample, "texts": text.strip(), "masks": masks or []}
+            return
+        yield from _questions(turns, masks, sample)
+
+    def _masks(self, record: dict[str, Any], size: tuple[int, int]) -> list[Any] | None:
+        """The record's segmentations, checked; empty if it has a file instead, None if it has neither."""
+        if record.get("mask"):
+            if not (self.images / record["mask"]).is_file():
+                raise DataError("its mask file is missing.") from DataError(str(self.images / record["mask"]))
+            return []
+        masks = record.get("masks")
+        if masks is None:
+            return None
+        if not isinstance(masks, list):
+            raise DataError("`masks` is a list with one COCO segmentation (polygons or RLE) per mask.")
+        for number, mask in enumerate(masks, start=1):
+            if problem := Segmentations().append(mask, size):
+                raise DataError(f"mask {number} cannot be used: {problem}.")
+        return masks
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, record) of a JSONL file. DataError with the line if one is no JSON object."""
+    with open(path, "rb") as file:
+        for line, content in enumerate(file, start=1):
+            if not content.strip():
+                continue
+            try:
+                record = json.loads(content)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}, line {line} is not UTF-8 text at byte {error.start}: save it as UTF-8."
+                ) from error
+            except (json.JSONDecodeError, RecursionError) as error:
+                cut = not content.endswith(b"\n")
+                what = "is cut short" if cut else "is not valid JSON"
+                raise DataError(f"{path}, line {line} {what}: {error}.") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{path}, line {line} is no JSON object in {{...}}.")
+            yield line, record
+
+
+def _conversation(record: dict[str, Any]) -> list[str]:
+    """Question, answer, question, answer, ...; empty if the record has no conversation."""
+    turns = record.get("conversations")
+    if turns is None:
+        return []
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise DataError('`conversations` is a list of {"from": "human" or "gpt", "value": text}.')
+    if not turns or len(turns) % 2:
+        raise DataError("a conversation is made of questions and answers; one of them is missing.")
+    for number, turn in enumerate(turns):
+        if SPEAKERS.get(turn.get("from")) != number % 2 or not isinstance(turn.get("value"), str):
+            speaker = ("human", "gpt")[number % 2]
+            raise DataError(f"turn {number + 1} of the conversation must be from {speaker!r} with a `value`.")
+    texts = [turn["value"].replace(IMAGE, "").strip() for turn in turns]
+    if not all(texts):
+        raise DataError("a turn of the conversation is empty.")
+    return texts
+
+
+def _questions(turns: list[str], masks: list[Any] | None, sample: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One sample for every question that is answered with masks."""
+    counts = [answer.count(MASK) for answer in turns[1::2]]
+    by_file = bool(sample["files"])
+    given = sum(counts) if by_file else len(masks or [])
+    if masks is not None and (sum(counts) != given or not sum(counts) or (by_file and sum(counts) > 1)):
+        raise DataError(
+            f"the answers have {sum(counts)} {MASK}, the record has {1 if by_file else given} masks; write "
+            f"{MASK} once for each mask, in its order."
+        )
+    if masks is None:  # a box: of the only question
+        if len(turns) > 2:
+            raise DataError("a record with `bbox` is about one question; split the conversation.")
+        counts = [1]
+    first = 0
+    for question, count in zip(turns[::2], counts, strict=True):
+        if count:
+            yield {**sample, "texts": question, "masks": (masks or [])[first : first + count]}
+        first += count
+
+
+def _box_of(record: dict[str, Any]) -> tuple[float, ...]:
+    if record.get("bbox") is None:
+        return (np.nan,) * 4
+    box = box_of(record)
+    if box is None:
+        raise DataError("`bbox` is four numbers: x, y, width, height in pixels.")
+    x, y, width, height = box
+    return x, y, x + width, y + height
+
+
+def _size_of(record: dict[str, Any], path: Path) -> tuple[int, int]:
+    height, width = record.get("height"), record.get("width")
+    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+        return height, width
+    try:
+        return image_size(path)
+    except DataError as error:
+        raise DataError("its image is missing or broken.") from error

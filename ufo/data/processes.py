@@ -1,0 +1,26 @@
+"""Pools of processes for work on many files."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of `workers` processes that end when this process does, however it ends."""
+    # spawn: forking a process in which torch has started threads can dead-lock
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    """Pool workers outlive a killed parent otherwise."""
+    parent = parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
