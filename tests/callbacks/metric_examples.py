@@ -7,7 +7,16 @@ import random
 import torch
 from lightning.pytorch import LightningModule
 
-from ufo.callbacks import BoxMAP, CaptionScores, GroundingAccuracy, MaskMAP, MeanIoU
+from ufo.callbacks import (
+    BoxMAP,
+    CaptionScores,
+    GroundingAccuracy,
+    MaskMAP,
+    MeanIoU,
+    ReasoningScores,
+    ReferringScores,
+    VQAScores,
+)
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Batch, Prediction, Target
 
@@ -18,6 +27,9 @@ CALLBACKS = {
     "semantic_segmentation": MeanIoU,
     "caption": CaptionScores,
     "grounding": GroundingAccuracy,
+    "referring_segmentation": ReferringScores,
+    "reasoning_segmentation": ReasoningScores,
+    "vqa": VQAScores,
 }
 HEADLINES = {
     "detection": "mAP",
@@ -25,7 +37,12 @@ HEADLINES = {
     "semantic_segmentation": "mIoU",
     "caption": "BLEU-4",
     "grounding": "Acc@0.5",
+    "referring_segmentation": "cIoU",
+    "reasoning_segmentation": "gIoU",
+    "vqa": "accuracy",
 }
+CLASSIFYING = ("detection", "instance_segmentation", "semantic_segmentation")
+REFERRING = ("referring_segmentation", "reasoning_segmentation")
 H, W = 48, 64
 Pair = tuple[Prediction, Target]
 
@@ -60,12 +77,23 @@ def sentence(rng: random.Random) -> str:
 def example(task: str, id: int, noise: float, empty: bool = False) -> Pair:
     """One image; `noise` 0 predicts its target, `empty` predicts nothing."""
     g, rng = torch.Generator().manual_seed(id), random.Random(id)
-    prediction = Prediction(task, classes=() if task in ("caption", "grounding") else CLASSES)
+    prediction = Prediction(task, classes=CLASSES if task in CLASSIFYING else ())
     target = Target(id, (H, W), image=f"{id}.jpg")
     if task == "caption":
         target.captions = [sentence(rng) for _ in range(3)]
         said = target.captions[1].split()
         prediction.text = "" if empty else " ".join(w for w in said if rng.random() >= noise)
+        return prediction, target
+    if task == "vqa":
+        target.answers = [f"{id}", "none of these"]
+        prediction.text = "" if empty else str(id + (rng.random() < noise))
+        return prediction, target
+    if task in REFERRING:
+        boxes = boxes_of(1, g)
+        target.masks = rle_encode(masks_of(boxes))
+        target.image, target.sentence = f"{id // 2}.jpg", rng.random() < 0.5
+        found = masks_of(boxes + noise * 8 * torch.randn(1, 4, generator=g))
+        prediction.masks = torch.zeros(1, H, W, dtype=torch.bool) if empty else found
         return prediction, target
     n = 1 if task == "grounding" else 3
     target.boxes = boxes_of(n, g)

@@ -84,7 +84,8 @@ def test_accumulated_batches_count_as_one_step(tmp_path):
             return super().values(trainer)
 
     found = rows(tmp_path, accumulate_grad_batches=3, max_steps=4, log_every_n_steps=2, callbacks=[Spy()])
-    assert counted == [2 * 3 * BATCH] * 2
+    # the operations of the very first batch are counted, which makes it slow: it does not count
+    assert counted == [(2 * 3 - 1) * BATCH, 2 * 3 * BATCH]
     assert [row["step"] for row in found] == [1, 3]
     assert found[1]["speed/images_per_s"] < BATCH / (STEP + LOAD)
 

@@ -91,7 +91,7 @@ def break_file(path, how):
     [
         ("truncated", "cut short"),
         ("code", "mkdir"),
-        ("another family", "unmapped keys (backbone.language_model.model.norm.weight)"),
+        ("another family", "unmapped keys (language_model.model.norm.weight)"),
         ("missing", "1 missing keys (backbone.layers.0.ln1.bias)"),
         ("shape", "layers.1.qkv.bias: (5,)"),
     ],
@@ -116,7 +116,7 @@ def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, published, tmp_pat
         (("tiny.pth", "out"), "no published size of UFO-ViT"),
         (("tiny.pth", "out", *EXPERIMENT, "--tasks", "depth"), "cannot do 'depth'"),
         (("tiny.pth", "out", *EXPERIMENT, "--classes", "caption=a"), "'caption' reads no class names"),
-        (("tiny.pth", "out", *EXPERIMENT, "--classes", "a,a"), "different class names"),
+        (("tiny.pth", "out", *EXPERIMENT, "--classes", "a,a"), "must be different"),
     ],
 )
 def test_wrong_arguments(ufo, published, tmp_path, monkeypatch, arguments, said):

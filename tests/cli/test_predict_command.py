@@ -292,3 +292,19 @@ def test_predict_takes_what_as_image_takes(ckpt, images):
     path = images / "2.png"
     texts = {model.predict(form, "caption").text for form in (path, PIL.Image.open(path))}
     assert len(texts) == 1
+
+
+def test_constrained_is_for_all_tasks_but_free_text(ufo, ckpt, images, monkeypatch):
+    seen, plain = {}, UFO.predict_batch
+
+    def predict_batch(self, batch):
+        task = self.task(batch.task)
+        seen[task.name] = task.constrained
+        return plain(self, batch)
+
+    monkeypatch.setattr(UFO, "predict_batch", predict_batch)
+    arguments = ("predict", images / "1.jpg", "--ckpt", ckpt, "--text", "a red cat", "--constrained")
+    answer = ufo(*arguments)
+    assert answer.code == 0, answer.err
+    assert seen.pop("caption") is False
+    assert seen.pop("detection") and seen.pop("grounding") and all(seen.values())

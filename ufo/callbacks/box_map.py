@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from ufo.callbacks.metric import MetricCallback, Record, required
 from ufo.metrics.coco_ap import CocoAP
+from ufo.metrics.samples import objects_score
 from ufo.types import Prediction, Target
 
 
@@ -34,3 +35,6 @@ class BoxMAP(MetricCallback):
         predicted = required(prediction, "boxes", "scores", "labels")
         annotated = required(target, "boxes", "labels")
         return *predicted, *annotated, target.iscrowd, target.area
+
+    def score(self, record: Record) -> float:
+        return objects_score(*record)

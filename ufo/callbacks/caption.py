@@ -36,3 +36,8 @@ class CaptionScores(MetricCallback):
         # torchmetrics takes the first
         references = sorted(map(ptb_tokenize, captions), key=lambda text: len(text.split()))
         return [ptb_tokenize(prediction.text)], [references]
+
+    def score(self, record: Record) -> float:
+        rouge = RougeL(sync_on_compute=False)
+        rouge.update(*record)
+        return float(rouge.compute())

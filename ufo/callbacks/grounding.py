@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torchvision.ops import box_iou
+
 from ufo.callbacks.metric import MetricCallback, Record, required
 from ufo.metrics.grounding import BoxAccuracy
 from ufo.types import Prediction, Target
@@ -33,3 +35,6 @@ class GroundingAccuracy(MetricCallback):
         if boxes is None or len(boxes) == 0:
             boxes = annotated.new_zeros(len(annotated), 4)
         return boxes, annotated
+
+    def score(self, record: Record) -> float:
+        return float(box_iou(record[0][:1].float(), record[1][:1].float()))

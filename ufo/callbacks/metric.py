@@ -54,7 +54,8 @@ class MetricCallback(Callback):
     It wants `validation_step` and `test_step` to take a `Batch` with `targets` and to return one
     `Prediction` per image in original pixels; batches of other tasks, and steps that return None,
     are left out. Nothing is logged for a sanity check. `results` holds the last epoch's values by
-    their full names; they are the same on every process.
+    their full names; they are the same on every process. `scores` holds those of this process's images,
+    by source and `Target.id`, until the next epoch.
 
     A metric is a subclass with a `task`, a `record` that boils an image down to the few arguments
     of the metric's `update`, and a `make_metric`.
@@ -64,6 +65,7 @@ class MetricCallback(Callback):
 
     def __init__(self) -> None:
         self.results: dict[str, float] = {}
+        self.scores: dict[str, dict[int, float]] = {}
         self._sources: dict[str, _Source] = {}
 
     def make_metric(self, classes: tuple[str, ...]) -> Metric | MetricCollection:
@@ -77,6 +79,10 @@ class MetricCallback(Callback):
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
         """The arguments of the metric's `update` for one image; tensors may be on any device."""
         raise NotImplementedError
+
+    def score(self, record: Record) -> float | None:
+        """How well one image was done, 0..1, for a list of the worst; None where there is no such number."""
+        return None
 
     def collect(self, outputs: list[Prediction] | None, batch: Batch) -> None:
         """Record the images of a batch; an image whose `Target.id` is known already counts once.
@@ -99,6 +105,8 @@ class MetricCallback(Callback):
             # a clone, since pickling a view would send all of the tensor it is a view of
             record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
             source.records.setdefault(target.id, record)
+            if (score := self.score(record)) is not None:
+                self.scores.setdefault(batch.source, {})[target.id] = score
 
     def compute(self, stage: str) -> dict[str, float]:
         """Values of everything collected on all processes: `{stage}/{source}/{metric}` to number.
@@ -148,7 +156,7 @@ class MetricCallback(Callback):
     # Lightning's hooks
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._sources = {}
+        self._sources, self.scores = {}, {}
 
     def on_validation_batch_end(
         self,

@@ -20,3 +20,8 @@ class MeanIoU(MetricCallback):
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
         (predicted,), (annotated,) = required(prediction, "semantic"), required(target, "semantic")
         return (class_histograms(predicted, annotated, len(classes)),)
+
+    def score(self, record: Record) -> float:
+        scores = SegmentationScores(record[0].shape[1], sync_on_compute=False)
+        scores.update(*record)
+        return float(scores.compute()["mIoU"])

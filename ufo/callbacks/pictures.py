@@ -166,6 +166,19 @@ def log_wandb(
         examples: of one source.
         min_score: instances below it are left out of the masks.
     """
+    # not `logger.log_image`: it wraps every image once more, which drops boxes and masks
+    pictures = wandb_images(examples, min_score)
+    logger.log_metrics({f"{key}/pictures": pictures}, step)
+    columns, row = TABLES.get(examples[0].prediction.task, ((), None))
+    if row is not None:
+        # not the same objects again: a table stores its images in its own place
+        images = wandb_images(examples, min_score)
+        data = [[image, *row(e)] for image, e in zip(images, examples, strict=True)]
+        logger.log_table(f"{key}/answers", ["image", *columns], data, step=step)
+
+
+def wandb_images(examples: list[Example], min_score: float = 0.0) -> list[Any]:
+    """`wandb.Image`s of one size with boxes and masks that can be toggled."""
     import wandb
 
     # wandb describes a list of images by the size of its first one, so that overlays of images of
@@ -182,12 +195,16 @@ def log_wandb(
             **overlays(example, (height, width), min_score),
         )
 
-    # not `logger.log_image`: it wraps every image once more, which drops boxes and masks
-    logger.log_metrics({f"{key}/pictures": [picture(e) for e in examples]}, step)
-    columns, row = TABLES.get(examples[0].prediction.task, ((), None))
-    if row is not None:
-        data = [[picture(e), *row(e)] for e in examples]
-        logger.log_table(f"{key}/answers", ["image", *columns], data, step=step)
+    return [picture(e) for e in examples]
+
+
+def _segmented(example: Example) -> list[Any]:
+    prediction, target = example.prediction, example.target
+    overlap = 0.0
+    if prediction.masks is not None and target.masks is not None:
+        found, wanted = prediction.masks.bool().any(0), rle_decode(target.masks, target.size).any(0)
+        overlap = float((found & wanted).sum() / (found | wanted).sum().clamp(min=1))
+    return [target.text, prediction.text, overlap]
 
 
 def _grounded(example: Example) -> list[Any]:
@@ -205,6 +222,12 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Example], list[Any]]]] = {
         lambda e: [e.prediction.text, "\n".join(e.target.captions or [])],
     ),
     "grounding": (("expression", "answer", "IoU"), _grounded),
+    "referring_segmentation": (("expression", "answer", "IoU"), _segmented),
+    "reasoning_segmentation": (("text", "answer", "IoU"), _segmented),
+    "vqa": (
+        ("question", "answer", "right"),
+        lambda e: [e.target.text, e.prediction.text, "\n".join(e.target.answers or [])],
+    ),
 }
 
 
@@ -227,7 +250,8 @@ def overlays(example: Example, size: tuple[int, int], min_score: float = 0.0) ->
         if target.boxes is not None:
             result["boxes"]["ground_truth"] = box_data(target.boxes, target.labels, names)
     if len(classes) <= MAX_MASK_CLASSES:
-        labels = {0: "nothing", **{i + 1: name for i, name in enumerate(classes)}}
+        named = classes or ("referred to",)
+        labels = {0: "nothing", **{i + 1: name for i, name in enumerate(named)}}
         result["masks"] = {
             key: {"mask_data": padded(value, *size).numpy(), "class_labels": labels}
             for key, value in _class_maps(prediction, target, min_score).items()
@@ -242,7 +266,11 @@ def _class_maps(prediction: Prediction, target: Target, min_score: float) -> dic
         maps["predictions"] = class_map(prediction.semantic)
         if target.semantic is not None:
             maps["ground_truth"] = class_map(target.semantic)
-    elif prediction.masks is not None and prediction.labels is not None:
+    elif prediction.masks is not None and prediction.labels is None:  # what an expression means
+        maps["predictions"] = prediction.masks.any(0).to(torch.uint8)
+        if target.masks is not None:
+            maps["ground_truth"] = rle_decode(target.masks, target.size).any(0).to(torch.uint8)
+    elif prediction.masks is not None:
         masks, labels = prediction.masks, prediction.labels
         if prediction.scores is not None:
             order = prediction.scores.argsort(stable=True)  # the best one is painted last
@@ -297,4 +325,5 @@ def padded(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def _caption(example: Example) -> str | None:
-    return example.prediction.text if example.prediction.task == "caption" else example.target.text
+    answer, asked = example.prediction.text, example.target.text
+    return {"caption": answer, "vqa": f"{asked} {answer}"}.get(example.prediction.task, asked)

@@ -1,0 +1,26 @@
+"""Where Hydra looks for plug-ins: lets a file as conf/hydra/launcher/joblib.yaml replace a plug-in's config.
+
+Hydra would take a plug-in's config of the same name for a schema of the file, and warn about it.
+"""
+
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+class OwnFilesFirst(SearchPathPlugin):
+    """Drops from Hydra's store what the application's own folder of configs has a file for."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        store = ConfigStore.instance().repo.get("hydra", {})
+        for entry in search_path.get_path():
+            if entry.provider != "main" or not entry.path:
+                continue
+            url = urlparse(entry.path)
+            folder = Path(unquote(url.path)) if url.scheme in ("", "file") else None
+            for group in ("launcher", "sweeper"):
+                for file in sorted((folder / "hydra" / group).glob("*.yaml")) if folder else ():
+                    store.get(group, {}).pop(file.name, None)

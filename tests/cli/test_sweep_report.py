@@ -1,0 +1,89 @@
+"""The table and the plots of a sweep, from nothing but the records of its runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ufo.cli.main import main
+from ufo.sweeps.record import Record, read
+from ufo.sweeps.report import gather, swept
+
+KEY = "val/digits/detection/mAP"
+
+
+def run(
+    folder: Path, name: str, state: str, overrides: list[str], value: float | None = None, **more
+) -> None:
+    (folder / name).mkdir(parents=True)
+    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T01:30:00+00:00"}
+    Record(state, overrides=overrides, objective=value, **{**times, **more}).write(folder / name)
+    if value is not None:
+        content = {KEY: {"best": value + 0.1, "last": value, "step": 3}}
+        (folder / name / "metrics.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    common = ["experiment=digits"]
+    run(tmp_path, "10", "finished", [*common, "lr=1e-2", "seed=1"], 0.5)
+    run(tmp_path, "2", "finished", [*common, "lr=1e-4", "seed=1"], 0.25)
+    run(tmp_path, "1", "failed", [*common, "lr=1e-3", "seed=1"], why="RuntimeError: a | b")
+    run(tmp_path, "0", "pruned", [*common, "lr=1e-3", "+seed=2"], 0.1, why="behind")
+    run(tmp_path, "11", "running", [*common, "lr=1e-3", "seed=3"], ended="", pid=2**22 + 1)
+    return tmp_path
+
+
+def test_report__has_every_run_with_what_was_swept_and_why_it_ended(folder, capsys):
+    assert main(["sweep-report", str(folder)]) == 0
+    with open(folder / "report.csv", newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["0", "1", "2", "10", "11"]
+    assert list(rows["0"])[:4] == ["run", "lr", "seed", "state"]
+    assert [row["state"] for row in rows.values()] == ["pruned", "failed", "finished", "finished", "stopped"]
+    assert rows["10"] | {"objective": "0.5000", KEY: "0.6000", "minutes": "90.0", "lr": "1e-2"} == rows["10"]
+    assert rows["0"]["seed"] == "2"
+    assert rows["1"]["why"] == "RuntimeError: a | b"
+    assert "killed?" in rows["11"]["why"]
+    lines = (folder / "report.md").read_text().splitlines()
+    assert "1 pruned, 1 failed, 2 finished, 1 stopped" in lines
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 5
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    printed = capsys.readouterr().out
+    assert "1: failed, RuntimeError: a | b" in printed and str(folder / "report.md") in printed
+
+
+def test_report__draws_a_plot_per_swept_parameter(folder):
+    pytest.importorskip("matplotlib")
+    main(["sweep-report", str(folder)])
+    assert {p.name for p in folder.glob("*.png")} == {"report_lr.png", "report_seed.png"}
+    assert all(p.stat().st_size > 3000 for p in folder.glob("*.png"))
+
+
+def test_runs__of_one_sweep_only_differ_in_what_was_swept(folder):
+    runs = gather(folder)
+    assert swept(runs) == ["lr", "seed"]
+    assert swept(runs[:1]) == []
+
+
+def test_a_running_process__is_running(tmp_path):
+    run(tmp_path, "0", "running", [], ended="", pid=os.getpid())
+    run(tmp_path, "1", "running", [], ended="", host="elsewhere", pid=2**22 + 1)
+    assert [r.state for r in gather(tmp_path)] == ["running", "running"]
+
+
+def test_a_folder_without_runs__is_an_error(tmp_path, capsys):
+    assert main(["sweep-report", str(tmp_path)]) == 1
+    assert main(["sweep-report", str(tmp_path / "none")]) == 1
+    assert "no run is in" in capsys.readouterr().err
+
+
+def test_a_broken_record__is_none(tmp_path):
+    (tmp_path / "status.json").write_text('{"state": "fin')
+    assert read(tmp_path) is None
+    assert gather(tmp_path)[0].failed

@@ -1,0 +1,70 @@
+"""The best value of every validation metric so far: in a file, in checkpoints, and in W&B's summary.
+
+A sweep's report and its dashboard compare runs by it, also those that failed later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+class BestMetrics(Callback):
+    """Writes `metrics.json`: `best` and `last` value of every metric `val/...`, and the `step` of the best.
+
+    Larger is better for every metric, unless its name ends in "loss". Values survive a resume.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "metrics.json"
+        self.metrics: dict[str, dict[str, float]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, WandbLogger):
+                step = {"step_metric": "trainer/global_step", "step_sync": True}
+                logger.experiment.define_metric("val/*", summary="max,last", **step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/"):
+                self.update(name, float(value), trainer.global_step)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            self._write()
+
+    def update(self, name: str, value: float, step: int) -> None:
+        """Take note of one value."""
+        known = self.metrics.setdefault(name, {"best": value, "last": value, "step": step})
+        known["last"] = value
+        better = value < known["best"] if name.endswith("loss") else value > known["best"]
+        if better or not math.isfinite(known["best"]):
+            known |= {"best": value, "step": step}
+
+    def _write(self) -> None:
+        part = self.path.with_name(f".{self.path.name}.part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
+            os.replace(part, self.path)
+        except OSError as error:
+            log.warning("The best metrics could not be written to %s: %s", self.path, error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics = {name: dict(values) for name, values in state_dict["metrics"].items()}

@@ -1,0 +1,135 @@
+"""Checkpoints that a kill or a full disk cannot spoil: written beside, synced, then renamed.
+
+`AtomicCheckpointIO` writes the files, `RunCheckpoint` decides when: every n optimizer steps, and when a
+signal asks the run to go (`ufo.callbacks.preemption`). A checkpoint that cannot be written costs a line in
+the log, not the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a file whole or not at all; what was there before stays until the new one is on the disk.
+
+    A failure to write is logged and remembered in `failed`, not raised: an exception on the one process that
+    writes would leave the others waiting for it, and the next checkpoint may well succeed.
+    """
+
+    def __init__(self) -> None:
+        self.failed: Path | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to the local file `path`."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            _sync_folder(path.parent)
+            self.failed = None
+        # torch's zip writer turns a failed write into a RuntimeError
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            reason = _reason(error, path.parent)
+            log.error("%s could not be written (%s); the checkpoint before it is kept", path, reason)
+            self.failed = path
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    try:  # the zip writer does not tell why: ask the disk
+        probe = os.statvfs(folder)
+        if probe.f_bavail * probe.f_frsize < 1 << 20:
+            return "No space left on device"
+    except OSError:
+        pass
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename itself survive a crash of the machine, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, with a `last.ckpt` that costs nothing and is never the only victim.
+
+    `last.ckpt` is a second name of the newest regular checkpoint (a hard link; written anew where the disk
+    has none). An older checkpoint is removed only when the newer one is there.
+    """
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        if not self.save_last:
+            return
+        newest = self._last_checkpoint_saved
+        last = self.format_checkpoint_name(monitor_candidates, self.CHECKPOINT_NAME_LAST)
+        same_step = self._last_global_step_saved == trainer.global_step
+        # every process must come to the same decision, since writing is done by all of them together
+        linked = same_step and bool(newest) and newest != last and _is_one_file(trainer)
+        if linked and trainer.is_global_zero:
+            linked = second_name(Path(newest), Path(last))
+        if not trainer.strategy.broadcast(linked):
+            return super()._save_last_checkpoint(trainer, monitor_candidates)
+        self.last_model_path = last
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        written = not trainer.is_global_zero or Path(current).exists()
+        return written and super()._should_remove_checkpoint(trainer, previous, current)
+
+
+def _is_one_file(trainer: Trainer) -> bool:
+    return isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+
+
+def second_name(file: Path, name: Path) -> bool:
+    """Let `name` be another name of `file`, replacing what was there; False where that is impossible."""
+    if not file.is_file():
+        return False
+    part = name.with_name(f".{name.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        os.link(file, part)
+        os.replace(part, name)
+        part.unlink(missing_ok=True)  # renaming onto a name of the same file does nothing
+    except OSError:
+        return False
+    return True
+
+
+def save_now(trainer: Trainer, pl_module: LightningModule) -> Path | None:
+    """Write `last.ckpt` of a run between two batches: its path, None if the run keeps no checkpoints.
+
+    Every process of a run must call it.
+    """
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None or trainer.fast_dev_run:
+        return None
+    path = Path(callback.dirpath) / f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"
+    trainer.save_checkpoint(path)
+    return path

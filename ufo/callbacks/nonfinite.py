@@ -1,0 +1,127 @@
+"""A loss or gradient that is not finite: name the batch, skip the step, stop after a few in a row.
+
+A single step with NaN gradients would spoil all weights, so it is left out: no weight moves. Gradients are
+the same on all processes, which therefore agree without talking. `ufo replay BUNDLE` repeats the step of the
+bundle.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ufo.types import Batch
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, BATCH = "weights.pt", "batch_{}.pt"
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had no finite gradient."""
+
+
+class NonFinite(Callback):
+    """Skip optimizer steps without finite gradients; stop after `patience` of them in a row.
+
+    Reading whether a gradient is finite makes the main process wait for the device once per optimizer step.
+
+    Args:
+        folder: where the bundle is written: the weights, and the batches of the processes whose loss is not
+        finite.
+        patience: so many such steps in a row end the run with `NonFiniteError`.
+    """
+
+    def __init__(self, folder: str | Path, patience: int = 3) -> None:
+        if patience < 1:
+            raise ValueError(f"callbacks.non_finite.patience must be at least 1, not {patience}")
+        self.folder, self.patience = Path(folder), patience
+        self.in_a_row = 0
+        self._batch: Batch | None = None
+        self._seen: list[tuple[Batch, Tensor]] = []  # since the last optimizer step
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._seen.append((self._batch, loss.detach()))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        seen, self._seen = self._seen, []
+        if not self._broken(trainer, optimizer, seen):
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        optimizer.zero_grad(set_to_none=True)  # a weight without a gradient stays as it is
+        guilty = [(batch, loss) for batch, loss in seen if not loss.isfinite()]
+        for batch, loss in guilty:
+            log.error(
+                "step %d, process %d: the loss is %s: %s",
+                trainer.global_step,
+                trainer.global_rank,
+                float(loss),
+                name(batch),
+            )
+        if not guilty and trainer.is_global_zero:
+            names = "; ".join(name(batch) for batch, _ in seen)
+            log.error("step %d: a gradient is not finite; process 0 had %s", trainer.global_step, names)
+        if self.in_a_row >= self.patience:
+            self._stop(trainer, guilty or seen)
+
+    def _broken(self, trainer: Trainer, optimizer: Optimizer, seen: list[tuple[Batch, Tensor]]) -> bool:
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:  # infinite gradients are its daily business
+            broken = not all(bool(loss.isfinite()) for _, loss in seen)
+        else:
+            gradients = [
+                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            gradients = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+            norms = torch._foreach_norm(gradients)
+            broken = bool(norms) and not bool(torch.stack(norms).isfinite().all())
+        alike = scaler is None and isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
+        return broken if alike else trainer.strategy.reduce_boolean_decision(broken, all=False)
+
+    def _stop(self, trainer: Trainer, seen: list[tuple[Batch, Tensor]]) -> None:
+        folder = self.folder / f"step_{trainer.global_step:06d}"
+        state = trainer.strategy.lightning_module_state_dict()  # every process takes part
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if trainer.is_global_zero:
+                weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+                description = trainer.lightning_module.model.describe()
+                content = {"ufo": description, "state_dict": weights, "precision": str(trainer.precision)}
+                torch.save(content, folder / WEIGHTS)
+            if trainer.is_global_zero or any(not loss.isfinite() for _, loss in seen):
+                batches = [plain(batch) for batch, _ in seen]
+                torch.save(batches, folder / BATCH.format(trainer.global_rank))
+        except (OSError, RuntimeError) as error:
+            log.error("the bundle %s could not be written: %s", folder, error)
+        raise NonFiniteError(
+            f"{self.in_a_row} steps in a row had no finite gradient, the last one: {name(seen[-1][0])}; "
+            f"`ufo replay {folder}` repeats it"
+        )
+
+
+def name(batch: Batch) -> str:
+    """Task, source, samples and seed of a batch, for people."""
+    samples = ", ".join(map(str, batch.ids)) or "unknown"
+    return f"{batch.task} of {batch.source}, samples {samples} (seed {batch.seed})"
+
+
+def plain(batch: Batch) -> dict[str, Any]:
+    """A training batch as tensors, lists, numbers and texts, which are read without executing anything."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "targets"}
+    return {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in values.items()}

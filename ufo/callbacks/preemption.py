@@ -1,0 +1,140 @@
+"""A signal that asks a run to go: save after the current batch, then leave, or go back to Slurm's queue.
+
+Lightning saves inside the signal handler, in the middle of whatever runs, and its processes may disagree
+about the step. Here a handler only notes the signal; all processes agree on the batch after which they save
+and leave, so that the resumed run is bit for bit the undisturbed one (docs/cluster.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ufo.callbacks.checkpoint import save_now
+
+log = logging.getLogger(__name__)
+
+
+class Preempted(SystemExit):
+    """The run was asked to leave and has saved; the exit status is 128 + signal, as a shell has it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+
+
+class Preemption(Callback):
+    """Save and leave after the batch in which a signal came.
+
+    * SIGTERM (`kill`, `scancel`, Slurm's preemption): save, leave.
+    * SIGUSR1 (`sbatch --signal=USR1@90`): save, `scontrol requeue` if this is a Slurm job, leave.
+    * SIGUSR2, if somebody handles it (submitit): save, then let that handler resubmit the job.
+
+    A signal during a validation ends it; the resumed run repeats it from its beginning. One process that got
+    the signal is enough; the others learn of it one batch later.
+
+    Args:
+        requeue: whether SIGUSR1 puts a Slurm job back into the queue.
+    """
+
+    def __init__(self, requeue: bool = True) -> None:
+        self.requeue = requeue
+        self._received = 0
+        self._handlers: dict[int, Any] = {}
+        self._agreement = Agreement()
+
+    # Lightning installs its own handlers before this hook and restores the original ones at the end
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agreement = Agreement(trainer.world_size)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        original = trainer._signal_connector._original_handlers
+        # what an earlier `fit` of this process left is not somebody else's
+        self._handlers = {s: original.get(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+        for signum, handler in self._handlers.items():
+            if signum != signal.SIGUSR2 or callable(handler):
+                signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if not self._received:
+            log.warning("%s: saving after this batch", signal.Signals(signum).name)
+        self._received = signum
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if signum := self._agreement(self._received):
+            # the last batch's values would else be logged after this hook, and so never
+            trainer._logger_connector.on_batch_end()
+            trainer._logger_connector.update_train_step_metrics()
+            self._leave(trainer, pl_module, signum)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if signum := self._agreement(self._received):
+            self._leave(trainer, pl_module, signum)
+
+    def _leave(self, trainer: Trainer, pl_module: LightningModule, signum: int) -> None:
+        path = save_now(trainer, pl_module)
+        name = signal.Signals(signum).name
+        if trainer.is_global_zero:
+            log.warning("%s: saved step %d to %s; the same command goes on", name, trainer.global_step, path)
+        handler = self._handlers.get(signum)
+        if signum == signal.SIGUSR1 and self.requeue and trainer.is_global_zero:
+            requeue()
+        elif signum == signal.SIGUSR2 and callable(handler):
+            handler(signum, None)
+        raise Preempted(signum)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._received = 0
+
+
+class Agreement:
+    """The largest number that any process gave one call before: no process waits for another's current batch.
+
+    Numbers travel between CPUs (gloo) in the background; every process must call equally often.
+    """
+
+    def __init__(self, world_size: int = 1) -> None:
+        distributed = world_size > 1 and dist.is_available() and dist.is_initialized()
+        self._group = dist.new_group(backend="gloo") if distributed else None
+        self._pending: tuple[torch.Tensor, Any] | None = None
+
+    def __call__(self, number: int) -> int:
+        if self._group is None:
+            return number
+        before, value = self._pending, torch.tensor(number)
+        self._pending = value, dist.all_reduce(value, dist.ReduceOp.MAX, self._group, async_op=True)
+        if before is None:
+            return 0
+        before[1].wait()
+        return int(before[0])
+
+
+def requeue() -> None:
+    """Put this Slurm job back into the queue; does nothing outside of Slurm."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
+        return
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        problem = done.stderr.strip() if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        log.error("the job %s could not be requeued: %s; submit it again, it will go on", job, problem)
+    else:
+        log.warning("Slurm has the job %s in its queue again", job)

@@ -1,0 +1,217 @@
+"""The worst predictions of every validation: a table in W&B, a sheet in TensorBoard, files on the disk.
+
+Which ones they are follows from the scores that the metric callbacks give each image, on all processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
+
+from ufo.callbacks.metric import MetricCallback
+from ufo.callbacks.pictures import Example, wandb_images
+from ufo.draw import contact_sheet, side_by_side
+from ufo.types import IGNORE, Batch, Prediction
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("score", "id", "file", "answer", "truth")
+
+
+@dataclass
+class Scored:
+    """One image and how well it was done."""
+
+    score: float
+    example: Example
+
+    def row(self) -> list[Any]:
+        """The cells of `COLUMNS`."""
+        target, prediction = self.example.target, self.example.prediction
+        answer, truth = describe(self.example)
+        text = f"{target.text}: " if target.text and prediction.task != "caption" else ""
+        return [round(self.score, 4), target.id, Path(target.image).name, answer, text + truth]
+
+
+class WorstPredictions(Callback):
+    """Show the images with the lowest scores of every source whose metric scores single images.
+
+    It comes after the metric callbacks in the trainer's list. Under DDP each image is scored by the process
+    that predicted it; only the chosen ones are sent. Written to `folder/step_000000/<source>.csv` and `.png`.
+
+    Args:
+        folder: where to write.
+        num_images: per source.
+        max_objects: predictions of an image that are drawn, the most certain ones.
+        min_score: predictions below it are not drawn.
+        max_side: longest side in pixels of one drawn image.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        num_images: int = 16,
+        max_objects: int = 20,
+        min_score: float = 0.3,
+        max_side: int = 640,
+    ) -> None:
+        self.folder = Path(folder)
+        self.num_images, self.max_objects = num_images, max_objects
+        self.min_score, self.max_side = min_score, max_side
+        self._kept: dict[str, list[Scored]] = {}
+
+    def keep(self, outputs: list[Prediction], batch: Batch, scores: dict[int, float]) -> None:
+        """Remember the images of a batch that are among the worst so far; `scores` by `Target.id`."""
+        kept = self._kept.setdefault(batch.source, [])
+        known = {scored.example.target.id for scored in kept}
+        for prediction, target in zip(outputs, batch.targets, strict=True):
+            score = scores.get(target.id)
+            full = len(kept) >= self.num_images
+            if score is None or target.id in known or (full and score >= kept[-1].score):
+                continue
+            small = trimmed(prediction, self.max_objects).to("cpu")
+            kept.append(Scored(score, Example(small, target, batch.classes)))
+            kept.sort(key=lambda scored: (scored.score, scored.example.target.id))
+            del kept[self.num_images :]
+
+    def _gathered(self) -> dict[str, list[Scored]]:
+        """The worst of all processes; one exchange of numbers, one of what was chosen."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self._kept
+        mine = {s: [(k.score, k.example.target.id) for k in kept] for s, kept in self._kept.items()}
+        numbers = _exchange(mine)
+        chosen = {}
+        for source in sorted({s for part in numbers for s in part}):
+            pairs = sorted({pair for part in numbers for pair in part.get(source, ())})
+            chosen[source] = {id for _, id in pairs[: self.num_images]}
+        parts = _exchange(
+            {s: [k for k in self._kept.get(s, ()) if k.example.target.id in ids] for s, ids in chosen.items()}
+        )
+        union = {}
+        for source in chosen:
+            found = {k.example.target.id: k for part in parts for k in part[source]}
+            union[source] = sorted(found.values(), key=lambda k: (k.score, k.example.target.id))
+        return union
+
+    def _show(self, trainer: Trainer, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        gathered, self._kept = self._gathered(), {}
+        if not trainer.is_global_zero:
+            return
+        for source, scored in gathered.items():
+            if scored:
+                self._log(trainer, f"{stage}/{source}", source, scored)
+
+    def _log(self, trainer: Trainer, key: str, source: str, scored: list[Scored]) -> None:
+        step = trainer.global_step
+        drawn = [
+            side_by_side(
+                *(e.image(), e.prediction, e.target, e.classes),
+                min_score=self.min_score,
+                max_side=self.max_side,
+            )
+            for e in (s.example for s in scored)
+        ]
+        sheet = contact_sheet(drawn, 2, f"{source}, the worst at step {step}")
+        rows = [s.row() for s in scored]
+        self._write(self.folder / f"step_{step:06d}" / re.sub(r"[^\w.-]+", "_", source), rows, sheet)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"{key}/worst", np.asarray(sheet), step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                images = wandb_images([s.example for s in scored], self.min_score)
+                data = [[image, *row] for image, row in zip(images, rows, strict=True)]
+                logger.log_table(f"{key}/worst", ["image", *COLUMNS], data, step=step)
+
+    @staticmethod
+    def _write(path: Path, rows: list[list[Any]], sheet: Any) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path.with_name(path.name + ".csv"), "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([COLUMNS, *rows])
+            sheet.save(path.with_name(path.name + ".png"))
+        except OSError as error:
+            log.warning("The worst predictions could not be written to %s: %s", path, error)
+
+    # Lightning's hooks
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._kept = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.sanity_checking or outputs is None:
+            return
+        for metric in trainer.callbacks:
+            if isinstance(metric, MetricCallback) and metric.task == batch.task:
+                self.keep(outputs, batch, metric.scores.get(batch.source, {}))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer, "val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer, "test")
+
+
+def trimmed(prediction: Prediction, count: int) -> Prediction:
+    """The `count` most certain objects: hundreds of masks of full size are much to keep, and no picture."""
+    if prediction.scores is None or len(prediction.scores) <= count:
+        return prediction
+    best = prediction.scores.topk(count).indices
+    parts = {name: getattr(prediction, name) for name in ("boxes", "scores", "labels", "masks")}
+    return replace(prediction, **{n: v[best] for n, v in parts.items() if isinstance(v, Tensor)})
+
+
+def describe(example: Example) -> tuple[str, str]:
+    """Answer and truth in a few words: the texts, or how many of what."""
+    prediction, target = example.prediction, example.target
+    if prediction.semantic is not None and target.semantic is not None:
+        return _classes(prediction.semantic, example), _classes(target.semantic, example)
+    if prediction.labels is not None and target.labels is not None:
+        return _counts(prediction.labels, example), _counts(target.labels, example)
+    truth = " / ".join(target.captions or getattr(target, "answers", None) or [])
+    if not truth and target.boxes is not None:
+        truth = "; ".join(",".join(f"{v:.0f}" for v in box) for box in target.boxes.tolist())
+    return prediction.text, truth
+
+
+def _counts(labels: Tensor, example: Example) -> str:
+    counts = Counter(_name(label, example) for label in labels.tolist())
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing"
+
+
+def _classes(semantic: Tensor, example: Example) -> str:
+    return ", ".join(_name(label, example) for label in semantic.unique().tolist() if label != IGNORE)
+
+
+def _name(label: int, example: Example) -> str:
+    return example.classes[label] if label < len(example.classes) else str(label)
+
+
+def _exchange(content: Any) -> list[Any]:
+    """What every process has, on every process."""
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, content)
+    return parts

@@ -1,0 +1,128 @@
+"""How a training is spread over processes: what conf/trainer/*.yaml name (docs/cluster.md).
+
+DDP copies the model. FSDP (PyTorch's second one) shards weights, gradients and optimizer state and gathers
+the weights once per step: answers are decoded for as long as each image needs, so processes cannot gather
+layer by layer.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
+
+ENTRIES = ("loss", "predict_batch", "encode")
+"""The methods of `UFO` that a LightningModule calls."""
+
+
+def ddp(timeout_minutes: float = 30, **settings: Any) -> DDPStrategy:
+    """A copy of the model per process, gradients averaged; a process waits `timeout_minutes` for another.
+
+    A batch holds one task and no task uses all weights, so DDP looks for the unused ones in every step.
+    """
+    settings = {"find_unused_parameters": True, "gradient_as_bucket_view": True, **settings}
+    return DDPStrategy(timeout=timedelta(minutes=timeout_minutes), **settings)
+
+
+class FSDP(ModelParallelStrategy):
+    """Weights, gradients and optimizer state in equal parts; checkpoints are whole and in one file.
+
+    So a run goes on with any number of processes and any other strategy but DeepSpeed.
+    """
+
+    def __init__(self, timeout_minutes: float = 30, process_group_backend: str | None = None) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """The whole state on process 0, numbered in the order of the optimizer's groups as everywhere else.
+
+        Lightning would number by the model's order, which is another one where groups differ in their rates.
+        """
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_optimizer_state_dict(self.model, optimizer, options=options)
+        if not state:
+            return state
+        number = {name: i for i, name in enumerate(self._names(optimizer))}
+        groups = [{**g, "params": [number[n] for n in g["params"]]} for g in state["param_groups"]]
+        return {"state": {number[n]: v for n, v in state["state"].items()}, "param_groups": groups}
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every process reads the file (mapped, not copied) and keeps its parts."""
+        path = Path(self.broadcast(checkpoint_path))
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
+        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
+            names = self._names(optimizer)
+            order = [i for g in state["param_groups"] for i in g["params"]]
+            name = dict(zip(order, names, strict=True))
+            groups = [{**g, "params": [name[i] for i in g["params"]]} for g in state["param_groups"]]
+            named = {"state": {name[i]: v for i, v in state["state"].items()}, "param_groups": groups}
+            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
+        return checkpoint
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        """The names of an optimizer's weights, group by group."""
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        return [names[id(p)] for g in optimizer.param_groups for p in g["params"]]
+
+
+def deepspeed(stage: int, timeout_minutes: float = 30, **settings: Any) -> Strategy:
+    """DeepSpeed's ZeRO 2 (gradients, optimizer) or 3 (also weights); training only, CUDA only."""
+    return DeepSpeedStrategy(stage=stage, timeout=timedelta(minutes=timeout_minutes), **settings)
+
+
+def for_evaluation(strategy: Any) -> Any:
+    """The strategy that evaluates with the same settings; DeepSpeed needs an optimizer, so DDP stands in."""
+    return ddp() if isinstance(strategy, DeepSpeedStrategy) else strategy
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard a `UFO` model over `mesh`, unit by unit, in place; `ENTRIES` gather it while they need it."""
+    if isinstance(model, FSDPModule):
+        return
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    units = [u for m in lists for u in m if any(True for _ in u.parameters())]
+    for unit in units:
+        if not isinstance(unit, (nn.ModuleList, FSDPModule)):
+            fully_shard(unit, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    for name in ENTRIES:
+        register_fsdp_forward_method(model, name)
+        _gathering(model, name)
+
+
+def _gathering(model: nn.Module, name: str) -> None:
+    """Let a method gather all units first: layers are called through other methods than `forward`."""
+    method = getattr(model, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.unshard()
+        return method(*args, **kwargs)
+
+    setattr(model, name, call)

@@ -1,0 +1,177 @@
+"""All runs of a sweep in one table and a plot per swept parameter, from what the runs left in their folders.
+
+Needs no logger and no account; works while a sweep is running and on any folder with runs in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ufo.sweeps import record
+
+METRICS = "metrics.json"  # of ufo.callbacks.best.BestMetrics
+TABLE, MARKDOWN = "report.csv", "report.md"
+STOPPED = "stopped"  # says "running", but its process is gone
+
+
+@dataclass
+class Run:
+    """One run of a sweep."""
+
+    name: str  # its folder, below the sweep's
+    state: str
+    why: str = ""
+    overrides: dict[str, str] = field(default_factory=dict)
+    objective: float | None = None
+    minutes: float | None = None
+    best: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        return self.state in (record.FAILED, STOPPED, record.INTERRUPTED)
+
+
+def gather(folder: Path) -> list[Run]:
+    """Every run at or below `folder`, in the order of their numbers or names."""
+    found = [path.parent for path in folder.rglob(record.FILE)]
+    return [_read(path, folder) for path in sorted(found, key=lambda p: _natural(p.relative_to(folder)))]
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.parts]
+
+
+def _read(path: Path, folder: Path) -> Run:
+    known = record.read(path) or record.Record(state=record.FAILED, why=f"{record.FILE} can't be read")
+    state, why = known.state, known.why
+    if state == record.RUNNING and not record.is_alive(known):
+        state, why = STOPPED, "its process is gone without a word (killed?)"
+    try:
+        metrics = json.loads((path / METRICS).read_bytes())
+    except (OSError, ValueError):
+        metrics = {}
+    return Run(
+        name=path.relative_to(folder).as_posix(),
+        state=state,
+        why=why,
+        overrides=dict(o.lstrip("+").partition("=")[::2] for o in known.overrides),
+        objective=known.objective,
+        minutes=_minutes(known),
+        best={name: values["best"] for name, values in metrics.items()},
+        last={name: values["last"] for name, values in metrics.items()},
+    )
+
+
+def _minutes(known: record.Record) -> float | None:
+    try:
+        end = datetime.fromisoformat(known.ended) if known.ended else datetime.now(timezone.utc)
+        return (end - datetime.fromisoformat(known.started)).total_seconds() / 60
+    except (ValueError, TypeError):
+        return None
+
+
+def swept(runs: Sequence[Run]) -> list[str]:
+    """The keys whose values differ between runs."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
+
+
+def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of the table: what was swept, how it ended, the best value of every metric."""
+    keys, metrics = swept(runs), sorted({name for run in runs for name in run.best})
+    head = ["run", *keys, "state", "minutes", "objective", *metrics, "why"]
+    cells = [
+        [
+            run.name,
+            *(run.overrides.get(key, "") for key in keys),
+            run.state,
+            _number(run.minutes, ".1f"),
+            _number(run.objective),
+            *(_number(run.best.get(name)) for name in metrics),
+            run.why,
+        ]
+        for run in runs
+    ]
+    return head, cells
+
+
+def _number(value: float | None, how: str = ".4f") -> str:
+    return "" if value is None else format(value, how)
+
+
+def write(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """`report.csv`, `report.md` and, where matplotlib is installed, `report_<parameter>.png`; the files."""
+    head, cells = rows(runs)
+    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *cells])
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [head, ["---"] * len(head), *cells]]
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
+    text = f"# {folder.resolve().name}\n\n{counts(runs)}\n\n" + "\n".join(lines) + "\n"
+    (folder / MARKDOWN).write_text(text, encoding="utf-8")
+    return [folder / TABLE, folder / MARKDOWN, *plots(runs, folder)]
+
+
+def counts(runs: Iterable[Run]) -> str:
+    """ "3 finished, 1 failed"."""
+    states = [run.state for run in runs]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no runs"
+
+
+def summary(runs: Sequence[Run], folder: Path) -> str:
+    """What is printed when a sweep ends: the counts, each failed run with its reason, where the table is."""
+    failed = [f"  {run.name}: {run.state}, {run.why}" for run in runs if run.failed]
+    return "\n".join([f"{folder}: {counts(runs)}", *failed, f"table: {folder / MARKDOWN}"])
+
+
+def plots(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """A picture per swept parameter: the best value of every metric against the parameter's values."""
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no display, no global state
+    except ImportError:
+        return []
+    metrics = sorted({name for run in runs for name in run.best})
+    if not metrics:
+        return []
+    files = []
+    columns = min(len(metrics), 3)
+    lines = -(-len(metrics) // columns)
+    for key in swept(runs):
+        figure = Figure((4.2 * columns, 3.2 * lines), layout="constrained")
+        for axes, metric in zip(figure.subplots(lines, columns, squeeze=False).flat, metrics, strict=False):
+            _plot(axes, key, metric, runs)
+        figure.suptitle(key)
+        files.append(folder / f"report_{key.replace('/', '_')}.png")
+        figure.savefig(files[-1], dpi=100)
+    return files
+
+
+def _plot(axes, key: str, metric: str, runs: Sequence[Run]) -> None:
+    """One dot per run, a line through the means; values that are no numbers stand side by side."""
+    points = [(run.overrides.get(key, ""), run.best[metric], run.state) for run in runs if metric in run.best]
+    names = list(dict.fromkeys(value for value, *_ in points))
+    try:
+        places = {name: float(name) for name in names}
+    except ValueError:
+        places = {name: float(i) for i, name in enumerate(names)}
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    else:
+        positive = sorted(places.values())
+        if positive and positive[0] > 0 and positive[-1] >= 50 * positive[0]:
+            axes.set_xscale("log")
+    for finished, color in ((True, "C0"), (False, "C3")):
+        chosen = [p for p in points if (p[2] == record.FINISHED) == finished]
+        axes.scatter([places[p[0]] for p in chosen], [p[1] for p in chosen], s=18, color=color, zorder=3)
+    means = sorted(
+        (place, sum(values) / len(values))
+        for name, place in places.items()
+        if (values := [p[1] for p in points if p[0] == name and p[2] == record.FINISHED])
+    )
+    axes.plot(*zip(*means, strict=True), color="C0", alpha=0.5) if means else None
+    axes.set_title(metric.removeprefix("val/"), fontsize=9)
+    axes.grid(alpha=0.3)
