@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import ufo
+from ufo.checkpoints import folder as folder_module
 from ufo.checkpoints import native
 from ufo.checkpoints.native import CheckpointError, check_resumable, initialise, load, save
 from ufo.model import UFO
@@ -263,15 +264,15 @@ def test_a_save_that_fails_leaves_the_previous_model(
     new = make_model(seed=1)
     with monkeypatch.context() as patch:
         if not cleanup:  # SIGKILL: no `except` and no `finally` puts anything back
-            patch.setattr(native.shutil, "rmtree", lambda *_, **__: None)
+            patch.setattr(folder_module.shutil, "rmtree", lambda *_, **__: None)
         if where == "save_file":
-            patch.setattr(native, "save_file", failure)
+            patch.setattr(folder_module, "save_file", failure)
         else:
             number = 1 if where == "first rename" else 2
             rename = nth(number, failure, os.rename)
             if not cleanup and number == 2:  # nor does it get to a third rename
                 rename = nth(3, killed, rename)
-            patch.setattr(native.os, "rename", rename)
+            patch.setattr(folder_module.os, "rename", rename)
         with pytest.raises((CheckpointError, Killed)) as error:
             save(new, folder)
     if failure is full_disk and isinstance(error.value, CheckpointError):
@@ -283,7 +284,7 @@ def test_a_save_that_fails_leaves_the_previous_model(
 
 
 def test_a_first_save_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "save_file", full_disk)
+    monkeypatch.setattr(folder_module, "save_file", full_disk)
     with pytest.raises(CheckpointError, match="No space left"):
         save(model, tmp_path / "deep" / "model")
     assert list((tmp_path / "deep").iterdir()) == []

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import pytest
-from vit_recordings import FOLDER, Recordings
+from vit_recordings import ABSENT, FOLDER, Recordings, as_parameters
 
 KINDS = ("train", "infer", "post")
-ABSENT = f"no recordings in {FOLDER}; set UFO_GOLDEN_DIR to the folder that holds vit/"
 
 
 def pytest_generate_tests(metafunc):
@@ -17,7 +16,7 @@ def pytest_generate_tests(metafunc):
     for kind in KINDS:
         if f"{kind}_case" in metafunc.fixturenames:
             names = sorted(path.stem for path in FOLDER.glob(f"{kind}_*.pt"))
-            metafunc.parametrize(f"{kind}_case", names or ["absent"], scope="module")
+            metafunc.parametrize(f"{kind}_case", as_parameters(names, kind), scope="module")
 
 
 @pytest.fixture(scope="session")

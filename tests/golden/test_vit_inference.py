@@ -7,10 +7,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from vit_checks import check_prediction
 from vit_recordings import close, load, traced
 
 from ufo.head.decoding import decode
-from ufo.ops.masks import rle_encode
 
 
 @pytest.fixture(scope="module")
@@ -165,21 +165,5 @@ def test_predictions(run, decoded):
         for ours, nothing in zip(predictions, silent, strict=True):
             assert not nothing or ours.semantic.eq(0).all()
         return
-    for ours, expected, size in zip(predictions, recording["post"], run.batch.sizes, strict=True):
-        if recording["task"] == "caption":
-            assert ours.text == expected["pred_caption"]
-            continue
-        if recording["task"] == "grounding":
-            close(ours.boxes, expected["pred_bboxes"])
-            continue
-        if recording["task"] == "semantic_segmentation":
-            assert torch.equal(ours.semantic, expected["sem_seg"].to(ours.semantic))
-            continue
-        close(ours.scores, expected["scores"])
-        assert torch.equal(ours.labels, expected["labels"])
-        if recording["task"] == "detection":
-            close(ours.boxes, expected["bboxes"])
-        else:
-            assert ours.masks.shape[1:] == size
-            counts = [rle["counts"] for rle in expected["masks_rle"]]
-            assert [rle["counts"].encode() for rle in rle_encode(ours.masks)] == counts
+    for ours, expected in zip(predictions, recording["post"], strict=True):
+        check_prediction(recording["task"], ours, expected)

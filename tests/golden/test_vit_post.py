@@ -70,8 +70,9 @@ def check_grounding(recordings, answered):
     height, width = recording["img_shape"]
     factor_x, factor_y = recording["scale_factor"]
     size = (round(height / factor_y), round(width / factor_x))
-    training = (load(name) for name in recordings.names("train_grounding_*.pt"))
-    task = recordings.task(next(t for t in training if t["meta"]["img_shape"] == recording["img_shape"]))
+    training = [load(name) for name in recordings.names("train_*.pt")]
+    same = (t for t in training if t["task"] == "grounding")
+    task = recordings.task(next(t for t in same if t["meta"]["img_shape"] == recording["img_shape"]))
     for text, expected in zip(answered.texts, recording["bboxes"], strict=True):
         one = Answers(
             texts=[text],

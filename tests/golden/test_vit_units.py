@@ -1,32 +1,21 @@
 """The ops against numbers recorded from the reference (`UFO_GOLDEN_DIR`; skipped if absent)."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from vit_recordings import cases, load, parts
 
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.masks import arrange_planes, resize_mask_logits, rle_decode, rle_encode
 from ufo.ops.matching import assign, assignment_cost, hungarian, sample_per_window
 from ufo.ops.nms import matrix_nms, soft_nms
 
-ROOT = Path(__file__).parents[2]
-FOLDER = Path(os.environ.get("UFO_GOLDEN_DIR", ROOT.parent / "shared" / "golden")) / "vit"
-pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="no recordings; set UFO_GOLDEN_DIR to the folder that holds vit/"
-)
-REPEAT = 3
+DENSE = ("detection", "instance_segmentation", "semantic_segmentation")
 
 
-def load(name: str) -> dict:
-    return torch.load(FOLDER / f"{name}.pt", weights_only=True)
-
-
-def objects(recording: dict, image: int) -> dict:
+def objects(recording: dict, image: int, repeat: int) -> dict:
     """Arguments of `assign` for one recorded image."""
     matched, truth = recording["hungarian"][image], recording["gt"][image]
-    count = len(matched["gt_bboxes"]) // REPEAT
+    count = len(matched["gt_bboxes"]) // repeat
     size = recording["meta"]["img_shape"]
     arguments = {"boxes": matched["gt_bboxes"][:count], "size": size}
     if recording["task"] == "instance_segmentation":
@@ -37,19 +26,30 @@ def objects(recording: dict, image: int) -> dict:
     return arguments
 
 
-@pytest.mark.parametrize("case, method", [("linear", "linear"), ("gauss", "gaussian"), ("naive", "naive")])
-def test_soft_nms(case, method):
+def with_kernel(suppress, kernel: str):
+    """`suppress` with the kernel of a recorded name, which may be short: gauss."""
+    names = ("linear", "gaussian", "naive")
+    [full] = [name for name in names if name.startswith(kernel)]
+    return lambda *arguments, **named: suppress(*arguments, **{named.pop("called"): full}, **named)
+
+
+@pytest.mark.parametrize("part", parts("unit_nms", "soft_"))
+def test_soft_nms(part):
     recording = load("unit_nms")
-    expected = recording[f"soft_{case}"]
-    keep, scores = soft_nms(recording["boxes"], recording["scores"], recording["labels"], method=method)
+    expected = recording[part]
+    known = {k: v for k, v in expected["cfg"].items() if k in ("iou_threshold", "sigma", "min_score")}
+    inputs = (recording["boxes"], recording["scores"], recording["labels"])
+    suppress = with_kernel(soft_nms, expected["cfg"].get("method", "linear"))
+    keep, scores = suppress(*inputs, called="method", **known)
     assert torch.equal(keep, expected["keep"])
     torch.testing.assert_close(scores, expected["dets"][:, 4], atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
-def test_matrix_nms(kernel):
-    recording = load("unit_nms")[f"matrix_{kernel}"]
-    keep, scores = matrix_nms(recording["masks"], recording["labels"], recording["scores"], kernel=kernel)
+@pytest.mark.parametrize("part", parts("unit_nms", "matrix_"))
+def test_matrix_nms(part):
+    recording = load("unit_nms")[part]
+    inputs = (recording["masks"], recording["labels"], recording["scores"])
+    keep, scores = with_kernel(matrix_nms, part.removeprefix("matrix_"))(*inputs, called="kernel")
     assert torch.equal(keep, recording["keep"])
     assert torch.equal(recording["labels"][keep], recording["out_labels"])
     torch.testing.assert_close(scores, recording["out_scores"], atol=1e-7, rtol=0)
@@ -58,49 +58,52 @@ def test_matrix_nms(kernel):
 def test_mask_arrangement():
     recording = load("unit_mask_arrangement")
     features = recording["image_features"]  # [h, w, C]
-    tokens = recording["mask_features"].unflatten(0, (-1, 16))  # [N, K, C]
+    tokens = recording["mask_features"].unflatten(0, (len(recording["mask_logits"]), -1))  # [N, K, C]
     planes = torch.einsum("nkc,hwc->nkhw", tokens, features) / features.shape[-1] ** 0.5
     torch.testing.assert_close(arrange_planes(planes), recording["mask_logits"])
 
 
-@pytest.mark.parametrize("name", ["detection_224", "detection_448", "insseg_448", "semseg_448"])
-def test_assignment(name):
-    recording = load(f"train_{name}")
-    points = recording["grid_reference"][0]
+@pytest.mark.parametrize("case", cases("train", *DENSE))
+def test_assignment(recordings, case):
+    recording = load(case)
+    points, repeat = recording["grid_reference"][0], recordings.head(recording["task"])["repeat_times"]
     for image, expected in enumerate(recording["hungarian"]):
-        arguments = objects(recording, image)
+        arguments = objects(recording, image, repeat)
         noise = arguments.pop("noise", None)
-        cost = assignment_cost(points, **arguments).repeat(1, REPEAT)
+        cost = assignment_cost(points, **arguments).repeat(1, repeat)
         cost = cost if noise is None else cost + noise
         torch.testing.assert_close(cost, expected["cost"], atol=1e-5, rtol=0)
         assert torch.equal(hungarian(expected["cost"]) + 1, expected["gt_inds"])
-        repeated = assign(points, **arguments, noise=noise, repeat=REPEAT, fold=False)
+        repeated = assign(points, **arguments, noise=noise, repeat=repeat, fold=False)
         assert torch.equal(repeated + 1, expected["gt_inds"])
 
 
-def test_folded_assignment_of_instances():
-    recording = load("train_insseg_448")
-    points = recording["grid_reference"][0]
+@pytest.mark.parametrize("case", cases("train", "instance_segmentation"))
+def test_folded_assignment_of_instances(recordings, case):
+    recording = load(case)
+    points, repeat = recording["grid_reference"][0], recordings.head(recording["task"])["repeat_times"]
     for image, expected in enumerate(recording["get_targets"]["assign_gt_inds"]):
-        folded = assign(points, **objects(recording, image), repeat=REPEAT)
+        folded = assign(points, **objects(recording, image, repeat), repeat=repeat)
         assert torch.equal(folded + 1, expected)
 
 
-@pytest.mark.parametrize("name", ["detection_224", "detection_448"])
-def test_bins_relative_to_the_reference(name):
-    recording = load(f"train_{name}")
+@pytest.mark.parametrize("case", cases("train", "detection"))
+def test_bins_relative_to_the_reference(recordings, case):
+    recording = load(case)
+    repeat = recordings.head(recording["task"])["repeat_times"]
     head, points = recording["meta"]["head_cfg"], recording["grid_reference"][0]
     for image, tokens in enumerate(recording["get_targets"]["target_tokens"]):
-        arguments = objects(recording, image)
-        assigned = assign(points, **arguments, repeat=REPEAT)
+        arguments = objects(recording, image, repeat)
+        assigned = assign(points, **arguments, repeat=repeat)
         positive = assigned >= 0
         boxes = arguments["boxes"][assigned[positive]]
         bins = encode_boxes(boxes, arguments["size"], head["num_bins"], points[positive])
         assert torch.equal(bins + head["num_classes"] + 1, tokens[positive, 1:])
 
 
-def test_bins_of_grounding():
-    recording = load("train_grounding_224")
+@pytest.mark.parametrize("case", cases("train", "grounding"))
+def test_bins_of_grounding(case):
+    recording = load(case)
     boxes = torch.cat([truth["gt_bboxes"] for truth in recording["gt"]])
     size, num_bins = recording["meta"]["img_shape"], recording["meta"]["head_cfg"]["num_bins"]
     centre = recording["grid_reference"][0].expand(len(boxes), 2)
@@ -108,15 +111,15 @@ def test_bins_of_grounding():
     assert torch.equal(encode_boxes(boxes, size, num_bins, centre), expected)
 
 
-@pytest.mark.parametrize("name", ["detection_224", "detection_448", "insseg_448", "semseg_448"])
-def test_sampled_queries(name):
+@pytest.mark.parametrize("case", cases("train", *DENSE))
+def test_sampled_queries(case):
     """The draw is random, so: same positives, same order of what is ordered, same membership."""
-    recording = load(f"train_{name}")
-    per_side, _ = recording["meta"]["git_cfg"]["grid_resolution_perwin"]
+    recording = load(case)
+    per_side = recording["meta"]["git_cfg"]["grid_resolution_perwin"]
     quota = recording["meta"]["git_cfg"]["samples_grids_eachwin"]
-    side = round(len(recording["grid_reference"][0]) ** 0.5)
-    cell = torch.arange(side) // per_side
-    windows = (cell[:, None] * (side // per_side) + cell).flatten()
+    grid = recording["grid_int_position"].shape[:2]
+    row, column = (torch.arange(n) // per for n, per in zip(grid, per_side, strict=True))
+    windows = (row[:, None] * (grid[1] // per_side[1]) + column).flatten()
     assigned = torch.stack([h["gt_inds"] for h in recording["hungarian"]]) - 1
     expected = recording["select_index"]
     chosen = sample_per_window(assigned, windows, quota, torch.Generator().manual_seed(0))
@@ -126,13 +129,13 @@ def test_sampled_queries(name):
     assert torch.equal(assigned.gather(1, chosen) >= 0, positive)
     uncrowded = positive.unflatten(1, (-1, quota)).sum(-1).lt(quota).repeat_interleave(quota, 1)
     ordered = positive & uncrowded
-    assert ordered.any() == (name != "detection_224")  # its only window is crowded
+    # where every window with positives is crowded, nothing is left whose order is known
     assert torch.equal(chosen[ordered], expected[ordered])
 
 
-@pytest.mark.parametrize("case", ["ori300x400", "max10"])
-def test_detection_post_processing(case):
-    recording = load("post_detection")[case]
+@pytest.mark.parametrize("part", parts("post_detection"))
+def test_detection_post_processing(part):
+    recording = load("post_detection")[part]
     before = recording["pre_nms"]
     keep, scores = soft_nms(before["boxes"], before["scores"], before["labels"])
     assert torch.equal(keep, before["keep"])
@@ -149,10 +152,10 @@ def parse_bins(text: str) -> list[int] | None:
     return bins if len(bins) == 4 else None
 
 
-@pytest.mark.parametrize("case", ["ori300x400", "max10"])
-def test_decoded_detection_boxes(case):
+@pytest.mark.parametrize("part", parts("post_detection"))
+def test_decoded_detection_boxes(part):
     recording = load("post_detection")
-    before, meta = recording[case]["pre_nms"], recording[case]["meta"]
+    before, meta = recording[part]["pre_nms"], recording[part]["meta"]
     num_bins = meta["head_cfg"]["num_bins"]
     found: dict[float, torch.Tensor] = {}  # by score, the recorded link between text and box
     for text, probability, reference in zip(
@@ -169,26 +172,9 @@ def test_decoded_detection_boxes(case):
     torch.testing.assert_close(boxes, before["boxes"][unique], atol=1e-4, rtol=0)
 
 
-def test_decoded_grounding_boxes():
-    recording = load("post_grounding")
-    size = recording["img_shape"]
-    scale = torch.tensor(recording["scale_factor"]).repeat(2)
-    original = tuple(round(s / f) for s, f in zip(size, recording["scale_factor"][::-1], strict=True))
-    for text, expected in zip(recording["texts"], recording["bboxes"], strict=True):
-        bins = parse_bins(text)
-        if bins is None:
-            assert expected.eq(0).all()
-            continue
-        centre = torch.tensor([0.5, 0.5])
-        direct = decode_boxes(torch.tensor(bins), original, 448, centre)
-        torch.testing.assert_close(direct, expected, atol=1e-4, rtol=0)
-        by_network = decode_boxes(torch.tensor(bins), size, 448, centre) / scale
-        torch.testing.assert_close(by_network, expected, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("case", ["ori150x200", "ori448"])
-def test_instance_post_processing(case):
-    recording = load("post_instance_segmentation")[case]
+@pytest.mark.parametrize("part", parts("post_instance_segmentation"))
+def test_instance_post_processing(part):
+    recording = load("post_instance_segmentation")[part]
     before = recording["pre_nms"]
     masks = rle_decode(before["masks_rle"], recording["meta"]["ori_shape"])
     keep, scores = matrix_nms(masks, before["labels"], before["scores"])
@@ -198,14 +184,15 @@ def test_instance_post_processing(case):
     assert [rle["counts"] for rle in rle_encode(masks[keep])] == counts
 
 
-@pytest.mark.parametrize("case", ["ori150x200", "ori448"])
-def test_instance_masks_from_features(case):
+@pytest.mark.parametrize("part", parts("post_instance_segmentation"))
+def test_instance_masks_from_features(recordings, part):
     recording = load("post_instance_segmentation")
-    before, size = recording[case]["pre_nms"], recording[case]["meta"]["ori_shape"]
-    ids, padding = recording["ids"], 102
-    is_mask = ids == ids[ids != padding].mode().values  # <MASK> is by far the most frequent id
-    complete = is_mask.sum(1) == 16
-    tokens = recording["outputs_feat"][complete][is_mask[complete]].unflatten(0, (-1, 16))
+    before, size = recording[part]["pre_nms"], recording[part]["meta"]["ori_shape"]
+    is_mask = recording["ids"] == recordings.tokenizer.mask_id
+    held = is_mask.sum(1)
+    count = held[held > 0].mode().values  # of a complete mask: others are broken on purpose
+    complete = held == count
+    tokens = recording["outputs_feat"][complete][is_mask[complete]].unflatten(0, (-1, int(count)))
     features = recording["image_feat"]
     planes = torch.einsum("nkc,hwc->nkhw", tokens, features) / features.shape[-1] ** 0.5
     masks = resize_mask_logits(arrange_planes(planes), size) > 0

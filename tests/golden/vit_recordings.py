@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property, lru_cache
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -41,14 +42,40 @@ TASKS = {
 }
 
 
+ABSENT = f"no recordings in {FOLDER}; set UFO_GOLDEN_DIR to the folder that holds vit/"
+
+
 @lru_cache(maxsize=4)
 def load(name: str) -> dict[str, Any]:
-    """One recorded file."""
-    return torch.load(FOLDER / f"{name}.pt", weights_only=True)
+    """One recorded file; skips the test that asks for it where the folder lacks it."""
+    path = FOLDER / f"{name}.pt"
+    if not path.is_file():
+        pytest.skip(f"{path.name} was not recorded" if FOLDER.is_dir() else ABSENT)
+    return torch.load(path, weights_only=True)
 
 
 def load_json(name: str) -> Any:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def as_parameters(found: list, what: str) -> list:
+    """Recorded cases as parameters of a test, or one parameter that skips it with a reason."""
+    reason = f"no recorded case of {what}" if FOLDER.is_dir() else ABSENT
+    return found or [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
+
+
+def cases(kind: str, *tasks: str, keep: Callable[[dict], bool] = lambda recording: True) -> list:
+    """Names of the recorded files `kind_*` of these tasks (default: all) that a test can use."""
+    names = [path.stem for path in sorted(FOLDER.glob(f"{kind}_*.pt"))]
+    fitting = [n for n in names if load(n)["task"] in (tasks or TASKS) and keep(load(n))]
+    return as_parameters(fitting, f"{kind} {' '.join(tasks)}")
+
+
+def parts(name: str, prefix: str = "") -> list:
+    """Keys of the sub-cases (dicts) of a recorded file whose names start with `prefix`."""
+    file = load(name) if (FOLDER / f"{name}.pt").is_file() else {}
+    found = [key for key, value in file.items() if isinstance(value, dict) and key.startswith(prefix)]
+    return as_parameters(found, f"{name} {prefix}")
 
 
 def close(actual: Tensor, expected: Tensor, rtol: float = 1e-4) -> None:
@@ -109,10 +136,14 @@ class Recordings:
         """The recorded network with the task of one recording."""
         return UFO(self.backbone(), self.tokenizer, {recording["task"]: self.task(recording)})
 
+    def head(self, task: str) -> dict[str, Any]:
+        """The published config of a task's head."""
+        return self.config["head_list"][f"{task}_head"]
+
     def task(self, recording: dict[str, Any], **more) -> Task:
         """Our task with the settings of a recording, as far as the task has them."""
         name, meta = recording["task"], recording["meta"]
-        head, grid = self.config["head_list"][f"{name}_head"], meta["git_cfg"]
+        head, grid = self.head(name), meta["git_cfg"]
         rows, columns = grid["grid_resolution_perwin"]
         assert rows == columns, "our query grids are square"
         recorded = {
@@ -156,7 +187,10 @@ class Recordings:
             return []
         if "gt" not in recording:
             twins = [load(name) for name in self.names("train_*.pt")]
-            recording = next(t for t in twins if t["image_name"] == recording["image_name"])
+            same = [t for t in twins if t["image_name"] == recording["image_name"]]
+            if not same:
+                pytest.skip(f"the expressions asked about {recording['image_name']} were not recorded")
+            recording = same[0]
         return [truth["text"] for truth in recording["gt"]]
 
     def training_batch(self, recording: dict[str, Any]) -> Batch:

@@ -92,11 +92,12 @@ def test_unparsable_answers_are_left_out(task_name, make_tiny_task, make_batch, 
     texts = ["", ",", ",,,,", "owl", "owl,1", "owl,a,b,c,d", "unicorn,1,2,3,4", "1;2;3;4"]
     texts += ["<MASK>", "owl,<MASK>", "owl," + 5 * "<MASK>", "bird," + 4 * "<MASK>", "１,２"]
     batch, task = make_batch(task_name), make_tiny_task(task_name)
-    if task_name in ("caption", "grounding"):
+    if task_name not in ("detection", "instance_segmentation", "semantic_segmentation"):
         for text in texts:
-            prediction = task.parse(answers(batch, [text]))
+            prediction = task.parse(answers(batch, [text], masks={0: torch.zeros(12, 12)}))
             assert prediction.text == text
             assert prediction.boxes is None or prediction.boxes.eq(0).all()
+            assert prediction.masks is None or not prediction.masks.any()
         return
     prediction = task.parse(answers(batch, texts, grid.references[0, : len(texts)]))
     if task_name == "semantic_segmentation":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
 from ufo.backbones.base import AnswerCache, Backbone, Context, LayerMemory
@@ -15,9 +16,33 @@ def make_backbone(type: str, **arguments) -> Backbone:
 
     Raises ValueError for an unknown one.
     """
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    classes = {cls.__name__: cls for cls in Backbone.__subclasses__()}
-    if type not in classes:
+    wanted = type.replace("_", "").lower()
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    modules = sorted(names, key=lambda name: name.replace("_", "") != wanted)  # this one first
+    for module in modules:
+        try:
+            importlib.import_module(f"{__name__}.{module}")
+        except ModuleNotFoundError as error:  # of an optional library that only some backbones need
+            if module.replace("_", "") == wanted:
+                raise ValueError(
+                    f"the backbone '{type}' needs {error.name}: pip install 'ufo-vision[mllm]'"
+                ) from error
+            continue
+        classes = {cls.__name__: cls for cls in _subclasses(Backbone)}
+        if type in classes:
+            break
+    else:
         raise ValueError(f"unknown backbone '{type}'; there are: {', '.join(sorted(classes))}")
     return classes[type](**arguments)
+
+
+def _subclasses(cls: type[Backbone]) -> list[type[Backbone]]:
+    return [c for direct in cls.__subclasses__() for c in (direct, *_subclasses(direct))]
+
+
+def _subclasses(cls: type[Backbone]) -> list[type[Backbone]]:
+    """All classes below one that can be built."""
+    found = []
+    for child in cls.__subclasses__():
+        found += ([] if inspect.isabstract(child) else [child]) + _subclasses(child)
+    return found

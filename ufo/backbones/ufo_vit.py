@@ -178,7 +178,7 @@ class UFOViT(Backbone):
 
     # ---------------------------------------------------------------- prefix: prompt, image, queries
 
-    def encode(self, images, prompt_ids, prompt_mask, queries=None) -> Context:
+    def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False) -> Context:
         prompt = self.read_prompt(prompt_ids, prompt_mask)
         image = self.embed_image(images)  # [B, H, W, C]
         stream = state = None

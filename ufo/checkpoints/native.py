@@ -1,155 +1,232 @@
-"""The project's own checkpoints: a folder (config.json, vocab.txt, weights) or a Lightning `.ckpt`.
+"""The project's own checkpoints: a model folder (see `ufo.checkpoints.folder`) or a Lightning `.ckpt`.
 
-A checkpoint carries all that rebuilds its model; a published `.pth` is converted when it is read. Loading is
-strict, executes nothing from the file, and prints one line: matched, missing, unexpected.
+A checkpoint carries all that rebuilds its model, but for the frozen weights of a LoRA, which its base holds.
+A published `.pth` is converted when it is read. Loading is strict, executes nothing, and prints one line:
+matched, missing, unexpected.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ufo.backbones import make_backbone
-from ufo.checkpoints import published, sam
+from ufo.backbones.lora import (
+    ADAPTER,
+    LoRASettings,
+    apply_lora,
+    fingerprint,
+    frozen,
+    has_adapters,
+    plain_name,
+    start_adapters,
+)
+from ufo.checkpoints import pretrained, sam
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.mmengine import read_pickle
+from ufo.checkpoints.folder import FORMAT, NET, save, twins
+from ufo.checkpoints.reading import build, build_for, check_architecture, load_weights, no_values, read
 from ufo.model import UFO
-from ufo.tasks import make_task
-from ufo.tokenizer import UFOTokenizer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-
-
 __all__ = [
+    "FORMAT",
     "CheckpointError",
     "build",
+    "build_for",
     "check_resumable",
     "initialise",
     "load",
     "load_weights",
+    "no_values",
+    "prepare_training",
     "read",
     "save",
 ]
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> UFO:
+def load(path: str | Path, device: torch.device | str = "cpu", base: str | Path | None = None) -> UFO:
     """The model of a checkpoint (folder, `.ckpt` or published `.pth`), ready to predict.
 
-    Raises CheckpointError if the file is not a checkpoint of this project or does not match itself.
+    Args:
+        base: where the base of a LoRA is now, if it has moved since.
+
+    Raises CheckpointError if it is no checkpoint of this project or does not match itself or its base.
     """
     description, weights = read(path)
-    model = build(description)
-    load_weights(model, weights, path)
+    with no_values():  # all of them are in files
+        model = build_for(description, path)
+    weights = _with_base(model, weights, description.get("base"), base, path)
+    load_weights(model, weights, path, assign=True)
     return model.to(device).eval()
 
 
-def read(path: str | Path, complete: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A checkpoint's description (see `UFO.describe`) and its weights, unchecked.
-
-    `path` is a model folder, a `.ckpt`, the folder of a run, or a published `.pth`. Unless `complete`, a
-    published one is described by its backbone alone: its tasks and vocabulary are not looked up.
-    """
-    path = Path(path)
-    last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
-    path = last if last.is_file() else path
-    path = path if path.exists() or not _previous(path).is_dir() else _previous(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
-    content = read_pickle(path)
-    if content.keys() >= {"ufo", "state_dict"}:
-        prefix, state = "model.", content["state_dict"]
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        return content["ufo"], weights
-    found = published.recognise(content, path)
-    return found.describe() if complete else {"backbone": found.backbone}, found.weights
-
-
-def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    missing = [n for n in ("config.json", "vocab.txt", "model.safetensors") if not (path / n).is_file()]
-    if missing:
-        raise CheckpointError(f"'{path}' is no model folder: it lacks {', '.join(missing)}")
-    try:
-        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        weights = load_file(path / "model.safetensors")
-    except (ValueError, SafetensorError) as error:
-        raise CheckpointError(f"'{path}' is damaged ({_first_line(error)}); copy it again") from error
-    description["vocab"] = (path / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    return description, weights
-
-
-def build(description: dict[str, Any]) -> UFO:
-    """A model with random weights from its description."""
-    return UFO(
-        make_backbone(**description["backbone"]),
-        # checkpoints of earlier versions all have the token
-        UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True)),
-        {name: make_task(name, **settings) for name, settings in description["tasks"].items()},
-        classes=description["classes"],
-        loss_weights=description["loss_weights"],
-        mask_points=description["mask_points"],
-    )
-
-
-def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path, assign: bool = False) -> None:
-    """Copy weights into a model, or let it hold these tensors (`assign`); every name and shape must match.
-
-    Raises CheckpointError that names what is missing, unexpected or of another shape.
-    """
-    wanted = model.state_dict()
-    shared = wanted.keys() & weights.keys()
-    fitting = {k for k in shared if wanted[k].shape == weights[k].shape}
-    missing, unexpected = sorted(wanted.keys() - shared), sorted(weights.keys() - shared)
-    reshaped = sorted(shared - fitting)
-    line = (
-        f"{origin}: {len(fitting)} weights matched, {len(missing)} missing, "
-        f"{len(unexpected)} unexpected, {len(reshaped)} of another shape"
-    )
-    log.info(line)
-    problems = [*(f"missing {k}" for k in missing), *(f"unexpected {k}" for k in unexpected)]
-    problems += [f"{k}: {tuple(weights[k].shape)}, not {tuple(wanted[k].shape)}" for k in reshaped]
-    if problems:
-        shown = "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
-        raise CheckpointError(f"these weights are of another model ({line}): {shown}")
-    model.load_state_dict(weights, assign=assign)
+# ---------------------------------------------------------------- starting weights
 
 
 def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
-    """Start a model from the weights of a checkpoint of the same architecture, or from SAM's (`init=`).
+    """Start a model from a checkpoint of the same architecture, or from pretrained weights (`init=`).
 
     Args:
         model: with random weights.
-        path: a checkpoint (see `read`), or starting weights (see `ufo.checkpoints.sam`): `sam`, the name or
-            folder of a SAM, or `{sam: ..., bert: ...}`.
+        path: a checkpoint (see `read`); for a language model also what `ufo.checkpoints.pretrained` reads;
+            for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`.
 
     Raises CheckpointError naming both architectures where they differ.
     """
     start = sam.source(path)
     if start:
         return sam.initialise(model, *start)
+    if pretrained.recognises(model.backbone, path):
+        return _from_pretrained(model, path)
     description, weights = read(path, complete=False)
     # what a first stage taught; the layers on top start random
     encoder_only = description["backbone"].get("new_layers") == 0
-    _check_architecture(model, description, path, {"new_layers", "mean_layers"} if encoder_only else set())
+    check_architecture(model, description, path, {"new_layers", "mean_layers"} if encoder_only else set())
     if encoder_only:
         random = {k: v for k, v in model.state_dict().items() if k not in weights and ".layers." in k}
         log.info("%s: an encoder without new layers, %d weights stay random", path, len(random))
         weights = {**weights, **random}
-    load_weights(model, weights, path)
+    base = description.get("base")
+    if has_adapters(description.get("lora")):
+        if _adapters(description.get("lora")) != _adapters(model.backbone.lora):
+            raise CheckpointError(
+                f"'{path}' is a LoRA of another kind than lora= of this run; merge it first: "
+                f"ufo convert --merge {path} OUT, then init=OUT"
+            )
+        weights = _with_base(model, weights, base, None, path)
+        load_weights(model, weights, path)
+        model.backbone.base = base
+        return
+    weights = _with_base(model, weights, base, None, path)  # of a run with frozen parts
+    _adopt(model, weights, path)
+
+
+def _from_pretrained(model: UFO, path: str | Path) -> None:
+    start = pretrained.read(model.backbone, path)
+    adapters = {}
+    if has_adapters(model.backbone.lora):
+        adapters = pretrained.adapters_for(model, start, path) if start.adapters else {}
+    else:
+        start = pretrained.Start(start.merged(), finished=start.finished)
+    weights, changed = pretrained.for_model(model, start, path)
+    if (model.backbone.lora or {}).get("fresh_norm") and not start.finished:
+        changed.append(pretrained.fresh_norm(model, weights))
+    _adopt(model, weights, path, adapters, changed)
+
+
+def _adopt(
+    model: UFO,
+    weights: Mapping[str, Tensor],
+    path: str | Path,
+    adapters: Mapping[str, Tensor] | None = None,
+    changed: Sequence[str] = (),
+) -> None:
+    """Load a base under the adapters of a model, and remember its name where parts of it stay as they are.
+
+    `adapters` that have learned already; `changed` names weights that are no longer those of the base.
+    """
+    own = {k: v for k, v in model.state_dict().items() if ADAPTER in k}
+    load_weights(model, own | _renamed(model, weights) | dict(adapters or {}), path)
+    if not adapters:
+        start_adapters(model.backbone)
+    _remember_base(model, path, changed)
+
+
+def _remember_base(model: UFO, name: str | Path, changed: Sequence[str]) -> None:
+    """Note where the frozen weights come from; `changed` ones are saved with what was trained."""
+    kept = [k.removeprefix("backbone.") for k in _renamed(model, dict.fromkeys(changed))]
+    held = {k: v for k, v in frozen(model.backbone).items() if k not in kept}
+    record = {"name": str(name), "fingerprint": fingerprint(held), "except": kept}
+    model.backbone.base = record if held and model.backbone.lora else None
+
+
+def prepare_training(
+    model: UFO, lora: LoRASettings | Mapping[str, Any], loaded: str | Path | None = None
+) -> None:
+    """Freeze what does not train and put in adapters; `loaded` names the weights the backbone already has.
+
+    Rows of new tokens then start as `ufo.checkpoints.pretrained.for_model` has them.
+    """
+    apply_lora(model.backbone, lora)
+    if loaded is None:
+        return
+    weights, changed = {}, []
+    head = model.backbone.net.get_output_embeddings().weight
+    if new := model.tokenizer.appended:
+        with torch.no_grad():
+            head[-new:] = head[:-new].float().mean(0).to(head.dtype)
+        changed = [
+            k for k in model.state_dict() if model.backbone.is_text(k) and not k.endswith("norm.weight")
+        ]
+    if (model.backbone.lora or {}).get("fresh_norm"):
+        weights = dict(model.state_dict())
+        changed.append(pretrained.fresh_norm(model, weights))
+        model.load_state_dict({changed[-1]: weights[changed[-1]]}, strict=False)
+    start_adapters(model.backbone)
+    _remember_base(model, loaded, changed)
+
+
+def _adapters(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What must agree for adapters to be of the same kind; empty without adapters."""
+    keys = ("rank", "alpha", "targets", "dora", "rslora")
+    return {k: settings[k] for k in keys} if has_adapters(settings) else {}
+
+
+def _renamed(model: UFO, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights under the names that they have below adapters."""
+    below = {plain_name(k): k for k in model.state_dict()}
+    return {below.get(k, k): v for k, v in weights.items()}
+
+
+def _with_base(
+    model: UFO,
+    weights: Mapping[str, Tensor],
+    record: Mapping[str, Any] | None,
+    moved: str | Path | None,
+    path: str | Path,
+) -> dict[str, Tensor]:
+    """The weights of a checkpoint, and those of its base for all that it does not hold.
+
+    Raises CheckpointError where the base is not to be had or is another one.
+    """
+    missing = model.state_dict().keys() - weights.keys() - twins(model).keys()
+    if record is None or not missing:
+        return dict(weights)
+    name = moved or record["name"]
+    try:
+        found = _renamed(model, _base_weights(model, name))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"'{path}' holds only what was trained, and its base '{name}' cannot be read: {error}. If the "
+            "base has moved: ufo.load(PATH, base=FOLDER), or --base FOLDER"
+        ) from error
+    complete = {**{k: v for k, v in found.items() if k in missing}, **weights}
+    held = {k: complete.get(f"backbone.{k}") for k in frozen(model.backbone) if k not in record["except"]}
+    if None in held.values() or fingerprint(held) != record["fingerprint"]:
+        raise CheckpointError(
+            f"'{path}' is for another base than '{name}': it was trained on '{record['name']}' with the "
+            f"fingerprint {record['fingerprint']}; give that one"
+        )
+    return complete
+
+
+def _base_weights(model: UFO, name: str | Path) -> dict[str, Tensor]:
+    if pretrained.recognises(model.backbone, name):
+        start = pretrained.read(model.backbone, name)
+        weights = start.weights if has_adapters(model.backbone.lora) else start.merged()
+        return {NET + k: v for k, v in weights.items()}
+    description, weights = read(name, complete=False)
+    if description["backbone"]["type"] != type(model.backbone).__name__:
+        raise CheckpointError(f"'{name}' holds a {description['backbone']['type']}")
+    return weights
+
+
+# ---------------------------------------------------------------- resuming
 
 
 def check_resumable(model: UFO, path: str | Path) -> None:
@@ -158,7 +235,8 @@ def check_resumable(model: UFO, path: str | Path) -> None:
         raise CheckpointError(f"'{path}' holds weights, not the state of a training; use init={path}")
     description, _ = read(path, complete=False)
     try:
-        _check_architecture(model, description, path)
+        check_architecture(model, description, path)
+        _check_trained(model, description, path)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}; this run would go on from there: take another name=..., or start afresh with "
@@ -166,81 +244,16 @@ def check_resumable(model: UFO, path: str | Path) -> None:
         ) from error
 
 
-def _check_architecture(
-    model: UFO, description: dict[str, Any], path: str | Path, free: Set[str] = frozenset()
-) -> None:
-    """Raises CheckpointError naming both architectures where they differ, but for `free` settings."""
-    theirs, ours = description["backbone"], model.describe()["backbone"]
-    free = free | {"drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global"}
-    different = [
-        f"{k}={theirs.get(k)} there, {ours.get(k)} here"
-        for k in ours
-        if k not in free and theirs.get(k) != ours.get(k)
-    ]
-    if different:
+def _check_trained(model: UFO, description: Mapping[str, Any], path: str | Path) -> None:
+    """Raises CheckpointError where a run trained other parts, or on another base."""
+    theirs, ours = description.get("lora"), model.backbone.lora
+    if theirs != ours:
         raise CheckpointError(
-            f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: {'; '.join(different)}"
+            f"'{path}' was trained with lora={theirs or 'none'}, this run has {ours or 'none'}"
         )
-    vocab = list(model.tokenizer.vocab)
-    if description.get("vocab", vocab) != vocab:
-        raise CheckpointError(f"'{path}' was trained with another vocabulary; use its vocab.txt")
-
-
-def save(model: UFO, path: str | Path) -> Path:
-    """Write a model folder, whole or not at all: a kill or a full disk leaves the previous one loadable.
-
-    Raises CheckpointError if it cannot be written.
-    """
-    path = Path(path)
-    try:
-        _save(model, path)
-    except (OSError, SafetensorError) as error:
+    base, own = description.get("base"), model.backbone.base
+    if base and (own is None or own["fingerprint"] != base["fingerprint"]):
         raise CheckpointError(
-            f"the model could not be written to '{path}' ({_first_line(error)}); an older one there is kept"
-        ) from error
-    return path
-
-
-def _save(model: UFO, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        description = {"format": FORMAT, **model.describe()}
-        del description["vocab"]
-        text = json.dumps(description, indent=1)
-        (scratch / "config.json").write_text(text + "\n", encoding="utf-8")
-        model.tokenizer.save(scratch)
-        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(weights, scratch / "model.safetensors")
-        (scratch / "model.safetensors").chmod(0o644)
-        scratch.chmod(0o755)
-        _replace(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Put a finished folder in place of an older model folder."""
-    old = _previous(path)
-    if path.exists():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"'{path}' exists and is no model folder; choose another name")
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(path, old)  # a kill after this line leaves `old`, where `read` finds it
-        try:
-            os.rename(new, path)
-        except OSError:
-            os.rename(old, path)
-            raise
-    else:
-        os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _previous(path: Path) -> Path:
-    """Where a model folder is for the moment in which another one takes its place."""
-    return path.with_name(f".{path.name}.old")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+            f"'{path}' is for the base '{base['name']}' (fingerprint {base['fingerprint']}), and this run "
+            f"has {own['name'] if own else 'random weights'}; set init={base['name']}"
+        )

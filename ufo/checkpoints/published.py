@@ -18,6 +18,8 @@ from ufo.backbones.ufo_vit import UFOViT
 from ufo.checkpoints import mmengine, recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.official import PREFIX, architecture, convert_keys
+from ufo.checkpoints.official_mllm import is_official_mllm
+from ufo.checkpoints.published_mllm import PublishedMLLM
 from ufo.tokenizer import UFOTokenizer
 
 SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of experiments
@@ -135,12 +137,14 @@ class Published:
         return able
 
 
-def recognise(content: Mapping[str, Any], path: Path) -> Published:
-    """A published checkpoint from the content of its file (see `mmengine.read_pickle`).
+def recognise(content: Mapping[str, Any], path: Path) -> Published | PublishedMLLM:
+    """A published checkpoint from the content of its file (see `mmengine.read_pickle`), of any family.
 
     Raises CheckpointError for weights of anything else; it lists unmapped and missing keys.
     """
     state = mmengine.state_dict(content, path)
+    if is_official_mllm(state):
+        return PublishedMLLM(path, state)
     try:
         backbone = architecture(state)
         with torch.device("meta"):  # takes no memory; refuses what fits no network

@@ -76,6 +76,11 @@ def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return {name: instantiate(task).settings for name, task in cfg.tasks.items() if task}
 
 
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A part of the config as plain values."""
+    return OmegaConf.to_container(node, resolve=True)
+
+
 def loss_settings(cfg: DictConfig) -> dict[str, Any]:
     """What the recipe says about the loss, as in a model's description."""
     return {"loss_weights": OmegaConf.to_container(cfg.loss_weights), "mask_points": cfg.mask_points}

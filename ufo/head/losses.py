@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from ufo.ops.masks import resize_mask_logits
 from ufo.ops.points import point_sample, sample_uncertain_points
 
 DICE_EPS = 1e-3
@@ -41,6 +42,11 @@ def mask_losses(logits: Tensor, masks: Tensor, points: Tensor, count: Tensor) ->
     predicted = point_sample(logits, points)  # [M, P]
     with torch.no_grad():
         target = point_sample(masks.to(logits.dtype), points)
+    return _focal_and_dice(predicted, target, count)
+
+
+def _focal_and_dice(predicted: Tensor, target: Tensor, count: Tensor) -> dict[str, Tensor]:
+    """Of logits and 0/1 targets `[M, P]`."""
     focal = sigmoid_focal_loss(predicted, target, alpha=0.25, gamma=2.0).mean(1).sum()
     p = predicted.sigmoid()
     overlap = 2 * (p * target).sum(1) + DICE_EPS
@@ -57,3 +63,12 @@ def sampled_mask_losses(
         return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
     points = sample_uncertain_points(logits.detach(), num_points, generator=generator)
     return mask_losses(logits, masks, points, count)
+
+
+def full_mask_losses(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """`mask_losses` at every pixel: logits `[M, h, w]` are resized to the masks `[M, H, W]`."""
+    count = mean_over_ranks(len(logits), logits.device)
+    if not len(logits):
+        return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
+    predicted = resize_mask_logits(logits, masks.shape[-2:])
+    return _focal_and_dice(predicted.flatten(1), masks.flatten(1).to(predicted.dtype), count)

@@ -26,4 +26,6 @@ def retrieve_masks(embeddings: Tensor, features: Tensor, counts: Sequence[int]) 
         torch.einsum("mkc,hwc->mkhw", per_image, image)
         for per_image, image in zip(embeddings.split(list(counts)), features, strict=True)
     ]
-    return arrange_planes(torch.cat(planes).float() * scale)
+    # one image: nothing to join, and a copy of all planes costs as much as arranging them
+    joined = planes[0] if len(planes) == 1 else torch.cat(planes)
+    return arrange_planes(joined.float().mul_(scale))

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ufo.backbones.lora import frozen, held_elsewhere
 from ufo.model import UFO
 from ufo.modules.schedule import LayerRamp, parameter_groups
+from ufo.modules.strategies import FSDP, shard
 from ufo.types import Batch, Prediction
 
 
@@ -35,9 +37,11 @@ class UFOModule(L.LightningModule):
         self.model = model
         self._optimizer, self._schedule = optimizer, schedule
         self._ramp = ramp or LayerRamp()
-        self._compile = compile
+        self._compile = self.is_compiled = compile
 
     def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP):
+            shard(self.model, self.device_mesh["data_parallel"])
         if self._compile:
             self._compile = False
             self.model.compile_backbone()
@@ -71,6 +75,20 @@ class UFOModule(L.LightningModule):
         scheduler = {"scheduler": self._schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {f"model.backbone.{k}": v.detach() for k, v in frozen(self.model.backbone).items()}
+        for weights in _weights_in(checkpoint):
+            weights.update({k: v for k, v in own.items() if k not in weights})
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # a checkpoint carries all that `ufo.load` needs: settings, vocabulary, class names
         checkpoint["ufo"] = self.model.describe()
+        held = {f"model.{name}" for name in held_elsewhere(self.model.backbone, "backbone.")}
+        for weights in _weights_in(checkpoint):
+            for name in held & weights.keys():
+                del weights[name]
+
+
+def _weights_in(checkpoint: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """The sets of weights that a checkpoint holds: those of the model, and others if it averages them."""
+    return [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]

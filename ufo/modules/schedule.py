@@ -11,14 +11,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ufo.backbones.base import Backbone
+from ufo.backbones.lora import ADAPTER
 
 
 @dataclass(frozen=True)
 class LayerRamp:
     """Learning-rate factor of each parameter: `low` up to layer `first`, then linearly up to 1 at `last`.
 
-    Parameters outside the layers (patches, positions) get `low`, text embeddings and output head 1. The
-    paper's table calls this a decay of 0.85; the released configs are this ramp, and so are we.
+    Parameters outside the layers (patches, positions) get `low`, text embeddings, output head and adapters 1.
+    The paper's table calls this a decay of 0.85; the released configs are this ramp, and so are we.
     """
 
     low: float = 1.0
@@ -44,7 +45,9 @@ def parameter_groups(
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         if parameter.requires_grad:
-            factor = ramp.factor(backbone.layer_of(name), backbone.is_text(name))
+            # an adapter starts from nothing, as new tokens do: the ramp spares what is pretrained
+            new = backbone.is_text(name) or ADAPTER in name
+            factor = ramp.factor(backbone.layer_of(name), new)
             groups.setdefault(factor, []).append(parameter)
     groups.setdefault(1.0, []).extend(p for p in others if p.requires_grad)
     return [

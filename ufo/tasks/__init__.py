@@ -7,7 +7,7 @@ import pkgutil
 
 from ufo.tasks.base import Answers, Supervision, Task
 
-__all__ = ["Answers", "Supervision", "Task", "make_task", "task_names"]
+__all__ = ["Answers", "Supervision", "Task", "make_task", "task_class", "task_names"]
 
 
 def _classes() -> dict[str, type[Task]]:
@@ -27,9 +27,14 @@ def task_names() -> list[str]:
     return sorted(_classes())
 
 
-def make_task(name: str, **settings) -> Task:
-    """A task by its name, for example from a checkpoint's config. Raises ValueError for an unknown one."""
+def task_class(name: str) -> type[Task]:
+    """The task of that name. Raises ValueError if there is none."""
     classes = _classes()
     if name not in classes:
         raise ValueError(f"unknown task '{name}'; there are: {', '.join(sorted(classes))}")
-    return classes[name](**settings)
+    return classes[name]
+
+
+def make_task(name: str, **settings) -> Task:
+    """A task by its name, for example from a checkpoint's config. Raises ValueError for an unknown one."""
+    return task_class(name)(**settings)

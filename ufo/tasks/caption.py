@@ -14,11 +14,12 @@ class Caption(Task):
     """A sentence about the image."""
 
     name: ClassVar[str] = "caption"
+    needs: ClassVar[frozenset[str]] = frozenset({"caption"})
 
     max_length: int = 20
 
-    def prompt(self, classes, text) -> str:
-        return "Task: caption; Give a caption for this image:"
+    def prompt(self, classes, text, generator=None) -> str:
+        return self.wording.ask(self.name, generator)
 
     def supervise(self, batch: Batch, grid) -> Supervision:
         return Supervision(list(batch.texts))

@@ -1,4 +1,4 @@
-"""Object detection: each query answers `name,cx,cy,w,h` or `background` (paper section 3.3).
+"""Object detection: each query answers a class name and a box, or `background` (paper section 3.3).
 
 The centre is relative to the query's reference, width and height are absolute, all in bins of the image.
 """
@@ -11,12 +11,11 @@ from typing import ClassVar
 import torch
 
 from ufo.ops.boxes import decode_boxes, encode_boxes
+from ufo.ops.names import find_class
 from ufo.ops.nms import soft_nms
 from ufo.tasks.base import Answers, Supervision, batch_generator
-from ufo.tasks.dense import BACKGROUND, DenseTask, assign_objects, class_of
+from ufo.tasks.dense import DenseTask, assign_objects
 from ufo.types import Batch, Prediction
-
-_OUTSIDE = 10**6  # bins, beyond any image
 
 
 @dataclass(kw_only=True)
@@ -24,15 +23,18 @@ class Detection(DenseTask):
     """Boxes with classes; soft-NMS on the parsed answers (metrics.md section 1.1)."""
 
     name: ClassVar[str] = "detection"
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels"})
 
     num_bins: int
     max_per_image: int = 100
     nms_iou: float = 0.5
     nms_min_score: float = 1e-3
 
-    def prompt(self, classes, text) -> str:
-        names = ",".join([*classes, BACKGROUND])
-        return f"Task: detection; Class: {names}; Bin: 0 to {self.num_bins}"
+    def prompt(self, classes, text, generator=None) -> str:
+        return self.wording.ask(self.name, generator, classes=",".join(classes), num_bins=self.num_bins)
+
+    def object_grammar(self):
+        return self.wording.box_grammar(self.num_bins)
 
     def assign(self, batch, i, grid, generator):
         size = tuple(batch.images.shape[-2:])
@@ -46,21 +48,22 @@ class Detection(DenseTask):
         size = tuple(batch.images.shape[-2:])
         answers: list[str | None] = []
         for i, row in enumerate(matched):
-            rows = [BACKGROUND] * len(row)
+            rows = [self.wording.background] * len(row)
             positive = (row >= 0).nonzero()[:, 0]
             objects = row[positive]
             bins = encode_boxes(batch.boxes[i][objects], size, self.num_bins, queries.references[i, positive])
             labels = batch.labels[i][objects].tolist()
             for at, label, box in zip(positive.tolist(), labels, bins.tolist(), strict=True):
-                rows[at] = ",".join([batch.classes[label], *map(str, box)])
+                rows[at] = f"{batch.classes[label]},{self.wording.write_box(box)}"
             answers += rows
-        return Supervision(answers, queries)
+        classes = self.sample_classes(batch.classes, batch.labels, generator)
+        return Supervision(answers, queries, classes=classes)
 
     def parse(self, answers: Answers) -> Prediction:
         labels, bins, rows = [], [], []
         for row in answers.scores.argsort(descending=True).tolist():
-            label, fields = class_of(answers.texts[row], answers.classes)
-            box = parse_box(fields)
+            label, rest = find_class(answers.texts[row], answers.classes)
+            box = self.wording.read_box(rest)
             if label < 0 or box is None:
                 continue
             labels.append(label), bins.append(box), rows.append(row)
@@ -81,15 +84,3 @@ class Detection(DenseTask):
         return Prediction(
             self.name, boxes=boxes[keep], scores=scores, labels=label[keep], classes=answers.classes
         )
-
-
-def parse_box(fields: list[str]) -> list[int] | None:
-    """The first four fields as integers (blanks inside a number ignored), None if they are not."""
-    if len(fields) < 4:
-        return None
-    try:
-        numbers = [int(f.replace(" ", "")) for f in fields[:4]]
-    except ValueError:
-        return None
-    # an answer may hold more digits than fit a tensor; so far outside the image it makes no difference
-    return [min(max(n, -_OUTSIDE), _OUTSIDE) for n in numbers]

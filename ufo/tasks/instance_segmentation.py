@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torchvision.ops import masks_to_boxes
 
+from ufo.ops.masks import binarise, mask_boxes
+from ufo.ops.names import find_class
 from ufo.ops.nms import matrix_nms
 from ufo.tasks.base import Answers, Supervision, batch_generator
-from ufo.tasks.dense import BACKGROUND, MaskTask, assign_objects, class_of
+from ufo.tasks.dense import MaskTask, assign_objects
 from ufo.types import Batch, Prediction
 
 
@@ -19,6 +20,7 @@ class InstanceSegmentation(MaskTask):
     """Masks with classes; matrix NMS on the parsed answers (metrics.md section 1.2)."""
 
     name: ClassVar[str] = "instance_segmentation"
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "masks"})
     # masks at original size that are held as probabilities at a time: a GPU wants few calls, a CPU its cache
     chunk: ClassVar[int] = 64
     cpu_chunk: ClassVar[int] = 4
@@ -27,8 +29,8 @@ class InstanceSegmentation(MaskTask):
     nms_sigma: float = 2.0
     nms_filter: float = 0.05
 
-    def prompt(self, classes, text) -> str:
-        return f"Task: instance_segmentation; Class: {','.join(classes)}."
+    def prompt(self, classes, text, generator=None) -> str:
+        return self.wording.ask(self.name, generator, classes=",".join(classes))
 
     def assign(self, batch, i, grid, generator):
         return assign_objects(
@@ -42,24 +44,27 @@ class InstanceSegmentation(MaskTask):
         )
 
     def supervise(self, batch: Batch, grid) -> Supervision:
-        queries, matched = self.match(batch, grid, batch_generator(batch))
+        generator = batch_generator(batch)
+        queries, matched = self.match(batch, grid, generator)
         objects = list(zip(batch.labels, batch.masks, strict=True))
-        written = self.write_masks(objects, batch.classes, matched, otherwise=BACKGROUND)
-        return Supervision(queries=queries, **written)
+        written = self.write_masks(objects, batch.classes, matched, otherwise=self.wording.background)
+        classes = self.sample_classes(batch.classes, batch.labels, generator)
+        return Supervision(queries=queries, classes=classes, **written)
 
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)
         masks, quality = self._binarise(answers, row)
         seen = quality > 0  # a mask without a pixel is no object
-        masks, label = masks[seen], label[seen]
+        # transposed: columns of pixels lie together, and a selection keeps that
+        masks, label = masks.mT[seen].mT, label[seen]
         scores = (answers.scores[row] * quality)[seen]
         keep, scores = matrix_nms(
             masks, label, scores, sigma=self.nms_sigma, filter_threshold=self.nms_filter
         )
-        masks = masks[keep]
-        boxes = masks_to_boxes(masks) if len(masks) else scores.new_zeros(0, 4)
-        boxes[:, 2:] += 1  # the last pixel belongs to the box
-        return Prediction(self.name, boxes, scores, labels=label[keep], masks=masks, classes=answers.classes)
+        masks = masks.mT[keep].mT
+        return Prediction(
+            self.name, mask_boxes(masks), scores, labels=label[keep], masks=masks, classes=answers.classes
+        )
 
     def _binarise(self, answers: Answers, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks bool `[M, H, W]` and the mean probability inside each `[M]`, 0 for an empty one.
@@ -67,6 +72,11 @@ class InstanceSegmentation(MaskTask):
         In chunks: hundreds of probability maps at original size would fill the memory.
         """
         masks, quality = [], []
+        if answers.mask_logits is not None and rows.device.type == "cpu" and len(rows):
+            for part in rows.split(self.chunk):
+                mask, mean = binarise(answers.mask_logits(part), answers.size, self.mask_threshold)
+                masks.append(mask.mT), quality.append(mean)
+            return (masks[0] if len(masks) == 1 else torch.cat(masks)).mT, torch.cat(quality)
         for part in rows.split(self.cpu_chunk if rows.device.type == "cpu" else self.chunk):
             probability = answers.masks(part)
             mask = probability > self.mask_threshold
@@ -79,7 +89,7 @@ class InstanceSegmentation(MaskTask):
 def read_masks(answers: Answers, mask_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows `[M]` and labels `[M]` of the answers that name a class and hold exactly `mask_tokens` masks."""
     read = [
-        (row, class_of(text, answers.classes)[0])
+        (row, find_class(text, answers.classes)[0])
         for row, (text, count) in enumerate(zip(answers.texts, answers.mask_counts, strict=True))
         if count == mask_tokens
     ]

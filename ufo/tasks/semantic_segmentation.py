@@ -23,12 +23,14 @@ class SemanticSegmentation(MaskTask):
     """One mask per class present."""
 
     name: ClassVar[str] = "semantic_segmentation"
+    needs: ClassVar[frozenset[str]] = frozenset({"semantic"})
+    answers_background: ClassVar[bool] = False
     chunk: ClassVar[int] = 64  # masks at original size that are added up at a time
 
     assign_noise: float = 1.0  # U(0, noise) on top of the cost, so that any point of a region may answer
 
-    def prompt(self, classes, text) -> str:
-        return f"Task: semantic_segmentation; Class: {','.join(classes)}."
+    def prompt(self, classes, text, generator=None) -> str:
+        return self.wording.ask(self.name, generator, classes=",".join(classes))
 
     def assign(self, batch, i, grid, generator):
         labels, masks = regions(batch.semantic[i])
@@ -46,10 +48,12 @@ class SemanticSegmentation(MaskTask):
         )
 
     def supervise(self, batch: Batch, grid) -> Supervision:
-        queries, matched = self.match(batch, grid, batch_generator(batch))
+        generator = batch_generator(batch)
+        queries, matched = self.match(batch, grid, generator)
         objects = [regions(m) for m in batch.semantic]
         written = self.write_masks(objects, batch.classes, matched, otherwise=None)
-        return Supervision(queries=queries, **written)
+        classes = self.sample_classes(batch.classes, [labels for labels, _ in objects], generator)
+        return Supervision(queries=queries, classes=classes, **written)
 
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)

@@ -1,0 +1,76 @@
+"""Which tokens are fed, computed and supervised."""
+
+from __future__ import annotations
+
+import pytest
+from mllm_models import make_backbone
+
+from ufo.backbones.internvl import InternVL
+from ufo.backbones.llava import Llava
+from ufo.head.teacher import Written, continue_prompts, teacher_forcing, write_answers
+
+
+@pytest.fixture(params=[InternVL, Llava], ids=lambda f: f.__name__)
+def made(request):
+    return make_backbone(request.param)
+
+
+def words(tokenizer, row: Written, supervised: bool = True) -> str:
+    ids = [i for i, said in zip(*row, strict=True) if said == supervised]
+    names = tokenizer.vocab
+    return " ".join(names[i] for i in ids)
+
+
+def test_prompt_and_answer_join_as_one_text(made):
+    backbone, tokenizer = made
+    ids, mask, rows = continue_prompts(
+        backbone, tokenizer, ["where is three", "what"], ["it is <MASK>.", "red"], 30
+    )
+    for i, (question, answer) in enumerate([("where is three", "it is <MASK>."), ("what", "red")]):
+        text = backbone.chat(question) + answer + tokenizer.end
+        [whole] = tokenizer.encode_segments([[(text, False)]])
+        prompt = ids[i][mask[i]].tolist()
+        assert prompt[-1] == rows[i].ids[0]  # fed, not part of the prefix
+        assert prompt + rows[i].ids[1:] == whole.ids
+    assert words(tokenizer, rows[0]).endswith(f"it is <MASK> . {tokenizer.end}")
+
+
+def test_conversation_learns_answers_only(made):
+    backbone, tokenizer = made
+    turns = [("red", True), ("where is three", False), ("left of zero", True)]
+    _, _, [row] = continue_prompts(backbone, tokenizer, ["<image>\nwhat"], [turns], 30)
+    assert words(tokenizer, row) == f"red {tokenizer.end} left of zero {tokenizer.end}"
+    assert "where is three" in words(tokenizer, row, supervised=False)
+    forced = teacher_forcing(tokenizer, [row])
+    # the second question is computed, as the second answer sees it, but not learned
+    assert len(forced.packed) == len(row.ids) - 1
+    assert len(forced.targets) == sum(row.supervised) == len(forced.supervised)
+
+
+def test_long_answers_keep_their_end(made):
+    backbone, tokenizer = made
+    _, _, [row] = continue_prompts(backbone, tokenizer, ["what"], ["red " * 50], 10)
+    assert len(row.ids) == 11 and row.ids[-1] == tokenizer.end_id and row.supervised[-1]
+
+
+def test_answers_of_queries_start_anew(made):
+    backbone, tokenizer = made
+    rows = write_answers(backbone, tokenizer, ["three,<MASK>", None, "background"], None)
+    assert rows[0].ids[0] == tokenizer.start_id and rows[0].supervised == [False, True, True, True, True]
+    assert rows[1].ids == []
+    forced = teacher_forcing(tokenizer, rows)
+    assert forced.packed.tolist() == [0, 1, 2, 3, 8, 9] and forced.supervised is None
+    assert forced.targets.tolist() == [*rows[0].ids[1:], *rows[2].ids[1:]]
+
+
+def test_end_of_the_longest_only(made):
+    backbone, tokenizer = made
+    rows = write_answers(backbone, tokenizer, ["three,<MASK>", None, "background"], None)
+    forced = teacher_forcing(tokenizer, rows, end_of_longest_only=True)
+    assert forced.packed.tolist() == [0, 1, 2, 3, 8]
+    assert forced.targets.tolist() == [*rows[0].ids[1:], rows[2].ids[1]]
+
+
+def test_nothing_to_learn(made):
+    forced = teacher_forcing(made[1], [Written([], []), Written([], [])])
+    assert len(forced.packed) == len(forced.targets) == 0

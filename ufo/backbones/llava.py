@@ -1,0 +1,37 @@
+"""LLaVA-1.5 as transformers has it (mllm.md sections 0 to 2, 7).
+
+UFO reads the vision tower's last layer where LLaVA itself reads the last but one: `vision_feature_layer: -1`.
+"""
+
+from __future__ import annotations
+
+from transformers import LlavaForConditionalGeneration
+
+from ufo.backbones.mllm import IMAGE, MLLM
+
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+
+
+class Llava(MLLM):
+    """CLIP tiles, an MLP and LLaMA."""
+
+    model_class = LlavaForConditionalGeneration
+    default_system = SYSTEM
+    wording = "llava"
+    opening = ": "
+    patch_token = "<image>"
+    image_text = "<im_start><image><im_end>"
+    tokens = ("<im_start>", "<im_end>", "<box>", "</box>")
+    pixel_mean_std = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+    def chat(self, question: str) -> str:
+        if IMAGE in question:  # a conversation, whose format is not quite that of the other tasks
+            image = self.image_text.replace(IMAGE, f"{IMAGE} ")
+            return f"{self.system} {self.turn(question.replace(IMAGE, image, 1))}"
+        return f"{self.system} User: {self.with_image(question)} ASSISTANT: "
+
+    def turn(self, question: str) -> str:
+        return f"USER: {question} ASSISTANT: "

@@ -1,0 +1,185 @@
+"""Which weights of a backbone train: all, some of its parts, or low-rank adapters (LoRA, through peft).
+
+Adapters are put into the backbone's own modules, nothing is wrapped around it. What does not train has no
+gradient and no optimizer state, and is not saved where a file holds it already: the base, known by its name
+and a fingerprint of its values (mllm.md sections 0 and 7). Shapes: `r` rank, weight `[out, in]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ufo.backbones.base import Backbone
+
+SAMPLES = 1024  # values of each tensor that a fingerprint reads
+_INSIDE = ".base_layer."  # how peft names the weight that an adapter sits on
+ADAPTER = ".lora_"  # in the name of every weight of an adapter
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """What of a backbone trains; the config group `lora`.
+
+    Args:
+        rank: `r` of the adapters; None for no adapters.
+        alpha: the adapters' product is scaled by `alpha / rank`, or `alpha / sqrt(rank)` with `rslora`.
+        dropout: of the adapters' input, in training.
+        targets: regular expression that the whole name of a linear layer must match to get an adapter.
+        dora: learn the length of each weight column beside its direction.
+        train_vision, train_projector, train_lm, train_embeddings: whether the weights of that part train in
+            full. Embeddings are the token embedding, the output head and the norm before it.
+        fresh_norm: start that norm at ones instead of the pretrained values (the published full models).
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: str | None = None
+    dora: bool = False
+    rslora: bool = False
+    train_vision: bool = True
+    train_projector: bool = True
+    train_lm: bool = True
+    train_embeddings: bool = True
+    fresh_norm: bool = False
+
+    def trains(self, part: str) -> bool:
+        """Whether the weights of a part (see `Backbone.part_of`) train in full."""
+        return getattr(self, f"train_{part}")
+
+
+def apply_lora(backbone: Backbone, settings: LoRASettings | Mapping[str, Any]) -> None:
+    """Freeze what does not train and put adapters where `settings` want them; the function stays the same.
+
+    Raises ValueError where no linear layer matches the targets, or everything would be frozen.
+    """
+    if not isinstance(settings, LoRASettings):
+        settings = LoRASettings(**settings)
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    if settings.rank is not None:
+        _check(settings)
+        _insert(backbone, settings)
+    for name, parameter in backbone.named_parameters():
+        own = plain_name(name) in trained and settings.trains(backbone.part_of(name))
+        parameter.requires_grad_(ADAPTER in name or own)
+    if not any(p.requires_grad for p in backbone.parameters()):
+        raise ValueError("lora freezes every weight; let a part train (lora.train_lm=true) or set lora.rank")
+    backbone.lora = None if settings == LoRASettings() else asdict(settings)
+
+
+def _check(settings: LoRASettings) -> None:
+    if settings.rank < 1 or not settings.alpha or not settings.targets:
+        raise ValueError("an adapter needs lora.rank >= 1, lora.alpha and lora.targets")
+    if not 0 <= settings.dropout < 1:
+        raise ValueError(f"lora.dropout is a part of 1, not {settings.dropout}")
+    try:
+        re.compile(settings.targets)
+    except re.error as error:
+        raise ValueError(f"lora.targets is no regular expression: {error}") from error
+
+
+def _insert(backbone: Backbone, settings: LoRASettings) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ValueError("adapters need peft: pip install 'ufo-vision[mllm]'") from error
+    pattern = re.compile(settings.targets)
+    names = [n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and pattern.fullmatch(n)]
+    if not names:
+        example = next(n for n, m in reversed([*backbone.named_modules()]) if isinstance(m, nn.Linear))
+        raise ValueError(
+            f"no linear layer of {type(backbone).__name__} is called as lora.targets says "
+            f"('{settings.targets}'); one is called {example}"
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        # the names themselves: peft must not find more than we did
+        target_modules="|".join(re.escape(name) for name in names),
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
+    )
+    inject_adapter_in_model(config, backbone)
+
+
+# ---------------------------------------------------------------- names and values
+
+
+def plain_name(name: str) -> str:
+    """A weight's name as it is without adapters."""
+    return name.replace(_INSIDE, ".")
+
+
+def scale_of(settings: Mapping[str, Any]) -> float:
+    """The factor of the adapters' product."""
+    rank = settings["rank"]
+    return settings["alpha"] / (math.sqrt(rank) if settings["rslora"] else rank)
+
+
+def frozen(backbone: nn.Module) -> dict[str, Tensor]:
+    """The weights that do not train, by their names in `state_dict`."""
+    return {name: p for name, p in backbone.named_parameters() if not p.requires_grad}
+
+
+def has_adapters(settings: Mapping[str, Any] | None) -> bool:
+    """Whether settings (see `Backbone.lora`) put adapters into a backbone."""
+    return bool(settings) and settings["rank"] is not None
+
+
+def held_elsewhere(backbone: Backbone, prefix: str = "") -> set[str]:
+    """The names, after a prefix, of weights that a checkpoint leaves out: frozen, and in the base's file."""
+    if backbone.base is None:
+        return set()
+    return {prefix + name for name in frozen(backbone).keys() - set(backbone.base["except"])}
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A short text that tells sets of weights apart: names, shapes and sampled values.
+
+    Values are rounded to bfloat16 first, so a model and its copy in that type have the same.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights, key=plain_name):
+        flat = weights[name].detach().flatten()
+        sample = flat[:: max(len(flat) // SAMPLES, 1)].to(torch.bfloat16).view(torch.int16).cpu()
+        digest.update(f"{plain_name(name)}{tuple(weights[name].shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def start_adapters(backbone: nn.Module) -> None:
+    """Let adapters that have learned nothing fit weights that were loaded under them (DoRA's lengths)."""
+    for module in _adapted(backbone).values():
+        weight = module.get_base_layer().weight
+        for magnitude in module.lora_magnitude_vector.values():
+            with torch.no_grad():
+                magnitude.weight.copy_(torch.linalg.norm(weight.float(), dim=1))  # [out]
+
+
+def merge_lora(backbone: Backbone) -> None:
+    """Add the adapters to the weights they sit on and take them out; predictions stay the same.
+
+    Raises ValueError where an adapter holds values that are no numbers.
+    """
+    for name, module in _adapted(backbone).items():
+        module.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+    backbone.lora = backbone.base = None
+
+
+def _adapted(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers with adapters, by name."""
+    return {name: module for name, module in backbone.named_modules() if hasattr(module, "lora_A")}

@@ -1,0 +1,343 @@
+"""What language-model backbones share: tiles, the prefix pass, answers against it (mllm.md sections 1, 3, 4).
+
+`net` is an unmodified transformers model; its decoder layers run one by one, so that a query's local image
+prompt can be added between them. Prompt and image form the prefix, whose keys and values all answers share.
+Shapes: `B` images, `I` image tokens, `N` prefix tokens, `Q` queries, `R = B*Q` rows, `T` answer tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from ufo.backbones.base import Backbone, Compat, Context, LayerMemory, Start
+from ufo.backbones.prefix_attention import NAME, AnswerPass, PrefixPass
+from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample, tile_layout
+
+IMAGE = "<image>"  # where a question wants the image
+
+
+class MLLM(Backbone):
+    """A transformers model with an image in its prompt.
+
+    Args:
+        vocab_size: rows of the embedding and the output head; further rows are appended or cut.
+        config: of the transformers model, as a mapping; weights are random.
+        pretrained: a name on the hub or a folder instead: config and weights.
+        max_tiles: most tiles that an image is cut into.
+        system: what the chat format tells the model at first; default: as the published models were told.
+        compat: known bugs of the published code to repeat, see `Compat`.
+        gradient_checkpointing: compute the decoder's layers again in the backward pass.
+        dtype: of the weights.
+    """
+
+    model_class: ClassVar[type[PreTrainedModel]]
+    default_system: ClassVar[str] = ""
+    image_text: ClassVar[str]  # what stands in a prompt for the image: one `patch_token` among others
+    patch_token: ClassVar[str]
+    tokens: ClassVar[tuple[str, ...]]  # special tokens of the chat format that the tokenizer must have
+    pixel_mean_std: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
+    continues = True
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        config: Mapping[str, Any] | None = None,
+        pretrained: str | None = None,
+        max_tiles: int = 12,
+        system: str | None = None,
+        compat: Mapping[str, bool] | None = None,
+        gradient_checkpointing: bool = False,
+        dtype: str = "float32",
+    ):
+        super().__init__()
+        if (config is None) == (pretrained is None):
+            raise ValueError("say either network.config (random weights) or network.pretrained, not both")
+        self.net = self._build(config, pretrained, vocab_size, getattr(torch, dtype))
+        self.net.set_attn_implementation({"text_config": NAME})
+        self.system = self.default_system if system is None else system
+        self.max_tiles, self.compat = max_tiles, Compat(**(compat or {}))
+        self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
+        self.patch_id = -1  # no token, until `attach`
+        text = self.net.config.get_text_config()
+        self.width, self.context_length = text.hidden_size, text.max_position_embeddings
+        for name, values in zip(("pixel_mean", "pixel_std"), self.pixel_mean_std, strict=True):
+            value = 255 * torch.tensor(values).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def _build(self, config, pretrained, vocab_size: int, dtype: torch.dtype) -> PreTrainedModel:
+        if pretrained is not None:
+            net = self.model_class.from_pretrained(pretrained, dtype=dtype)
+            return resize_vocabulary(net, vocab_size)
+        values = {k: v for k, v in config.items() if k != "model_type"}
+        settings = self.model_class.config_class.from_dict(plain(values))
+        settings.get_text_config().vocab_size = vocab_size
+        return self.model_class._from_config(settings, dtype=dtype)
+
+    # ---------------------------------------------------------------- what differs between families
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model: `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
+        return self.net.model.language_model
+
+    @property
+    def tile(self) -> int:
+        """Pixels of a tile's side."""
+        size = self.net.config.vision_config.image_size
+        return size if isinstance(size, int) else size[0]
+
+    def layout(self, height: int, width: int) -> Layout:
+        """How an image of this size in pixels becomes tiles and tokens."""
+        rows, cols = tile_layout(height, width, self.tile, self.max_tiles)
+        config = self.net.config
+        patch = config.vision_config.patch_size
+        patch = patch if isinstance(patch, int) else patch[0]
+        side = round(self.tile // patch * getattr(config, "downsample_ratio", 1))
+        return Layout(rows, cols, side, side)
+
+    def read_images(self, images: Tensor, layout: Layout) -> Tensor:
+        """Images `[B, 3, H, W]` of 0..255 -> image tokens `[B, I, C]`, tile by tile, row by row."""
+        tiles = cut_tiles(images, self.tile, layout.rows, layout.cols)
+        tokens = self.net.model.get_image_features(pixel_values=self.normalise(tiles)).pooler_output
+        tokens = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))  # [B*P, T, C]
+        return tokens.unflatten(0, (len(images), -1)).flatten(1, 2)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels `[..., 3, H, W]` of 0..255 as the vision tower wants them."""
+        return ((pixels - self.pixel_mean) / self.pixel_std).to(self.net.dtype)
+
+    def positions(self, inside: Tensor, visible: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Places of the prefix's tokens for the rotary embedding, and of what follows `[b]`.
+
+        `inside [b, N]` is True at image tokens, `visible [b, N]` at all that are no padding.
+        """
+        return torch.arange(inside.shape[1], device=inside.device)[None], visible.sum(1)
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings `[..., C]` of tokens `[...]`."""
+        return self.decoder.embed_tokens(ids)
+
+    # ---------------------------------------------------------------- prompts
+
+    @property
+    def window_pixels(self) -> int:
+        return self.tile
+
+    def grid_windows(self, height: int, width: int) -> tuple[int, int]:
+        return tuple(self.layout(height, width)[:2])
+
+    def with_image(self, question: str) -> str:
+        """A question with the image in its place, or after it."""
+        text = question if IMAGE in question else f"{question}\n{IMAGE}"
+        return text.replace(IMAGE, self.image_text, 1)
+
+    def attach(self, tokenizer) -> None:
+        if not hasattr(tokenizer, "token_id"):
+            raise ValueError(
+                f"{type(self).__name__} needs the tokenizer of a language model; "
+                "use backbone.tokenizer._target_=ufo.hf_tokenizer.HFTokenizer.from_pretrained"
+            )
+        for token in self.tokens:
+            tokenizer.token_id(token)
+        self.patch_id = tokenizer.token_id(self.patch_token)
+
+    def check_prompt(self, ids, mask, height, width, answer) -> None:
+        places = ((ids == self.patch_id) & mask).sum(1)
+        if bool((places != 1).any()):
+            raise ValueError(
+                f"a prompt must hold one image and one has {int(places[places != 1][0])}; a question may not "
+                f"contain {self.patch_token} itself"
+            )
+        image = self.layout(height, width).tokens
+        total = ids.shape[1] - 1 + image + answer
+        if total > self.context_length:
+            raise ValueError(
+                f"prompt ({ids.shape[1] - 1} tokens), image ({image}) and answer ({answer}) take {total} "
+                f"tokens and the model reads {self.context_length}; shorten the question or take a lower "
+                "image size"
+            )
+
+    # ---------------------------------------------------------------- prefix
+
+    def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False) -> Context:
+        layout = self.layout(*images.shape[-2:])
+        patches = self.read_images(images, layout)  # [B, I, C]
+        last = None
+        if queries is None:  # the prompt's last token is the first that an answer pass feeds
+            last = prompt_ids.gather(1, prompt_mask.sum(1, keepdim=True) - 1)[:, 0]
+            prompt_ids, prompt_mask = prompt_ids[:, :-1], prompt_mask[:, 1:]
+        x, inside, visible = self._embed_prefix(prompt_ids, prompt_mask, patches)
+        positions, free = self.positions(inside, visible, layout)
+        points = None if queries is None else queries.references.expand(len(x), -1, -1)
+        x, memory = self._run_prefix(x, inside, visible, positions, points, layout, causal)
+        features = mosaic(self.decoder.norm(_image_part(x, inside, patches.shape[1])), layout)
+        start = self._start(last, points, patches, visible, free, layout)
+        count = 1 if points is None else points.shape[1]
+        padded = None if len(visible) == 1 else visible.expand(len(x), -1)
+        return Context(features, memory, count, start, padded)
+
+    def _embed_prefix(self, ids: Tensor, mask: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The prompt's one patch token becomes all image tokens.
+
+        Returns the embedded prefix `[B, N, C]`, where the image is and what is visible, both `[b, N]`.
+        """
+        count = patches.shape[1]
+        at = torch.arange(ids.shape[1] - 1 + count, device=ids.device)[None]
+        place = (ids == self.patch_id).int().argmax(1, keepdim=True)  # [b, 1]
+        inside = (at >= place) & (at < place + count)
+        source = torch.where(at < place, at, torch.where(inside, place, at - count + 1))  # [b, N]
+        text = self.decoder.embed_tokens(ids.gather(1, source)).expand(len(patches), -1, -1)
+        number = (at - place).clamp(0, count - 1)[..., None].expand(len(patches), -1, text.shape[-1])
+        image = patches.to(text.dtype).gather(1, number)
+        return torch.where(inside[..., None], image, text), inside, mask.gather(1, source)
+
+    def _run_prefix(self, x, inside, visible, positions, points, layout, causal):
+        """All decoder layers on the prefix; what answers may see of each."""
+        mask = _prefix_mask(inside, visible, causal)
+        rope = self.decoder.rotary_emb(x, positions)
+        memory: list[LayerMemory | None] = []
+        for index, layer in enumerate(self.decoder.layers):
+            local = None
+            if index and points is not None:
+                local = sample(mosaic(_image_part(x, inside, layout.tokens), layout), points).flatten(0, 1)
+            x, k, v = self._run(partial(_prefix_layer, layer), x, mask, rope)
+            memory.append(LayerMemory(shared=(k, v), local=local))
+        return x, memory
+
+    def _start(self, last, points, patches, visible, free, layout) -> Start:
+        """A query starts from its local image prompt, a single answer from the prompt's last token."""
+        batch = len(patches)
+        if points is None:
+            embedding = self.decoder.embed_tokens(last).expand(batch, -1)
+        else:
+            embedding = sample(mosaic(patches, layout), points).flatten(0, 1)
+        position = free
+        if self.compat.padded_positions and points is not None:
+            position = torch.full_like(position, visible.shape[1])
+        position = position.expand(batch)
+        return Start(embedding, position.repeat_interleave(len(embedding) // batch))
+
+    def _run(self, function, *arguments):
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    # ---------------------------------------------------------------- answers
+
+    def answer(self, context, ids, packed=None, cache=None) -> Tensor:
+        rows, length = ids.shape
+        begin = cache.length if cache else 0
+        x = self.decoder.embed_tokens(ids)  # [R, T, C]
+        if begin == 0:
+            x = torch.cat([context.start.embedding[:, None].to(x.dtype), x[:, 1:]], 1)
+        positions = context.start.position[:, None] + torch.arange(begin, begin + length, device=ids.device)
+        first = None
+        if packed is not None:
+            x, positions = x.flatten(0, 1)[packed][None], positions.flatten()[packed][None]
+            first = (packed % length == 0)[:, None], packed // length
+        rope = self.decoder.rotary_emb(x, positions)
+        for index, layer in enumerate(self.decoder.layers):
+            local = context.memory[index].local
+            if local is not None and begin == 0:
+                x = _add_local(x, local, first)
+            now = AnswerPass(index, context, (rows, length), packed, cache)
+            x = self._run(partial(_answer_layer, layer, now), x, rope)
+        if cache:
+            cache.length += length
+        x = self.decoder.norm(x)
+        return x if packed is None else x[0]
+
+    # ---------------------------------------------------------------- names and weights
+
+    @property
+    def output_embedding(self) -> Tensor:
+        return self.net.get_output_embeddings().weight
+
+    @property
+    def config(self) -> dict:
+        config = plain(self.net.config.to_dict())
+        for part in (config, *(v for v in config.values() if isinstance(v, dict))):
+            for key in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+                part.pop(key, None)
+        return {
+            "vocab_size": self.net.config.get_text_config().vocab_size,
+            "config": config,
+            "max_tiles": self.max_tiles,
+            "system": self.system,
+            "compat": asdict(self.compat),
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "dtype": self.dtype,
+        }
+
+    def layer_of(self, parameter: str) -> int | None:
+        return super().layer_of(parameter) if "language_model." in parameter else None
+
+    def is_text(self, parameter: str) -> bool:
+        return "embed_tokens" in parameter or "lm_head" in parameter or "language_model.norm" in parameter
+
+
+# ---------------------------------------------------------------- layers
+
+
+def _prefix_layer(layer: nn.Module, x: Tensor, mask: Tensor | None, rope) -> tuple[Tensor, Tensor, Tensor]:
+    kept = PrefixPass()
+    x = layer(x, attention_mask=mask, position_embeddings=rope, prefix=kept)
+    return x, kept.keys, kept.values
+
+
+def _answer_layer(layer: nn.Module, now: AnswerPass, x: Tensor, rope) -> Tensor:
+    return layer(x, attention_mask=None, position_embeddings=rope, prefix=now)
+
+
+def _add_local(x: Tensor, local: Tensor, first: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Add each row's local image prompt `[R, C]` to its first token, in `[R, T, C]` or packed `[1, M, C]`."""
+    local = local.to(x.dtype)
+    if first is None:
+        return torch.cat([x[:, :1] + local[:, None], x[:, 1:]], 1)
+    is_first, row = first
+    return x + torch.where(is_first, local[row], 0)
+
+
+def _prefix_mask(inside: Tensor, visible: Tensor, causal: bool) -> Tensor:
+    """What a prefix token may see: what came before and, inside the image, all of it. bool `[b, 1, N, N]`."""
+    at = torch.arange(inside.shape[1], device=inside.device)
+    allowed = (at[:, None] >= at)[None]
+    if not causal:
+        allowed = allowed | (inside[:, :, None] & inside[:, None])
+    return (allowed & visible[:, None])[:, None]
+
+
+def _image_part(x: Tensor, inside: Tensor, count: int) -> Tensor:
+    """The image tokens `[B, I, C]` of a prefix `[B, N, C]`."""
+    first = inside.int().argmax(1, keepdim=True)  # [b, 1]
+    index = first + torch.arange(count, device=x.device)
+    return x.gather(1, index[..., None].expand(len(x), -1, x.shape[-1]))
+
+
+def resize_vocabulary(net: PreTrainedModel, rows: int) -> PreTrainedModel:
+    """Cut or append token rows; a new row of the output head starts as the mean of the others."""
+    old = net.get_output_embeddings().weight.shape[0]
+    if rows != old:
+        mean = net.get_output_embeddings().weight[: min(rows, old)].detach().float().mean(0)
+        net.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.no_grad():
+            net.get_output_embeddings().weight[old:] = mean
+    return net
+
+
+def plain(value: Any) -> Any:
+    """Nested settings as dicts and lists, fit for JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,239 @@
+"""Starting weights and bases of language models: transformers' own checkpoints and the published ones.
+
+`init=` and a LoRA's base may be a folder or hub name for the backbone's transformers class, InternVL2.5 in
+the layout it was published in, or an official `.pth` (mllm.md section 7). No code of a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ufo.backbones.base import Backbone
+from ufo.backbones.lora import scale_of
+from ufo.checkpoints import mmengine
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.folder import NET, first_line, read_shards, twins
+from ufo.checkpoints.official_mllm import is_official_mllm, merge, read_official_mllm
+from ufo.model import UFO
+
+log = logging.getLogger(__name__)
+
+REMOTE = "internvl_chat"  # model_type of InternVL with code of its own
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+# what the shapes of weights do not tell, but outputs depend on
+_SILENT = {
+    "text_config": ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters"),
+    "vision_config": ("num_attention_heads", "layer_norm_eps", "hidden_act"),
+}
+
+
+@dataclass
+class Start:
+    """Weights of a transformers model by its own names; adapters of a LoRA as read_official_mllm has them."""
+
+    weights: dict[str, Tensor]
+    adapters: dict[str, Tensor] = field(default_factory=dict)
+    scale: float = 1.0
+    finished: bool = False  # a published UFO: rows of UFO's tokens and the final norm have learned already
+
+    def merged(self) -> dict[str, Tensor]:
+        """The weights with the adapters in them."""
+        return merge(self.weights, self.adapters, self.scale) if self.adapters else self.weights
+
+
+def recognises(backbone: Backbone, name: str | Path) -> bool:
+    """Whether `name` is something `read` can read for this backbone."""
+    path = Path(name)
+    if not hasattr(backbone, "net"):
+        return False
+    if path.is_file():
+        return path.suffix in (".pth", ".pt", ".bin")
+    if path.is_dir():
+        return "model_type" in (config := _config(path)) and "ufo" not in config
+    return bool(_HUB.fullmatch(str(name))) and not path.exists()
+
+
+def read(backbone: Backbone, name: str | Path) -> Start:
+    """The pretrained weights called `name`, checked against the backbone's architecture.
+
+    Raises CheckpointError: not to be had, damaged, of another family or of another architecture.
+    """
+    path = Path(name)
+    if path.is_file():
+        state = mmengine.state_dict(mmengine.read_pickle(path), path)
+        if not is_official_mllm(state):
+            raise CheckpointError(
+                f"'{path}' holds no InternVL and no LLaVA; choose the backbone= it was made for"
+            )
+        start = _official(backbone, state, name)
+        start.finished = True
+        return start
+    folder = path if path.is_dir() else _download(str(name))
+    config = _config(folder)
+    if config.get("model_type") == REMOTE:
+        return _official(backbone, read_shards(folder), name)
+    _check_config(backbone, config, name)
+    return Start(_from_pretrained(backbone, folder, name))
+
+
+def _official(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path) -> Start:
+    ours = _values(backbone)
+    # the vocabulary may still lack UFO's tokens
+    ours["text_config"] = {k: v for k, v in ours["text_config"].items() if k != "vocab_size"}
+    try:
+        weights, adapters, description = read_official_mllm(state, ours)
+    except ValueError as error:
+        raise CheckpointError(f"'{name}': {error}") from error
+    if description["family"] != ours["model_type"]:
+        raise CheckpointError(
+            f"'{name}' is a {description['family']}, not the {ours['model_type']} of this run; choose "
+            "another backbone="
+        )
+    lora = description["lora"]
+    return Start(weights, adapters, lora["scale"] if lora else 1.0)
+
+
+def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict[str, Tensor]:
+    """Through transformers, which knows how the names of its checkpoints changed from release to release."""
+    kind = type(backbone.net)
+    try:
+        net, report = kind.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"'{name}' cannot be read as a {kind.__name__} ({first_line(error)})"
+        ) from error
+    tied = twins(net)
+    wrong = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])} - tied.keys())
+    if wrong:
+        raise CheckpointError(f"'{name}' is no whole {kind.__name__}: it lacks {', '.join(wrong[:3])}")
+    return {k: v for k, v in net.state_dict().items() if k not in tied}
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
+    except Exception as error:
+        raise CheckpointError(
+            f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
+            "elsewhere and give its folder"
+        ) from error
+
+
+# ---------------------------------------------------------------- architecture
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _values(backbone: Backbone) -> dict[str, Any]:
+    """The backbone's native config as plain values."""
+    return json.loads(backbone.net.config.to_json_string(use_diff=False))
+
+
+def _check_config(backbone: Backbone, config: Mapping[str, Any], name: str | Path) -> None:
+    """Raises CheckpointError where a checkpoint's config promises other outputs than our network's."""
+    ours = _values(backbone)
+    if config.get("model_type") != ours["model_type"]:
+        raise CheckpointError(
+            f"'{name}' is a {config.get('model_type', 'model without a model_type')}, not the "
+            f"{ours['model_type']} of this run; choose another backbone="
+        )
+    different = [
+        f"{key}={config[part][key]} there, {ours[part].get(key)} here"
+        for part, keys in _SILENT.items()
+        for key in keys
+        if key in config.get(part, {}) and config[part][key] != ours.get(part, {}).get(key)
+    ]
+    if different:
+        raise CheckpointError(f"'{name}' is of another architecture: {'; '.join(different)}")
+
+
+# ---------------------------------------------------------------- into a model
+
+
+def for_model(model: UFO, start: Start, name: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights under the names of `model.state_dict`, without adapters, and which of them are not the file's.
+
+    Rows for UFO's own tokens are added: the mean of the older rows in the output head, an initial value in
+    the input embedding.
+
+    Raises CheckpointError where the tokenizer belongs to another vocabulary.
+    """
+    net, words = model.backbone.net, model.tokenizer
+    weights = {NET + key: value for key, value in start.weights.items()}
+    changed = []
+    known = len(words) - words.appended
+    for embedding, is_input in ((net.get_input_embeddings(), True), (net.get_output_embeddings(), False)):
+        key = next((k for k, p in model.named_parameters() if p is embedding.weight), None)
+        old = weights.get(key)
+        if old is None or (len(old) == len(words) and (start.finished or not words.appended)):
+            continue
+        if len(old) < known and (words.appended or known - len(old) > len(words.added)):
+            raise CheckpointError(
+                f"'{name}' knows {len(old)} tokens and the tokenizer {known} besides UFO's own; give the "
+                "tokenizer of these weights (backbone.tokenizer.name_or_path)"
+            )
+        fresh = embedding.weight.detach() if is_input else None
+        weights[key] = fit_vocabulary(old, len(words), known, fresh)
+        changed.append(key)
+    return weights, changed
+
+
+def fit_vocabulary(old: Tensor, rows: int, known: int, fresh: Tensor | None = None) -> Tensor:
+    """An embedding or output head `[V, C]` with as many rows as a tokenizer has tokens.
+
+    Args:
+        old: pretrained; rows that no token has are cut.
+        rows: how many to return.
+        known: how many of them are pretrained tokens; those after it are new.
+        fresh: where a new row is not in `old`: an initial value `[rows, C]` for the input; None: the mean of
+            the older rows, for the output head.
+    """
+    known = min(known, len(old), rows)
+    kept = old[:known]
+    if fresh is None:
+        new = kept.float().mean(0, keepdim=True).to(old.dtype).expand(rows - known, -1)
+        return torch.cat([kept, new])
+    kept = old[:rows]  # a row that was reserved for later has an initial value
+    return torch.cat([kept, fresh[len(kept) :].to(old)])
+
+
+def fresh_norm(model: UFO, weights: dict[str, Tensor]) -> str:
+    """Set the language model's final norm to ones in `weights`; returns its name."""
+    [key] = [k for k in weights if k.endswith("language_model.norm.weight")]
+    weights[key] = torch.ones_like(weights[key])
+    return key
+
+
+def adapters_for(model: UFO, start: Start, name: str | Path) -> dict[str, Tensor]:
+    """The adapters of `start` under the names of `model.state_dict`.
+
+    Raises CheckpointError where the model's adapters are of another kind.
+    """
+    ours = model.backbone.lora or {}
+    factors = {NET + k.replace(".weight", ".default.weight"): v for k, v in start.adapters.items()}
+    wanted = {k: v.shape for k, v in model.state_dict().items() if ".lora_" in k}
+    if wanted != {k: v.shape for k, v in factors.items()} or scale_of(ours) != start.scale:
+        raise CheckpointError(
+            f"'{name}' holds a LoRA of another kind than lora= of this run; merge it first: "
+            f"ufo convert {name} OUT, then init=OUT"
+        )
+    return factors

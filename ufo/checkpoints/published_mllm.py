@@ -1,0 +1,137 @@
+"""From a published UFO-InternVL or UFO-LLaVA file to a model of this project.
+
+The file brings weights only (mllm.md section 7): tasks, class names, tokenizer and what tensors do not tell
+are those of the recipe that it was trained with. A LoRA is merged into its weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ufo.checkpoints import recipes
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.folder import NET
+from ufo.checkpoints.official_mllm import merge, read_official_mllm
+from ufo.hf_tokenizer import HFTokenizer
+
+BACKBONES = {"internvl": "InternVL", "llava": "Llava"}  # family -> class of ufo.backbones
+
+
+class PublishedMLLM:
+    """A published checkpoint of a language-model backbone: `path`, and the official names in `state`."""
+
+    def __init__(self, path: Path, state: Mapping[str, Tensor]):
+        self.path, self.state = path, state
+        self._config: Mapping[str, Any] = {}  # of a recipe: what tensors do not tell
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        try:
+            return read_official_mllm(self.state, self._config)
+        except ValueError as error:
+            raise CheckpointError(f"'{self.path}': {error}") from error
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """As in a model's description."""
+        native, _, found = self._read
+        types = Counter(str(v.dtype).removeprefix("torch.") for v in native.values())
+        return {
+            "type": BACKBONES[found["family"]],
+            "vocab_size": found["config"]["text_config"]["vocab_size"],
+            "config": found["config"],
+            "dtype": types.most_common(1)[0][0],
+        }
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """By the names of `UFO.state_dict`, with the LoRA in them."""
+        native, lora, _ = self._read
+        return {NET + k: v for k, v in merge(native, lora).items()}
+
+    @property
+    def name(self) -> str:
+        """What a reader of the paper calls it."""
+        found = self._read[2]
+        text, lora = found["config"]["text_config"], found["lora"]
+        form = f"LoRA of rank {lora['rank']}, merged" if lora else "full"
+        return (
+            f"UFO-{BACKBONES[found['family']]} ({text['num_hidden_layers']} layers of width "
+            f"{text['hidden_size']}, {text['vocab_size']} tokens, {form})"
+        )
+
+    def describe(
+        self,
+        vocab: str | Path | None = None,
+        tasks: Sequence[str] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """The description (see `UFO.describe`) of the model with these weights.
+
+        Args:
+            vocab: a tokenizer.json, a folder with one, or a name on the hub; default: the one beside the
+                checkpoint, else the recipe's.
+            tasks: names of tasks; default: the recipe's.
+            classes: class names by task instead of the published data sets'.
+            overrides: of the config; they must name the experiment that made the checkpoint.
+
+        Raises CheckpointError or FileNotFoundError saying what does not fit or is not there.
+        """
+        if not recipes.names_experiment(overrides):
+            raise CheckpointError(
+                f"'{self.path}' is a language model that does not tell its recipe; name it: ufo convert SRC "
+                "OUT experiment=NAME"
+            )
+        cfg = recipes.compose(overrides)
+        network = recipes.plain(cfg.backbone.network)
+        kind = str(network.pop("_target_")).rpartition(".")[2]
+        self._config = network.pop("config", None) or {}
+        self.__dict__.pop("_read", None)  # again, now that more is known
+        if kind != self.backbone["type"]:
+            raise CheckpointError(
+                f"'{self.path}' is a {self.name}; the experiment is for another backbone, {kind}"
+            )
+        for key in ("vocab_size", "pretrained", "dtype"):
+            network.pop(key, None)
+        tokenizer = self._tokenizer(vocab, recipes.plain(cfg.backbone.tokenizer))
+        settings = recipes.task_settings(cfg)
+        strange = [name for name in tasks or () if name not in settings]
+        if strange:
+            raise CheckpointError(f"the experiment has no task '{strange[0]}'; it has: {', '.join(settings)}")
+        settings = {name: s for name, s in settings.items() if name in (tasks or settings)}
+        named = {name: (classes or {}).get(name) or recipes.class_names(name) for name in settings}
+        return {
+            "backbone": {**network, **self.backbone},
+            "tasks": settings,
+            "classes": {name: list(names) for name, names in named.items() if names},
+            **tokenizer.describe(),
+            **recipes.loss_settings(cfg),
+        }
+
+    def _tokenizer(self, vocab: str | Path | None, recipe: dict[str, Any]) -> HFTokenizer:
+        """The tokenizer, with UFO's tokens, that has as many tokens as the embedding has rows."""
+        recipe.pop("_target_", None)
+        default = recipe.pop("name_or_path", None)
+        beside = [self.path.parent / name for name in ("tokenizer.json", "tokenizer.model")]
+        vocab = vocab or next((str(p) for p in beside if p.is_file()), default)
+        if vocab is None:
+            raise CheckpointError(f"'{self.path}' has no tokenizer beside it; name it with --vocab")
+        try:
+            tokenizer = HFTokenizer.from_pretrained(vocab, **recipe)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # tokenizers raises bare exceptions for damaged files
+            raise CheckpointError(f"'{vocab}' is no tokenizer for this model: {error}") from error
+        if len(tokenizer) != self.backbone["vocab_size"]:
+            raise CheckpointError(
+                f"'{self.path}' knows {self.backbone['vocab_size']} tokens and the tokenizer '{vocab}' makes "
+                f"{len(tokenizer)}; give the tokenizer it was trained with: --vocab FOLDER"
+            )
+        return tokenizer

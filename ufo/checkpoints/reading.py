@@ -1,0 +1,161 @@
+"""Checkpoints read and checked: description and weights of any file, the model that a description builds.
+
+Nothing of a file is executed, and every name and shape must match.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ufo.backbones import make_backbone
+from ufo.backbones.lora import apply_lora
+from ufo.checkpoints import published
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.folder import previous, read_folder, twins
+from ufo.checkpoints.mmengine import read_pickle
+from ufo.hf_tokenizer import HFTokenizer
+from ufo.model import UFO
+from ufo.tasks import make_task
+from ufo.tokenizer import UFOTokenizer
+
+log = logging.getLogger(__name__)
+
+
+def read(path: str | Path, complete: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint's description (see `UFO.describe`) and its weights, unchecked.
+
+    `path` is a model folder, a `.ckpt`, the folder of a run, or a published `.pth`. Unless `complete`, a
+    published one is described by its backbone alone: its tasks and vocabulary are not looked up.
+    """
+    path = Path(path)
+    last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
+    path = last if last.is_file() else path
+    path = path if path.exists() or not previous(path).is_dir() else previous(path)
+    if path.is_dir():
+        return read_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
+    content = read_pickle(path)
+    if content.keys() >= {"ufo", "state_dict"}:
+        prefix, state = "model.", content["state_dict"]
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        return content["ufo"], weights
+    found = published.recognise(content, path)
+    return found.describe() if complete else {"backbone": found.backbone}, found.weights
+
+
+def build(description: dict[str, Any]) -> UFO:
+    """A model with random weights from its description."""
+    if "tokenizer" in description:
+        tokenizer = HFTokenizer.from_content(**description["tokenizer"])
+    else:  # checkpoints of earlier versions all have the token
+        tokenizer = UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True))
+    model = UFO(
+        make_backbone(**description["backbone"]),
+        tokenizer,
+        {name: make_task(name, **settings) for name, settings in description["tasks"].items()},
+        classes=description["classes"],
+        loss_weights=description["loss_weights"],
+        mask_points=description["mask_points"],
+    )
+    if description.get("lora"):
+        apply_lora(model.backbone, description["lora"])
+    model.backbone.base = description.get("base")
+    return model
+
+
+def build_for(description: dict[str, Any], path: str | Path) -> UFO:
+    """`build`; CheckpointError where the description of the checkpoint at `path` fits no model."""
+    try:
+        return build(description)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"'{path}' describes no model that can be built: {error}") from error
+
+
+@contextmanager
+def no_values() -> Iterator[None]:
+    """Parameters made inside take no memory; buffers, which no file holds, are made as usual."""
+    register = nn.Module.register_parameter
+
+    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:  # a tied one stays the same object
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_empty
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path, assign: bool = False) -> None:
+    """Copy weights into a model, or let it hold these tensors (`assign`); every name and shape must match.
+
+    Raises CheckpointError that names what is missing, unexpected or of another shape.
+    """
+    tied = twins(model)
+    wanted = {k: v for k, v in model.state_dict().items() if k not in tied}
+    weights = {k: v for k, v in weights.items() if k not in tied}
+    shared = wanted.keys() & weights.keys()
+    fitting = {k for k in shared if wanted[k].shape == weights[k].shape}
+    missing, unexpected = sorted(wanted.keys() - shared), sorted(weights.keys() - shared)
+    reshaped = sorted(shared - fitting)
+    line = (
+        f"{origin}: {len(fitting)} weights matched, {len(missing)} missing, "
+        f"{len(unexpected)} unexpected, {len(reshaped)} of another shape"
+    )
+    log.info(line)
+    problems = [*(f"missing {k}" for k in missing), *(f"unexpected {k}" for k in unexpected)]
+    problems += [f"{k}: {tuple(weights[k].shape)}, not {tuple(wanted[k].shape)}" for k in reshaped]
+    if problems:
+        shown = "; ".join(problems[:3]) + (" ..." if len(problems) > 3 else "")
+        raise CheckpointError(f"these weights are of another model ({line}): {shown}")
+    if assign:
+        weights = {k: v.to(wanted[k].dtype) for k, v in weights.items()}
+    model.load_state_dict(weights | {k: weights[first] for k, first in tied.items()}, assign=assign)
+    for name, first in tied.items() if assign else ():
+        module, _, last = name.rpartition(".")
+        setattr(model.get_submodule(module), last, model.get_parameter(first))
+
+
+def check_architecture(
+    model: UFO, description: dict[str, Any], path: str | Path, free: Set[str] = frozenset()
+) -> None:
+    """Raises CheckpointError naming both architectures where they differ, but for `free` settings."""
+    theirs = _flat(description["backbone"])
+    ours = _flat({"type": type(model.backbone).__name__, **model.backbone.config})
+    free = free | {"drop_path_rate", "text_dropout", "gradient_checkpointing", "query_update_at_global"}
+    different = [
+        f"{k}={theirs.get(k)} there, {ours.get(k)} here"
+        for k in ours
+        if k not in free and theirs.get(k) != ours.get(k)
+    ]
+    if different:
+        raise CheckpointError(
+            f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: {'; '.join(different)}"
+        )
+    vocab = list(model.tokenizer.vocab)
+    if "tokenizer" in description:
+        there = list(HFTokenizer.from_content(**description["tokenizer"]).vocab)
+    else:
+        there = description.get("vocab", vocab)
+    if there != vocab:
+        raise CheckpointError(
+            f"'{path}' was trained with another vocabulary of {len(there)} tokens, not {len(vocab)}; use the "
+            "vocabulary that is stored with it"
+        )
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings with dotted names: `config.text_config.hidden_size`."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat

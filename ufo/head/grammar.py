@@ -1,0 +1,176 @@
+"""What answers may look like, token by token: for constrained decoding and for giving up hopeless rows early.
+
+A task says which answers are well-formed as alternatives of fields of texts (class names, separators, bins,
+runs of `<MASK>`); here they become a table of states and tokens.
+Shapes: `R` rows, `S` states, `U` tokens that occur in answers, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ufo.ops.names import FOLDS
+from ufo.tokenizer import UFOTokenizer
+
+Fields = tuple[tuple[str, ...], ...]
+"""An answer is one text of each field, one after the other."""
+START, DEAD = 0, -1
+_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A deterministic automaton; state 0 is the empty answer."""
+
+    ids: Tensor  # int64 [U], ascending
+    table: Tensor  # int64 [S, U], the next state; DEAD where the token is not allowed
+    longest: int  # tokens of the longest answer, its end included
+
+    def to(self, device: torch.device | str) -> Grammar:
+        return replace(self, ids=self.ids.to(device), table=self.table.to(device))
+
+    def pick(self, logits: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest allowed token and the state after it.
+
+        logits `[..., U]` of the tokens `ids`, state `[...]`. Returns tokens and states `[...]`.
+        """
+        following = self.table[state]  # [..., U]
+        best = logits.masked_fill(following == DEAD, -torch.inf).argmax(-1)
+        return self.ids[best], following.gather(-1, best[..., None])[..., 0]
+
+    def advance(self, state: Tensor, tokens: Tensor) -> Tensor:
+        """The states after tokens `[...]`; DEAD once an answer is not well-formed any more."""
+        column = torch.searchsorted(self.ids, tokens).clamp(max=len(self.ids) - 1)
+        following = self.table[state.clamp(min=0), column]
+        return following.masked_fill((self.ids[column] != tokens) | (state == DEAD), DEAD)
+
+    def repeat(self, state: Tensor, token: int, count: int) -> Tensor:
+        """The states `[R, count]` before each of `count` tokens, all but the first after a `token`."""
+        states = [state]
+        for _ in range(count - 1):
+            states.append(self.advance(states[-1], torch.full_like(state, token)))
+        return torch.stack(states, 1)
+
+    def forbid(self, logits: Tensor, state: Tensor) -> Tensor:
+        """Logits `[R, V]` with -inf for all tokens that are not allowed; rows in the state DEAD stay."""
+        allowed = torch.zeros_like(logits, dtype=torch.bool)
+        allowed[:, self.ids] = self.table[state.clamp(min=0)] != DEAD
+        return logits.masked_fill(~(allowed | (state == DEAD)[:, None]), -torch.inf)
+
+
+@lru_cache(maxsize=_KEPT)
+def grammar_of(tokenizer: UFOTokenizer, alternatives: tuple[Fields, ...]) -> Grammar:
+    """The automaton of answers that consist of the fields of one of the alternatives.
+
+    Texts that the vocabulary cannot write are left out. Raises ValueError where no answer is left.
+    """
+    tries: dict[tuple[str, ...], _Node] = {}
+    for texts in (texts for fields in alternatives for texts in fields):
+        if texts not in tries:
+            tries[texts] = _trie([ids[1:-1] for ids in tokenizer.encode(texts) if _written(ids, tokenizer)])
+    chains = [[tries[texts] for texts in fields] for fields in alternatives]
+    if not all(node.edges or node.ends for chain in chains for node in chain):
+        raise ValueError("the vocabulary cannot write a part of the answers; use the model's own tokenizer")
+    return _automaton(chains, tokenizer.end_id)
+
+
+def _written(ids: Sequence[int], tokenizer: UFOTokenizer) -> bool:
+    """Whether decoding brings the text back: no unknown piece, nothing that vanishes."""
+    return len(ids) > 2 and all(tokenizer.decode([[i] for i in ids[1:-1]]))
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A place inside a field's text; equal continuations are one node."""
+
+    edges: tuple[tuple[int, _Node], ...]
+    ends: bool
+
+
+def _trie(rows: Sequence[Sequence[int]], shared: dict | None = None) -> _Node:
+    """All continuations of a field, with equal ones shared."""
+    shared = {} if shared is None else shared
+    after: dict[int, list] = {}
+    for row in rows:
+        if row:
+            after.setdefault(row[0], []).append(row[1:])
+    edges = tuple((token, _trie(rest, shared)) for token, rest in sorted(after.items()))
+    key = (tuple((token, id(node)) for token, node in edges), any(not row for row in rows))
+    return shared.setdefault(key, _Node(edges, key[1]))
+
+
+def _automaton(chains: list[list[_Node]], end_id: int) -> Grammar:
+    """Follow all alternatives at once; a state is the set of places that an answer may be at."""
+    finished = ("end",)
+
+    def reach(chain: int, field: int, node: _Node) -> dict:
+        """A place and the starts of fields that may come next, by what tells them apart."""
+        found = {(chain, field, id(node)): node}
+        if node.ends:
+            if field + 1 == len(chains[chain]):
+                found[finished] = None
+            else:
+                found |= reach(chain, field + 1, chains[chain][field + 1])
+        return found
+
+    places: dict = {}
+    for chain in range(len(chains)):
+        places |= reach(chain, 0, chains[chain][0])
+    numbers, queue, edges = {frozenset(places): START}, [places], []
+    for state in queue:  # grows meanwhile
+        following: dict[int, dict] = {}
+        for place, node in state.items():
+            if place == finished:
+                following.setdefault(end_id, {})["over",] = None
+                continue
+            for token, child in node.edges if node else ():
+                following.setdefault(token, {}).update(reach(place[0], place[1], child))
+        edges.append({})
+        for token, places in following.items():
+            key = frozenset(places)
+            if key not in numbers:
+                numbers[key] = len(queue)
+                queue.append(places)
+            edges[-1][token] = numbers[key]
+    return _tabulate(edges)
+
+
+def _tabulate(edges: list[dict[int, int]]) -> Grammar:
+    """A table of the edges of all states; the answers are finite, so no state comes again."""
+    ids = sorted({token for row in edges for token in row})
+    column = {token: i for i, token in enumerate(ids)}
+    table = torch.full((len(edges), len(ids)), DEAD)
+    for state, row in enumerate(edges):
+        table[state, [column[t] for t in row]] = torch.tensor(list(row.values()), dtype=torch.int64)
+    longest: dict[int, int] = {}
+
+    def length(state: int) -> int:
+        if state not in longest:
+            longest[state] = max((1 + length(after) for after in edges[state].values()), default=0)
+        return longest[state]
+
+    return Grammar(torch.tensor(ids), table, length(START))
+
+
+# ------------------------------------------------------------------------------- rows without hope
+
+
+@lru_cache(maxsize=_KEPT)
+def hopeless_tokens(tokenizer: UFOTokenizer, classes: tuple[str, ...], size: int) -> Tensor:
+    """First tokens, bool `[size]`, after which no answer can name one of the classes any more.
+
+    Names are compared as tolerantly as answers are read (`ufo.ops.names`). Wherever a token's own text does
+    not tell (it vanishes, is punctuation or a part of a letter) there is hope.
+    """
+    fold = FOLDS[-1]
+    beginnings = {fold(name)[:n] for name in classes for n in range(len(fold(name)) + 1)} | {""}
+    texts = tokenizer.decode([[i] for i in range(len(tokenizer))])
+    hope = ["\ufffd" in text or fold(text.partition(",")[0]) in beginnings for text in texts]
+    hopeless = torch.zeros(size, dtype=torch.bool)
+    hopeless[: len(hope)] = ~torch.tensor(hope)[:size]
+    return hopeless

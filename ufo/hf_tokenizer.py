@@ -1,0 +1,254 @@
+"""The text side of a language model: a `tokenizer.json` or sentencepiece model plus UFO's tokens (mllm.md 2).
+
+An answer to a query is `<start> text <end>`; an answer to a prompt alone continues the prompt's text, and the
+two are then cut into tokens as one. Which tokens start, end and pad is asked by name, never by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import Tensor
+
+MASK_TOKEN = "<MASK>"
+
+Segment = tuple[str, bool]
+"""A piece of a conversation and whether the model should learn to say it."""
+
+
+class Encoded(NamedTuple):
+    """Tokens of one text and which of them are supervised."""
+
+    ids: list[int]
+    supervised: list[bool]
+
+
+class HFTokenizer:
+    """A fast tokenizer, with the same interface as `ufo.tokenizer.UFOTokenizer`.
+
+    Args:
+        backend: a `tokenizers.Tokenizer` or something that behaves like one.
+        start, end, pad: texts of the special tokens; `end` ends an answer.
+        added: tokens to append to the vocabulary where it lacks them, in this order.
+        max_prompt_length: tokens of a prompt, without those of the image.
+        start_prompts: whether prompts begin with `start`; some families write none.
+
+    Raises ValueError where the vocabulary lacks `start`, `end` or `pad`.
+    """
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        *,
+        start: str = "<s>",
+        end: str = "</s>",
+        pad: str = "</s>",
+        added: Sequence[str] = (MASK_TOKEN,),
+        max_prompt_length: int = 8192,
+        start_prompts: bool = True,
+    ):
+        self._backend = backend
+        missing = [t for t in (start, end, pad) if backend.token_to_id(t) is None and t not in added]
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {', '.join(missing)}; name its own tokens with start=, end= and pad="
+            )
+        new = [t for t in added if backend.token_to_id(t) is None]
+        # no special tokens: they survive where special ones are skipped
+        backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in new])
+        self.appended = len(new)  # rows that a pretrained embedding lacks
+        self.start, self.end, self.pad_token = start, end, pad
+        self.added, self.max_prompt_length = tuple(added), max_prompt_length
+        self.start_prompts = start_prompts
+        self.start_id, self.end_id, self.pad_id = (backend.token_to_id(t) for t in (start, end, pad))
+        mask = backend.token_to_id(MASK_TOKEN)
+        self.has_mask = mask is not None
+        self.mask_id = -1 if mask is None else mask  # -1 is no token's id
+
+    def __len__(self) -> int:
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **settings) -> HFTokenizer:
+        """Read `tokenizer.json` or a sentencepiece `.model` from a file, a folder, or the hub.
+
+        Raises FileNotFoundError that says what was looked for.
+        """
+        path = Path(name_or_path)
+        if path.is_dir():
+            found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
+            if not found:
+                raise FileNotFoundError(f"'{path}' holds neither tokenizer.json nor tokenizer.model")
+            path = found[0]
+        if not path.is_file():
+            path = _from_hub(str(name_or_path))
+        return cls(read_backend(path.read_bytes(), path.suffix), **settings)
+
+    @classmethod
+    def from_content(cls, content: str, **settings) -> HFTokenizer:
+        """The tokenizer that `content` and `settings` of another one describe."""
+        return cls(backend_from_text(content), **settings)
+
+    # ---------------------------------------------------------------- stored with a model
+
+    @property
+    def settings(self) -> dict:
+        """The arguments, besides the vocabulary, that build this tokenizer again."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "pad": self.pad_token,
+            "added": list(self.added),
+            "max_prompt_length": self.max_prompt_length,
+            "start_prompts": self.start_prompts,
+        }
+
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        """All tokens by id."""
+        by_id = {i: token for token, i in self._backend.get_vocab(with_added_tokens=True).items()}
+        return tuple(by_id.get(i, "") for i in range(len(self)))
+
+    @property
+    def content(self) -> str:
+        """The file of this tokenizer as text."""
+        return self._backend.to_str()
+
+    def describe(self) -> dict:
+        """All that builds this tokenizer again, for a model's description."""
+        return {"tokenizer": {**self.settings, "content": self.content}}
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`, with the appended tokens."""
+        (folder / "tokenizer.json").write_text(self.content, encoding="utf-8")
+
+    # ---------------------------------------------------------------- text to tokens
+
+    def token_id(self, token: str) -> int:
+        """The id of a token. Raises ValueError where the vocabulary lacks it."""
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise ValueError(
+                f"the tokenizer has no token {token}; take the tokenizer of this model, or add the token "
+                f"(backbone.tokenizer.added=[..., '{token}'])"
+            )
+        return found
+
+    def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each text: `<start> ... <end>`, cut to `max_length` with the end kept."""
+        room = None if max_length is None else max_length - 2
+        encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [[self.start_id, *e.ids[:room], self.end_id] for e in encoded]
+
+    def encode_segments(self, rows: Sequence[Sequence[Segment]]) -> list[Encoded]:
+        """`<start>` (see `start_prompts`) and the tokens of each row's segments, cut into tokens as one text.
+
+        A token belongs to the segment in which it begins.
+        """
+        texts = ["".join(text for text, _ in row) for row in rows]
+        encoded = self._backend.encode_batch(texts, add_special_tokens=False)
+        result = []
+        for row, one in zip(rows, encoded, strict=True):
+            flags = [supervised for text, supervised in row for _ in text]
+            said = [flags[min(start, len(flags) - 1)] for start, _ in one.offsets]
+            begin = [self.start_id] * self.start_prompts
+            result.append(Encoded([*begin, *one.ids], [False] * len(begin) + said))
+        return result
+
+    def can_write(self, text: str) -> bool:
+        """Whether a text has no unknown pieces."""
+        unknown = self._backend.token_to_id("<unk>")
+        return unknown is None or unknown not in self._backend.encode(text, add_special_tokens=False).ids
+
+    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
+        """Right-pad id lists to one int64 tensor `[N, T]`."""
+        length = length or max((len(r) for r in rows), default=0)
+        out = torch.full((len(rows), length), self.pad_id)
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = torch.tensor(row)
+        return out
+
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Prompt ids `[B, n]`, right padded, and mask (True = a token); equal prompts give one row.
+
+        Raises ValueError for a prompt of more than `max_prompt_length` tokens.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        rows = [e.ids for e in self.encode_segments([[(p, False)] for p in distinct])]
+        ids, mask = self.pad_prompts(rows)
+        if len(distinct) > 1:
+            row = {p: i for i, p in enumerate(distinct)}
+            index = torch.tensor([row[p] for p in prompts])
+            ids, mask = ids[index], mask[index]
+        return ids, mask
+
+    def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids `[B, n]` and mask of prompts that are tokens already."""
+        longest = max(len(row) for row in rows)
+        if longest > self.max_prompt_length:
+            raise ValueError(
+                f"a prompt has {longest} tokens and the model reads at most {self.max_prompt_length}; "
+                "shorten the question or the list of classes"
+            )
+        lengths = torch.tensor([len(row) for row in rows])
+        return self.pad(rows), torch.arange(longest)[None] < lengths[:, None]
+
+    # ---------------------------------------------------------------- tokens to text
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of id lists up to their end; `<MASK>`, `<box>` and other words of an answer stay."""
+        silent = {self.start_id, self.pad_id}
+        kept = []
+        for row in rows:
+            ids = list(row)
+            ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
+            kept.append([i for i in ids if i not in silent])
+        return self._backend.decode_batch(kept, skip_special_tokens=False)
+
+
+def read_backend(content: bytes, suffix: str) -> Tokenizer:
+    """The tokenizer in the bytes of a `tokenizer.json` or of a sentencepiece `.model`."""
+    if suffix == ".model":
+        from ufo.sentencepiece_backend import SentencePieceBackend
+
+        return SentencePieceBackend(content)
+    return backend_from_text(content.decode("utf-8"))
+
+
+def backend_from_text(text: str) -> Tokenizer:
+    """The tokenizer that `HFTokenizer.content` is the text of."""
+    from ufo.sentencepiece_backend import PREFIX, SentencePieceBackend
+
+    return SentencePieceBackend.from_str(text) if text.startswith(PREFIX) else Tokenizer.from_str(text)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    for file in ("tokenizer.json", "tokenizer.model"):
+        try:
+            return Path(hf_hub_download(name, file))
+        except Exception as error:
+            last = error
+    raise FileNotFoundError(
+        f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable on the "
+        f"hub ({type(last).__name__}); download the model's tokenizer.json and give its path"
+    ) from last
+
+
+def build_tokenizer(vocab: Sequence[str], special: Sequence[str]) -> Tokenizer:
+    """A small WordPiece tokenizer: `special` tokens first, then `vocab` (see `ufo.tokenizer.build_vocab`).
+
+    `special` holds `<unk>`. White space separates words and is not written back exactly.
+    """
+    tokens = list(dict.fromkeys([*special, *vocab]))
+    backend = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(cleanup=True)
+    backend.add_tokens([AddedToken(t, normalized=False, special=t != MASK_TOKEN) for t in special])
+    return backend

@@ -1,0 +1,129 @@
+"""Referring and reasoning segmentation: cIoU and gIoU of one mask per text (spec/metrics.md 6 and 7).
+
+An overlap is int64 `[2]`: pixels in the intersection and in the union of two masks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ufo.metrics.examples import ExampleMetric
+
+EPS = 1e-5
+"""Added to the union where gIoU divides by it, as in the published numbers."""
+
+
+def mask_overlap(prediction: Tensor, target: Tensor, ignore: Tensor | None = None) -> Tensor:
+    """Intersection and union in pixels of two masks.
+
+    Args:
+        prediction: bool or 0/1 `[H, W]`.
+        target: bool or 0/1 `[H, W]`, on any device.
+        ignore: bool or 0/1 `[H, W]`, pixels that do not count.
+
+    Returns:
+        int64 `[2]` on the prediction's device.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"the predicted mask is {tuple(prediction.shape)} but the annotated one is "
+            f"{tuple(target.shape)}; predict it at the original image's size"
+        )
+    found, wanted = prediction.bool(), target.to(prediction.device).bool()
+    if ignore is not None:
+        counted = ~ignore.to(prediction.device).bool()
+        found, wanted = found & counted, wanted & counted
+    return torch.stack([(found & wanted).sum(), (found | wanted).sum()])
+
+
+class ReferringIoU(Metric):
+    """`cIoU` and `gIoU` of masks P_i and annotations G_i, one pair per text i, over the pixels that count.
+
+        cIoU = sum_i |P_i & G_i| / sum_i |P_i or G_i|
+        gIoU = mean_i g_i,   g_i = |P_i & G_i| / (|P_i or G_i| + 1e-5),   g_i = 1 where both are empty
+
+    cIoU is also called overall or cumulative IoU; large objects dominate it. gIoU is the mean of the IoU of
+    each text (of the foreground: not the mIoU of foreground and background that some logs show). An empty
+    answer to an empty annotation is right, any other answer to it counts 0.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    overlap: Tensor  # float64 [2], summed intersection and union
+    iou_sum: Tensor
+    total: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for state, shape in (("overlap", 2), ("iou_sum", ()), ("total", ())):
+            self.add_state(state, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, overlap: Tensor) -> None:
+        """Add the overlap `[2]` of one text, or of N texts `[N, 2]`, from `mask_overlap`."""
+        overlap = overlap.to(self.overlap).reshape(-1, 2)
+        self.overlap += overlap.sum(0)
+        self.iou_sum += single_iou(overlap).sum()
+        self.total += len(overlap)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars float64 in 0..1; 0 when there was nothing, or nothing but empty masks, to compare."""
+        intersection, union = self.overlap
+        return {"cIoU": intersection / union.clamp(min=1), "gIoU": self.iou_sum / self.total.clamp(min=1)}
+
+
+def single_iou(overlap: Tensor) -> Tensor:
+    """`g_i` of overlaps `[N, 2]`: float64 `[N]`, see `ReferringIoU`."""
+    intersection, union = overlap.double().unbind(-1)
+    return torch.where(union > 0, intersection / (union + EPS), torch.ones_like(union))
+
+
+class ReasoningIoU(ExampleMetric):
+    """`ReferringIoU` of all texts, of phrases (`short`) and of sentences (`long`), each counted in two ways.
+
+    `gIoU` and `cIoU` count every text. `gIoU_best_of_sentences` and `cIoU_best_of_sentences` count one text
+    per image, the one with the best IoU (the first of equals): an oracle over paraphrases, which the
+    published fine-tuned numbers are. `gIoU_short`, `gIoU_long` and so on are the same over one kind of text;
+    a kind that does not occur is left out. There the best text is chosen among those of that kind.
+    """
+
+    def update(self, overlap: Tensor, image: str, sentence: bool | None) -> None:
+        """One text: its overlap `[2]`, what names its image, whether it is a sentence (None: unknown)."""
+        self.examples.append((tuple(overlap.tolist()), image, sentence))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars float64 in 0..1."""
+        kinds = {
+            "": self.examples,
+            "_short": [e for e in self.examples if e[2] is False],
+            "_long": [e for e in self.examples if e[2] is True],
+        }
+        values = {}
+        for kind, examples in kinds.items():
+            if examples or not kind:
+                values |= {k + kind: v for k, v in _scores([e[0] for e in examples]).items()}
+                best = _scores(_best_per_image(examples))
+                values |= {f"{k}{kind}_best_of_sentences": v for k, v in best.items()}
+        return values
+
+
+def _scores(overlaps: list[tuple[int, int]]) -> dict[str, Tensor]:
+    metric = ReferringIoU(sync_on_compute=False)
+    metric.update(torch.tensor(overlaps, dtype=torch.float64).reshape(-1, 2))
+    return metric.compute()
+
+
+def _best_per_image(examples: list[tuple]) -> list[tuple[int, int]]:
+    """The overlap with the largest IoU of each image."""
+    best: dict[str, tuple[float, tuple[int, int]]] = {}
+    for overlap, image, _ in examples:
+        iou = float(single_iou(torch.tensor([overlap]))[0])
+        if image not in best or iou > best[image][0]:
+            best[image] = (iou, overlap)
+    return [overlap for _, overlap in best.values()]
