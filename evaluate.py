@@ -7,10 +7,12 @@ from ufo import build
 from ufo.check import check_config, check_fit, clear_errors, quote_numbers
 from ufo.checkpoints.native import load
 from ufo.report import measured_beside_expected
+from ufo.sweeps.record import recorded
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-def main(cfg: DictConfig) -> None:
+@recorded
+def main(cfg: DictConfig) -> float | None:
     with clear_errors():
         check_config(cfg)
         build.seed_everything(cfg)
@@ -28,6 +30,7 @@ def main(cfg: DictConfig) -> None:
 
     if trainer.is_global_zero:
         print(measured_beside_expected(metrics, cfg.expected))
+    return build.objective(cfg, trainer)
 
 
 if __name__ == "__main__":

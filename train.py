@@ -5,21 +5,23 @@ from omegaconf import DictConfig
 
 from ufo import build
 from ufo.check import check_config, check_fit, clear_errors, quote_numbers
-from ufo.checkpoints.native import check_resumable, initialise, save
+from ufo.checkpoints.native import check_resumable, initialise, load, save
+from ufo.sweeps.record import recorded
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+@recorded
+def main(cfg: DictConfig) -> float | None:
     with clear_errors():
         check_config(cfg)
         build.seed_everything(cfg)
         model = build.build_model(cfg)
         folder = build.output_folder()
         resume = build.last_checkpoint(cfg, folder)
+        if cfg.init and (not resume or model.backbone.lora):  # checkpoints lack what does not train
+            initialise(model, cfg.init)
         if resume:
             check_resumable(model, resume)
-        elif cfg.init:
-            initialise(model, cfg.init)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("fit")
@@ -31,10 +33,14 @@ def main(cfg: DictConfig) -> None:
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
 
     # `every_n_train_steps` need not divide `max_steps`: the run's last checkpoint is that of its last step
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer.save_checkpoint(last)
     if trainer.is_global_zero:
         with clear_errors():
-            print(f"model: {save(model, folder / 'model')}")
+            build.check_written(trainer)
+            # not from memory: no process holds all weights where a strategy shards them
+            print(f"model: {save(load(last), folder / 'model')}")
+    return build.objective(cfg, trainer)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -124,32 +124,35 @@ def make_model(arguments: argparse.Namespace) -> UFO:
     return UFO(backbone, tokenizer, tasks).eval()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ScriptedContext(Context):
     """A context that knows which row of the script each of its rows speaks."""
 
-    rows: Tensor  # int64 [R']
+    spoken: Tensor  # int64 [R']
 
     def select(self, rows: Tensor) -> ScriptedContext:
-        left = super().select(rows)
-        return replace(self, memory=left.memory, rows=self.rows[rows])
+        return replace(super().select(rows), spoken=self.spoken[rows])
 
 
 class Scripted:
     """A backbone whose likeliest tokens are those of `script [R, T]`; costs what the backbone costs."""
 
     def __init__(self, backbone: UFOViT, script: Tensor):
-        self.backbone, self.script = backbone, script
-        self.output_embedding, self.device = backbone.output_embedding, backbone.device
+        self.backbone, self.script, self.fed = backbone, script, 0
+        self.output_embedding = backbone.output_embedding
+
+    def __getattr__(self, name: str):
+        return getattr(self.backbone, name)
 
     def context(self, context: Context) -> ScriptedContext:
-        rows = torch.arange(context.num_rows)
-        return ScriptedContext(context.image_features, context.memory, context.num_queries, rows)
+        own = {f.name: getattr(context, f.name) for f in fields(context)}
+        return ScriptedContext(**own, spoken=torch.arange(context.num_rows))
 
     def answer(self, context: ScriptedContext, ids: Tensor, packed=None, cache=None) -> Tensor:
+        self.fed += ids.numel()
         at = torch.arange(ids.shape[1]) + cache.length
         hidden = self.backbone.answer(context, ids, packed, cache)
-        told = self.script[context.rows][:, at.clamp(max=self.script.shape[1] - 1)]  # [R', t]
+        told = self.script[context.spoken][:, at.clamp(max=self.script.shape[1] - 1)]  # [R', t]
         return hidden + PUSH * self.output_embedding[told]
 
 

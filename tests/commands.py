@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -104,15 +109,88 @@ def run(script: str, *overrides: str, out: Path) -> None:
 
 def command(script: str, *overrides: str, out: Path, env: dict[str, str] | None = None):
     """The same in a process of its own; the completed process with its texts."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return subprocess.run(
         [sys.executable, str(ROOT / script), *overrides, f"hydra.run.dir={out}"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **(env or {})},
+        env=environment(**(env or {})),
         capture_output=True,
         text=True,
         timeout=600,
     )
+
+
+@dataclass
+class Finished:
+    """What became of the processes of `forked`: their exit codes and all that they printed."""
+
+    codes: list[int]
+    text: str
+
+
+def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 300) -> Finished:
+    """`torchrun --nproc_per_node=<processes> <script> <overrides>`, in copies of this process.
+
+    They need not import anything, and may be killed or leave as they like.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    printed = out.with_name(f"{out.name}.printed")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    printed.write_text("")
+    arguments = (script, overrides, out, printed, processes, port)
+    started = [context.Process(target=_forked, args=(rank, *arguments)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    end = time.monotonic() + timeout
+    for process in started:
+        process.join(max(0.1, end - time.monotonic()))
+    late = [process for process in started if process.exitcode is None]
+    for process in late:
+        process.kill()
+        process.join()
+    text = printed.read_text(errors="replace")
+    assert not late, f"{len(late)} processes did not end:\n{text[-3000:]}"
+    return Finished([process.exitcode for process in started], text)
+
+
+def _forked(rank: int, script: str, overrides, out: Path, printed: Path, processes: int, port: int) -> None:
+    file = os.open(printed, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    # pytest's captured streams are not those of this process
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+    if processes > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        place |= {
+            "GROUP_RANK": 0,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+        os.environ.update({k: str(v) for k, v in place.items()})
+        overrides = [*overrides, f"trainer.devices={processes}"]
+    os.chdir(ROOT)
+    sys.argv = [str(ROOT / script), *overrides, f"hydra.run.dir={out}"]
+    code = 1
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)  # no cleaning up of what the test process still uses
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Of a process that finds the project and these helpers, on one thread."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **changes}
 
 
 def metrics(folder: Path, prefix: str = "val/") -> dict[str, float]:
@@ -140,3 +218,43 @@ class KillOnce(Callback):
         if trainer.global_step == self.step and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SignalOnce(Callback):
+    """A signal in the middle of a training or validation batch, on process 0 and at the first start only."""
+
+    def __init__(self, batch: int, kind: str, where: str, marker: str) -> None:
+        self.batch, self.signum = batch, getattr(signal, kind)
+        self.where, self.marker = where, Path(marker)
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        if self.where != "val" and trainer.fit_loop.epoch_loop.batch_idx == self.batch:
+            self._raise(trainer)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        if self.where == "val" and dataloader_idx == 1 and trainer.state.fn == "fit":
+            self._raise(trainer)
+
+    def _raise(self, trainer) -> None:
+        if trainer.is_global_zero and not self.marker.exists():
+            self.marker.touch()
+            if self.where == "workers":
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid, self.signum)
+                time.sleep(1)
+            os.kill(os.getpid(), self.signum)
+
+
+class FullDisk(Callback):
+    """From a step on no file of this process can grow beyond a size; at the first start only."""
+
+    def __init__(self, step: int, bytes: int, marker: str) -> None:
+        self.step, self.bytes, self.marker = step, bytes, Path(marker)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        import resource
+
+        if trainer.global_step == self.step and not self.marker.exists():
+            self.marker.touch()
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the process is killed
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.bytes, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""Tiny tokenizer, network, model and batches shared by the tests; random but fixed, all five tasks.
+"""Tiny tokenizer, network, model and batches shared by the tests; random but fixed, all eight tasks.
 
 Images are 24 x 24 pixels (2 x 2 windows of 3 x 3 patches), 12 x 12 for the tasks with one answer per image.
 """
@@ -22,10 +22,18 @@ CLASSES = ("red cat", "owl", "dog")
 BINS = 48
 MASKED = ("instance_segmentation", "semantic_segmentation")
 DENSE = ("detection", *MASKED)
-TASKS = (*DENSE, "caption", "grounding")
+REFERRING = ("referring_segmentation", "reasoning_segmentation")
+TASKS = (*DENSE, "caption", "grounding", *REFERRING, "vqa")
+TEXTS = {
+    "caption": "a red cat left of the owl",
+    "grounding": "the owl",
+    "referring_segmentation": "the owl",
+    "reasoning_segmentation": "the owl left of the dog?",
+    "vqa": "the owl?",
+}
 WORDS = """
 task : ; , . class description bin to give a caption for this image detection instance _ segmentation
-semantic grounding background red cat owl dog left of the
+semantic grounding background red cat owl dog left of the referring reasoning vqa question ?
 """
 
 
@@ -79,7 +87,7 @@ def make_tiny_task() -> Callable:
         if name in DENSE:
             settings |= {"grid_per_window": 2, "samples_per_window": 3, "repeat": 2}
             settings["max_length"] = 14
-        if name in MASKED:
+        if name in (*MASKED, *REFERRING):
             settings["mask_tokens"] = 4
         return make_task(name, **settings | changes)
 
@@ -88,7 +96,7 @@ def make_tiny_task() -> Callable:
 
 @pytest.fixture(scope="session")
 def make_model(tokenizer, make_backbone, make_tiny_task) -> Callable[..., UFO]:
-    """A model of all five tasks; arguments go to the network."""
+    """A model of all tasks; arguments go to the network."""
 
     def make(seed: int = 0, **changes) -> UFO:
         tasks = {name: make_tiny_task(name) for name in TASKS}
@@ -114,17 +122,17 @@ def make_batch() -> Callable[..., Batch]:
         for i, (shapes, names) in enumerate(zip(masks, labels, strict=True)):
             for shape, label in zip(shapes, names, strict=True):
                 semantic[i][shape.bool()] = label.to(torch.uint8)
-        texts = {"caption": "a red cat left of the owl", "grounding": "the owl"}.get(task, "")
         return Batch(
             task=task,
             source=f"tiny/{task}",
             classes=CLASSES,
             images=images.to(torch.uint8),
-            texts=[texts] * len(objects),
+            texts=[TEXTS.get(task, "")] * len(objects),
             boxes=boxes,
             labels=labels,
             masks=masks,
             semantic=semantic if task == "semantic_segmentation" else None,
+            conversations=[[TEXTS["vqa"], "the red cat"]] * len(objects) if task == "vqa" else None,
             sizes=[(side, side)] * len(objects),
             seed=seed,
         )

@@ -13,6 +13,14 @@ SMALL = ["--network", "tiny", "--scale", "0.2", "--threads", "1"]
 RUNS = {
     "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
     "train_step_vit": ([*SMALL, "--objects", "3"], "grounding"),
+    "decode_mllm": (
+        ["--tiles=1", "--layers=1", "--vocabulary=300", "--prompt=9", "--objects=2", "--samples=1"],
+        "default, ",
+    ),
+    "dataloader": (
+        ["--sizes", "64x48", "--images", "3", "--repeat", "1", "--scale", "0.2"],
+        "decoding alone",
+    ),
     "mask_postprocessing": (["--masks", "8", "--size", "48", "64", "--patches", "14"], "kept"),
 }
 

@@ -123,7 +123,7 @@ def test_a_name_that_hydra_refuses(capfd, tmp_path, override, instead):
 
 def test_a_task_that_a_data_set_cannot_serve(refused, scenes):
     line = refused("train.py", *SMALL, *scenes, *ONE, "sources.caption.task=detection")
-    assert "cannot serve the task 'detection'" in line and "serves caption" in line
+    assert "the task 'detection' needs boxes, labels" in line and "they have: caption" in line
 
 
 def test_a_task_that_the_mixture_does_not_define(refused):

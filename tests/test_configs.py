@@ -17,7 +17,9 @@ from official_files import write_official
 from omegaconf import DictConfig, OmegaConf
 
 EXPERIMENTS = options("experiment")
-OFFICIAL = [name for name in EXPERIMENTS if not name.startswith("digits")]
+UFO_VIT = [name for name in EXPERIMENTS if name.startswith("ufo_vit")]
+# those that stand for published numbers; the first stage of instruction tuning has none of its own
+OFFICIAL = [name for name in EXPERIMENTS if "digits" not in name and name != "internvl2_5_8b_instruction_448"]
 DIGITS = [name for name in EXPERIMENTS if name.startswith("digits")]
 GROUPS = ["backbone", "mixture", "resolution", "lora", "optimizer", "schedule", "trainer", "logger", "paths"]
 COMBINATIONS = [
@@ -97,7 +99,7 @@ def test_an_option_composes_alone(group, option):
 def test_the_options_of_tasks_data_sets_and_transforms_fit_their_code():
     added = [f"+{g}@probe.{g}.{o}={o}" for g in ("task", "dataset", "transform") for o in options(g)]
     cfg = compose(*added)
-    assert set(cfg.probe.task) == set(cfg.tasks)
+    assert set(cfg.probe.task) >= set(cfg.tasks)
     check(cfg)
 
 
@@ -135,7 +137,7 @@ def test_a_digits_experiment_trains_and_validates(name, scenes, tmp_path):
     check_run(tmp_path, set() if name == "digits_encoder" else set(sources))
 
 
-@pytest.mark.parametrize("name", fast("ufo_vit_b_multi", of=OFFICIAL))
+@pytest.mark.parametrize("name", fast("ufo_vit_b_multi", of=UFO_VIT))
 def test_an_official_experiment_trains_and_validates(name, official, tmp_path):
     cfg = compose(f"experiment={name}")
     sources = [key for key, source in cfg.sources.items() if source]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ufo.draw import PALETTE, REFERRED, color, contact_sheet, draw, side_by_side
+from ufo.draw import PALETTE, REFERRED, _referred_note, color, contact_sheet, draw, side_by_side
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Prediction, Target
 
@@ -217,3 +219,24 @@ def test_contact_sheet_holds_all_pictures():
     assert all(has_color(pixels(sheet), color(i)) for i in range(5))
     assert sheet.height > 3 * 30
     assert contact_sheet(pictures, columns=9).width > 5 * 40
+
+
+def test_what_an_expression_means_is_painted_and_compared():
+    masks = torch.zeros(1, 48, 64, dtype=torch.bool)
+    masks[:, 10:30, 10:40] = True
+    target = Target(0, (48, 64), masks=rle_encode(masks), text="the thing")
+    found = Prediction("referring_segmentation", masks=masks, scores=torch.ones(1))
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    painted = np.asarray(draw(image, found, target))
+    assert (painted != np.asarray(draw(image, replace(found, masks=~masks & False), target))).any()
+    assert _referred_note(found, target) == "IoU 1.00"
+    nowhere = replace(found, masks=masks & False, text="no")
+    assert _referred_note(nowhere, target) == "no mask in the answer 'no'"
+
+
+def test_answers_to_a_question_are_written_below():
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    target = Target(0, (48, 64), text="what?", answers=["a"])
+    short = draw(image, target=Target(0, (48, 64), text="what?"))
+    assert draw(image, target=target).height > short.height
+    assert draw(image, Prediction("vqa", text="b"), target).height > short.height

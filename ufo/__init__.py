@@ -17,8 +17,11 @@ __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(path: str | Path, device: str = "cpu") -> UFO:
-    """The model of a checkpoint (a model folder or a Lightning `.ckpt`), ready to predict."""
+def load(path: str | Path, device: str = "cpu", base: str | Path | None = None) -> UFO:
+    """The model of a checkpoint (a model folder or a Lightning `.ckpt`), ready to predict.
+
+    `base` says where the base of a LoRA is, if it has moved since the training.
+    """
     from ufo.checkpoints.native import load as load_checkpoint
 
-    return load_checkpoint(path, device)
+    return load_checkpoint(path, device, base)

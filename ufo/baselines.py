@@ -1,6 +1,6 @@
 """A predictor that has not looked at the image: what any number has to beat.
 
-Majority class, mean box, most frequent caption of the training data.
+Majority class, mean box, most frequent caption or answer, and a mask of the mean box, of the training data.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import masks_to_boxes
 
 from ufo.data.source import Source
+from ufo.tasks import task_class
 from ufo.types import IGNORE, Batch, Prediction
 
 
@@ -43,10 +45,13 @@ def _summary(source: Source, limit: int) -> dict:
             unit = torch.tensor([width, height, width, height])
             boxes.append(sample["boxes"].as_subclass(Tensor) / unit)
             labels.update(sample["labels"].tolist() if "labels" in sample else [])
+        elif "masks" in sample:  # a mask without a box, as ReasonSeg has it
+            boxes += _mask_boxes(sample["masks"].as_subclass(Tensor))
         if "semantic" in sample:
             classes, counts = sample["semantic"].as_subclass(Tensor).unique(return_counts=True)
             labels.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
-        texts[sample.get("text", "")] += 1
+        # a question is given, its answer is to be learned
+        texts[sample["conversation"][1] if "conversation" in sample else sample.get("text", "")] += 1
     labels.pop(IGNORE, None)
     return {
         "box": torch.cat(boxes).mean(0, keepdim=True) if boxes else None,
@@ -55,17 +60,27 @@ def _summary(source: Source, limit: int) -> dict:
     }
 
 
+def _mask_boxes(masks: Tensor) -> list[Tensor]:
+    """Boxes around the masks `[N, H, W]` that are not empty, in units of the image: at most one tensor."""
+    height, width = masks.shape[-2:]
+    seen = masks[masks.flatten(1).any(1)]
+    return [masks_to_boxes(seen) / torch.tensor([width, height, width, height])] if len(seen) else []
+
+
 def _predict(batch: Batch, answer: dict, size: tuple[int, int]) -> Prediction:
     height, width = size
     common = {"task": batch.task, "classes": batch.classes}
-    if batch.task == "semantic_segmentation":
+    needs = task_class(batch.task).needs
+    if "semantic" in needs:
         return Prediction(semantic=torch.full(size, answer["label"]), **common)
-    if batch.task == "caption":
+    if needs & {"caption", "conversation"}:
         return Prediction(text=answer["text"], **common)
-    boxes = answer["box"] * torch.tensor([width, height, width, height])
+    box = torch.zeros(1, 4) if answer["box"] is None else answer["box"]
+    boxes = box * torch.tensor([width, height, width, height])
     prediction = Prediction(boxes=boxes, scores=torch.ones(1), **common)
-    prediction.labels = torch.tensor([answer["label"]])
-    if batch.task == "instance_segmentation":
+    if "labels" in needs:
+        prediction.labels = torch.tensor([answer["label"]])
+    if "masks" in needs:
         x1, y1, x2, y2 = boxes[0].round().long().tolist()
         prediction.masks = torch.zeros(1, height, width, dtype=torch.bool)
         prediction.masks[:, y1:y2, x1:x2] = True

@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from ufo.callbacks.metric import MetricCallback
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
+from ufo.checkpoints.latest import last_good
+from ufo.checkpoints.native import prepare_training
 from ufo.data.module import UFODataModule
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
@@ -26,17 +28,19 @@ log = logging.getLogger(__name__)
 
 
 def build_model(cfg: DictConfig) -> UFO:
-    """A model with random weights."""
+    """A model with random weights, or those of `backbone.network.pretrained`."""
     tokenizer = instantiate(cfg.backbone.tokenizer)
     backbone = instantiate(cfg.backbone.network, vocab_size=len(tokenizer))
     tasks = {name: instantiate(task) for name, task in cfg.tasks.items() if task}
-    return UFO(
+    model = UFO(
         backbone,
         tokenizer,
         tasks,
         loss_weights=OmegaConf.to_container(cfg.loss_weights),
         mask_points=cfg.mask_points,
     )
+    prepare_training(model, instantiate(cfg.lora), cfg.backbone.network.get("pretrained"))
+    return model
 
 
 def class_names(data: UFODataModule, split: str = "train") -> dict[str, tuple[str, ...]]:
@@ -67,6 +71,7 @@ def build_data(cfg: DictConfig) -> UFODataModule:
         build_sources(cfg),
         seed=cfg.seed,
         num_workers=cfg.num_workers,
+        temperature=cfg.mixing_temperature,
         prepare=[instantiate(p) for p in cfg.prepare.values() if p],
     )
 
@@ -143,10 +148,26 @@ def last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
     if cfg.resume == "never":
         return None
     named = folder if cfg.resume == "auto" else Path(cfg.resume)
-    last = named / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        return last
-    return None if cfg.resume == "auto" else named
+    last = last_good(named / "checkpoints")
+    return last if last or cfg.resume == "auto" else named
+
+
+def check_written(trainer: L.Trainer) -> None:
+    """Raises OSError if the run's last checkpoint could not be written."""
+    if failed := getattr(trainer.strategy.checkpoint_io, "failed", None):
+        raise OSError(f"{failed} could not be written; free space and start the same command again")
+
+
+def objective(cfg: DictConfig, trainer: L.Trainer) -> float | None:
+    """The last value of the metric `objective`, which a sweep compares; None if the config names none."""
+    if cfg.objective is None:
+        return None
+    known = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    if cfg.objective not in known:
+        raise ValueError(
+            f"no metric is called objective={cfg.objective}; there are: {', '.join(sorted(known))}"
+        )
+    return float(known[cfg.objective])
 
 
 def output_folder() -> Path:

@@ -19,6 +19,7 @@ from ufo.checkpoints.native import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.model import UFO
+from ufo.sweeps.record import Refused
 from ufo.tasks import task_names
 
 # every key that `ufo.build` or an entry point reads; a key that nothing reads is an error
@@ -42,11 +43,14 @@ KEYS = frozenset(
         "loss_weights",
         "mask_points",
         "num_workers",
+        "mixing_temperature",
         "compile",
         "init",
         "resume",
         "deterministic",
         "expected",
+        "objective",
+        "evaluated_split",
         "ckpt",
     ]
 )
@@ -80,7 +84,7 @@ def clear_errors() -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         print(f"error: {_innermost(error)}", file=sys.stderr)
-        sys.exit(1)
+        raise Refused(_innermost(error)) from error
 
 
 def _innermost(error: BaseException) -> str:
@@ -100,7 +104,7 @@ def check_config(cfg: DictConfig) -> None:
     for key, source in cfg.sources.items():
         if not source:
             continue
-        _check_keys(f"sources.{key}.dataset", source.dataset, {"folder", "train", "val"})
+        _check_keys(f"sources.{key}.dataset", source.dataset, {"info", "folder", "evaluated", "train", "val"})
         _check_keys(f"sources.{key}.transform", source.transform, {"train", "val"})
         if source.task not in tasks:
             raise ValueError(
@@ -108,8 +112,6 @@ def check_config(cfg: DictConfig) -> None:
                 f"it has: {', '.join(tasks)}"
             )
     _check_arguments(OmegaConf.to_container(cfg, resolve=False))
-    if cfg.lora.enabled:
-        raise ValueError("UFO-ViT has no adapters; use lora=none")
 
 
 def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:

@@ -152,7 +152,7 @@ def side_by_side(
         target = replace(target, masks=None)
     truth = draw(image, target=target, classes=classes, **options)
     answer = draw(image, prediction, classes=classes, text=target.text, **options)
-    note = _grounding_note(prediction.to("cpu"), target)
+    note = _referred_note(prediction.to("cpu"), target)
     notes = [_text(note, answer.width, rgb=GREY)] if note else []
     left = _stack([_heading("ground truth"), truth])
     return _row([left, _stack([_heading("prediction"), answer, *notes])])
@@ -181,6 +181,8 @@ def _predicted(
         marks.notes = [prediction.text]
     elif text:
         marks.notes = [text]
+    if prediction.task == "vqa":
+        marks.notes.append(f"answer: {prediction.text}")
     if prediction.boxes is None and prediction.masks is None:
         return marks
     boxes = prediction.boxes
@@ -188,10 +190,11 @@ def _predicted(
         boxes = _mask_boxes(prediction.masks)
     scores = prediction.scores if prediction.scores is not None else torch.ones(len(boxes))
     scores = scores.float()
-    if prediction.labels is None:  # grounding: one box, whatever its score
+    if prediction.labels is None:  # what an expression means: one box or mask, whatever its score
         keep = ((boxes[:, 2:] > boxes[:, :2]).all(1)).nonzero()[:, 0]
         marks.boxes, marks.colors = boxes[keep], [REFERRED] * len(keep)
         marks.names = [f"{s:.2f}" for s in scores[keep].tolist()]
+        marks.masks = None if prediction.masks is None else prediction.masks[keep]
         return marks
     order = scores.argsort(descending=True, stable=True)
     keep = order[scores[order] >= min_score][:max_objects]
@@ -211,7 +214,8 @@ def _annotated(target: Target, classes: tuple[str, ...]) -> Marks:
     marks = Marks(semantic=target.semantic, notes=list(target.captions or []))
     if target.text:
         marks.notes = [target.text]
-    if target.masks is not None and target.labels is not None:
+    marks.notes += [f"answer: {answer}" for answer in dict.fromkeys(target.answers or [])]
+    if target.masks is not None:
         marks.masks = rle_decode(target.masks, target.size)
     if marks.masks is not None:
         marks.boxes = _mask_boxes(marks.masks)
@@ -227,7 +231,13 @@ def _annotated(target: Target, classes: tuple[str, ...]) -> Marks:
     return marks
 
 
-def _grounding_note(prediction: Prediction, target: Target) -> str:
+def _referred_note(prediction: Prediction, target: Target) -> str:
+    """How well one box or mask fits what an expression means; "" for other tasks."""
+    if prediction.masks is not None and prediction.labels is None and target.masks is not None:
+        found, wanted = prediction.masks.bool().any(0), rle_decode(target.masks, target.size).any(0)
+        if not found.any():
+            return f"no mask in the answer {prediction.text!r}"
+        return f"IoU {float((found & wanted).sum() / (found | wanted).sum()):.2f}"
     if prediction.task != "grounding" or target.boxes is None or not len(target.boxes):
         return ""
     box = prediction.boxes

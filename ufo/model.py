@@ -15,11 +15,13 @@ from torchvision.transforms.v2 import functional as TF
 
 from ufo.backbones.base import Backbone, Context
 from ufo.head.decoding import Decoded, decode
-from ufo.head.losses import sampled_mask_losses, token_loss
+from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
 from ufo.head.retrieval import retrieve_masks
+from ufo.head.teacher import Written, continue_prompts, teacher_forcing, write_answers
 from ufo.ops.grid import Queries, query_grid
 from ufo.ops.masks import resize_mask_logits
 from ufo.tasks.base import Answers, Supervision, Task
+from ufo.tasks.wording import WORDINGS
 from ufo.tokenizer import UFOTokenizer
 from ufo.types import Batch, Prediction
 
@@ -28,7 +30,8 @@ class UFO(nn.Module):
     """One model for all tasks.
 
     `classes` maps a task's name to the class names that `predict` asks for when the caller names none.
-    `loss_weights` weigh the parts of the loss: token, focal, dice. `mask_points` are sampled per mask.
+    `loss_weights` weigh the parts of the loss: token, focal, dice. `mask_points` are sampled per mask;
+    0 takes all pixels.
     """
 
     def __init__(
@@ -43,9 +46,13 @@ class UFO(nn.Module):
         super().__init__()
         self.backbone, self.tokenizer = backbone, tokenizer
         self.tasks = dict(tasks)
+        backbone.attach(tokenizer)
+        for task in self.tasks.values():
+            task.wording = WORDINGS[backbone.wording]
         self.classes = {k: tuple(v) for k, v in (classes or {}).items()}
         self.loss_weights = dict(loss_weights or {})
         self.mask_points = mask_points
+        self.last_tokens = 0  # image patches and answer tokens of the last training batch
         rows = len(backbone.output_embedding)
         if rows != len(tokenizer):
             raise ValueError(
@@ -63,34 +70,37 @@ class UFO(nn.Module):
         task = self.task(batch.task)
         grid = self.grid(task, *batch.images.shape[-2:])
         supervision = task.supervise(batch, grid)
-        prompts = [task.prompt(batch.classes, text) for text in batch.texts]
-        context = self.encode(batch.images, prompts, supervision.queries)
-        parts = self._answer_losses(context, supervision, task.max_length)
+        prompts = task.prompts(batch, supervision)
+        answers = supervision.answers
+        if self.backbone.continues and supervision.queries is None:
+            ids, mask, rows = continue_prompts(
+                self.backbone, self.tokenizer, prompts, answers, task.max_length
+            )
+        else:
+            limit = task.max_length if supervision.queries is None else None
+            ids, mask = self.tokenizer.encode_prompts([self.backbone.chat(p) for p in prompts])
+            rows = write_answers(self.backbone, self.tokenizer, answers, limit)
+        context = self._encode(batch.images, ids, mask, supervision.queries, task)
+        parts = self._answer_losses(context, supervision, rows)
         parts = {k: v * self.loss_weights.get(k, 1.0) for k, v in parts.items()}
         return {"loss": sum(parts.values()), **parts}
 
     def _answer_losses(
-        self, context: Context, supervision: Supervision, max_length: int
+        self, context: Context, supervision: Supervision, rows: Sequence[Written]
     ) -> dict[str, Tensor]:
         """Teacher forcing: every token of an answer predicts the next; only those positions are computed."""
-        texts = [a for a in supervision.answers if a is not None]
-        encoded = iter(self.tokenizer.encode(texts, max_length if context.num_queries == 1 else None))
-        rows = [next(encoded) if a is not None else [] for a in supervision.answers]
-        ids = self.tokenizer.pad(rows)  # [R, T+1]
-        inputs, targets = ids[:, :-1], ids[:, 1:]
-        packed = (targets != self.tokenizer.pad_id).flatten().nonzero()[:, 0]  # [M]
-        targets = targets.flatten()[packed]
-        device = self.backbone.device
-        hidden = self.backbone.answer(
-            context,
-            inputs.to(device, non_blocking=True),
-            packed.to(device, non_blocking=True),
-        )  # [M, C]
+        longest_only = self.backbone.compat.end_of_longest_only and supervision.queries is not None
+        forced = teacher_forcing(self.tokenizer, rows, longest_only)
+        to = partial(torch.Tensor.to, device=self.backbone.device, non_blocking=True)
+        hidden = self.backbone.answer(context, to(forced.inputs), to(forced.packed))  # [M, C]
+        self.last_tokens = context.image_features.shape[:-1].numel() + len(forced.packed)
+        if forced.supervised is not None:  # some tokens are only there for others to see
+            hidden = hidden[to(forced.supervised)]
         embedding = self.backbone.output_embedding
-        losses = {"token": token_loss(hidden, targets.to(device, non_blocking=True), embedding)}
+        losses = {"token": token_loss(hidden, to(forced.targets), embedding)}
         if supervision.masks is not None:
-            emits = (targets == self.tokenizer.mask_id).nonzero()[:, 0].to(device, non_blocking=True)
-            masks = supervision.masks.to(device, non_blocking=True)
+            emits = to((forced.targets == self.tokenizer.mask_id).nonzero()[:, 0])
+            masks = to(supervision.masks)
             embeddings = hidden[emits].unflatten(0, (len(masks), -1)) if len(masks) else None
             losses |= self._mask_losses(embeddings, masks, context, supervision.mask_counts)
         return losses
@@ -100,6 +110,8 @@ class UFO(nn.Module):
         # without a mask an empty part of the features keeps every rank's graph the same
         empty = features[:0, ..., 0]
         logits = empty if embeddings is None else retrieve_masks(embeddings, features, counts)
+        if not self.mask_points:
+            return full_mask_losses(logits, masks)
         return sampled_mask_losses(logits, masks, self.mask_points)
 
     # ---------------------------------------------------------------- inference
@@ -109,39 +121,48 @@ class UFO(nn.Module):
         """A prediction for each image, in its original size (`batch.sizes`, or those of its targets)."""
         task = self.task(batch.task)
         grid = self.grid(task, *batch.images.shape[-2:])
-        prompts = [task.prompt(batch.classes, text) for text in batch.texts]
-        context = self.encode(batch.images, prompts, grid)
-        decoded = decode(self.backbone, context, self.tokenizer, task)
+        prompts = task.prompts(batch)
+        context = self.encode(batch.images, prompts, grid, task)
+        decoded = decode(self.backbone, context, self.tokenizer, task, batch.classes)
         sizes = batch.sizes or [t.size for t in batch.targets]
         return [
-            task.parse(self._answers(i, decoded, context, grid, size, batch.classes))
+            task.parse(self._answers(i, decoded, context, grid, size, batch.classes, task))
             for i, size in enumerate(sizes)
         ]
 
-    def _answers(self, image, decoded: Decoded, context, grid, size, classes) -> Answers:
+    def _answers(self, image, decoded: Decoded, context, grid, size, classes, task: Task) -> Answers:
         """The decoded rows of one image as a task reads them."""
-        queries = context.num_queries
-        rows = slice(image * queries, (image + 1) * queries)
+        per_image = len(decoded.ids) // len(context.image_features)
+        rows = slice(image * per_image, (image + 1) * per_image)
         ids = decoded.ids[rows]
         is_mask = ids == self.tokenizer.mask_id
+        mask_tokens = getattr(task, "mask_tokens", 0)
         features = context.image_features[image : image + 1]
+
+        def mask_logits(chosen: Tensor) -> Tensor:
+            emitted = is_mask[chosen]
+            emitted = emitted & (emitted.cumsum(1) <= mask_tokens)  # the first mask of each answer
+            embeddings = decoded.features[rows][chosen][emitted]
+            embeddings = embeddings.unflatten(0, (len(chosen), -1))  # [M, K, C]
+            return retrieve_masks(embeddings, features, [len(chosen)])
 
         def masks(chosen: Tensor) -> Tensor:
             if not len(chosen):
                 return features.new_zeros(0, *size, dtype=torch.float32)
-            embeddings = decoded.features[rows][chosen][is_mask[chosen]]
-            embeddings = embeddings.unflatten(0, (len(chosen), -1))  # [M, K, C]
-            logits = retrieve_masks(embeddings, features, [len(chosen)])
-            return resize_mask_logits(logits, size).sigmoid()
+            return resize_mask_logits(mask_logits(chosen), size).sigmoid()
 
+        references = None if grid is None else grid.references[0].to(ids.device)
+        if references is not None and decoded.queries is not None:
+            references = references[decoded.queries[rows]]
         return Answers(
             texts=self.tokenizer.decode(ids.tolist()),
             scores=decoded.first_scores[rows],
-            references=None if grid is None else grid.references[0],
+            references=references,
             size=size,
             classes=classes,
             mask_counts=is_mask.sum(1).tolist(),
             masks=masks,
+            mask_logits=mask_logits,
         )
 
     def predict(
@@ -190,12 +211,13 @@ class UFO(nn.Module):
 
     def describe(self) -> dict:
         """All that builds this model again, without weights: plain values only, fit for JSON."""
+        partial = {"lora": self.backbone.lora, "base": self.backbone.base}
         return {
             "backbone": {"type": type(self.backbone).__name__, **self.backbone.config},
+            **{key: value for key, value in partial.items() if value},
             "tasks": {name: task.settings for name, task in self.tasks.items()},
             "classes": {name: list(names) for name, names in self.classes.items()},
-            "vocab": list(self.tokenizer.vocab),
-            "mask_token": self.tokenizer.has_mask,
+            **self.tokenizer.describe(),
             "loss_weights": self.loss_weights,
             "mask_points": self.mask_points,
         }
@@ -219,9 +241,15 @@ class UFO(nn.Module):
         rows, cols = self.backbone.grid_windows(height, width)
         return query_grid(rows, cols, task.grid_per_window) if task.grid_per_window else None
 
-    def encode(self, images: Tensor, prompts: Sequence[str], queries: Queries | None) -> Context:
-        """Encode images `[B, 3, H, W]` with their prompts and queries."""
-        ids, mask = self.tokenizer.encode_prompts(prompts)
+    def encode(
+        self, images: Tensor, prompts: Sequence[str], queries: Queries | None, task: Task | None = None
+    ) -> Context:
+        """Encode images `[B, 3, H, W]` with questions, put into the backbone's chat format, and queries."""
+        ids, mask = self.tokenizer.encode_prompts([self.backbone.chat(p) for p in prompts])
+        return self._encode(images, ids, mask, queries, task)
+
+    def _encode(self, images, ids, mask, queries, task: Task | None) -> Context:
+        self.backbone.check_prompt(ids, mask, *images.shape[-2:], task.max_length if task else 0)
         to = partial(torch.Tensor.to, device=self.backbone.device, non_blocking=True)
         moved = None if queries is None else queries.map(to)
-        return self.backbone.encode(images, to(ids), to(mask), moved)
+        return self.backbone.encode(images, to(ids), to(mask), moved, causal=bool(task and task.causal_image))

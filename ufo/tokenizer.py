@@ -59,6 +59,10 @@ class UFOTokenizer:
             path = _vocab_from_hub(str(name_or_path))
         return cls(path.read_text(encoding="utf-8").split("\n")[:-1], **kwargs)
 
+    def describe(self) -> dict:
+        """All that builds this tokenizer again, for a model's description."""
+        return {"vocab": list(self.vocab), "mask_token": self.has_mask}
+
     def save(self, folder: Path) -> None:
         """Write `vocab.txt` (without the appended tokens, as BERT's own file)."""
         (folder / "vocab.txt").write_text("\n".join(self.vocab) + "\n", encoding="utf-8")

@@ -17,6 +17,15 @@ IGNORE = 255
 """Label of pixels in a semantic map that count neither in the loss nor in a metric."""
 
 
+ANNOTATIONS = frozenset(
+    ["boxes", "labels", "masks", "semantic", "expression", "caption", "conversation", "sentence"]
+)
+"""What a data set may know about an image: `provides` of data sets and `needs` of tasks are made of these.
+
+Most are keys of a `Sample`; its `text` is an expression (what to look for) or a caption (what to say).
+"""
+
+
 class Sample(TypedDict, total=False):
     """One annotated image as a data set yields it: a dict, so that `torchvision.transforms.v2` sees into it.
 
@@ -28,7 +37,9 @@ class Sample(TypedDict, total=False):
     labels: Tensor  # int64 [N], index into the data set's classes
     masks: tv_tensors.Mask  # uint8 [N, H, W], 0 or 1
     semantic: tv_tensors.Mask  # uint8 [H, W], class index or IGNORE
-    text: str  # the referring expression or the caption to learn
+    text: str  # the referring expression, the caption to learn, or the first question of a conversation
+    conversation: list[str]  # question, answer, question, answer, ...
+    sentence: bool  # whether the text is a whole sentence or a phrase
     target: Target  # evaluation only; in the original image, untouched by transforms
 
 
@@ -47,7 +58,10 @@ class Target:
     area: Tensor | None = None  # float32 [N], from the annotation file
     semantic: Tensor | None = None  # uint8 [H, W]
     captions: list[str] | None = None  # all reference captions
-    text: str = ""  # the referring expression
+    ignore: dict[str, Any] | None = None  # COCO RLE of the pixels that do not count
+    answers: list[str] | None = None  # all answers to the question in `text` that count as right
+    text: str = ""  # the referring expression or the question
+    sentence: bool | None = None  # whether `text` is a whole sentence or a phrase
 
 
 @dataclass
@@ -60,7 +74,7 @@ class Prediction:
     labels: Tensor | None = None  # int64 [N]
     masks: Tensor | None = None  # bool [N, H, W]
     semantic: Tensor | None = None  # int64 [H, W]
-    text: str = ""  # the caption, or the raw answer of a grounding query
+    text: str = ""  # the caption, the answer to a question, or the raw answer to an expression
     classes: tuple[str, ...] = ()  # names of `labels` and `semantic`
 
     def to(self, device: torch.device | str) -> Prediction:
@@ -81,13 +95,16 @@ class Batch:
     source: str  # "<data set>/<task>", the prefix of every metric's name
     classes: tuple[str, ...]
     images: Tensor  # uint8 [B, 3, H, W], RGB, not normalised
-    texts: list[str]  # B referring expressions or captions, "" where the task has none
+    texts: list[str]  # B expressions, captions or first questions, "" where the task has none
     boxes: list[Tensor] | None = None  # B x float32 [N, 4]
     labels: list[Tensor] | None = None  # B x int64 [N]
     masks: list[Tensor] | None = None  # B x uint8 [N, H, W]
     semantic: Tensor | None = None  # uint8 [B, H, W]
+    conversations: list[list[str]] | None = None  # B x (question, answer, question, answer, ...)
+    sentences: list[bool] | None = None  # B, whether the text is a whole sentence
     targets: list[Target] = field(default_factory=list)  # B, evaluation only, always on the CPU
     sizes: list[tuple[int, int]] = field(default_factory=list)  # B original (height, width), prediction only
+    ids: list[int] = field(default_factory=list)  # B indices into the source's training data, training only
     seed: int = 0  # drawn by the mixer: everything random about this batch's targets follows from it
 
     def __len__(self) -> int:

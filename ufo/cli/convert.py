@@ -1,7 +1,7 @@
-"""`ufo convert`: a published UFO-ViT checkpoint (`.pth`) becomes a model folder of this project.
+"""`ufo convert`: a published checkpoint (`.pth`), or a model with a LoRA, becomes a whole model folder.
 
 Nothing that the file pickles is run, every weight must find its place, and the folder is written whole or
-not at all.
+not at all. The folder of a language model is one of transformers as well.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "convert",
-        help="turn a published .pth into a model folder",
-        description="Turn a published UFO-ViT checkpoint (.pth) into a model folder that ufo.load, "
-        "evaluate.py and train.py take.",
-        epilog="Settings of the tasks are those of the multi-task experiment of the checkpoint's size, or of "
-        "the config that OVERRIDES compose: experiment=NAME tasks.detection.num_beams=1",
+        help="turn a published .pth, or a LoRA and its base, into a model folder",
+        description="Turn a published checkpoint (.pth), or with --merge a trained LoRA and its base, into a "
+        "model folder that ufo.load, evaluate.py and train.py take; for a language model transformers' "
+        "from_pretrained takes it too.",
+        epilog="Settings of the tasks are those of the multi-task experiment of a UFO-ViT's size, or of "
+        "the config that OVERRIDES compose: experiment=NAME tasks.detection.num_beams=1. For a language "
+        "model the experiment must be named.",
     )
     parser.add_argument(
-        "src", metavar="SRC", type=Path, help="the checkpoint, for example ufo-vit-b-multi.pth"
+        "src",
+        metavar="SRC",
+        type=Path,
+        help="the checkpoint, for example ufo-vit-b-multi.pth; with --merge a model folder, a run or a .ckpt",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write; must not exist yet")
     parser.add_argument("overrides", metavar="OVERRIDES", nargs="*", help="of the config in conf/")
     parser.add_argument(
         "--vocab",
-        help="vocab.txt, a folder with one, or a name on the hub (default: the vocab.txt beside SRC, else "
-        "bert-base-uncased)",
+        help="vocab.txt or tokenizer.json, a folder with one, or a name on the hub (default: the one beside "
+        "SRC, else the experiment's)",
     )
     parser.add_argument(
         "--tasks",
@@ -46,32 +51,59 @@ def add_parser(subparsers: Any) -> None:
         help="class names separated by commas, or a file with one per line, for a task or for all that read "
         "them (default: COCO's and ADE20K's); may be repeated",
     )
+    parser.add_argument("--merge", action="store_true", help="SRC is trained here: merge its LoRA")
+    parser.add_argument("--base", help="where the base of the LoRA is now, if it has moved")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and say what was recognised."""
-    if not args.src.is_file():
-        raise CommandError(f"there is no file {args.src}; give the downloaded .pth")
     if args.out.exists():
         raise CommandError(f"{args.out} exists; choose another name, or remove it first")
+    if args.merge:
+        return _merge(args)
+    if args.base:
+        raise CommandError("--base belongs to --merge")
+    if args.src.is_dir():
+        raise CommandError(f"{args.src} is a folder; to merge the LoRA of a model trained here add --merge")
+    if not args.src.is_file():
+        raise CommandError(f"there is no file {args.src}; give the downloaded .pth")
     strange = next((o for o in args.overrides if "=" not in o), None)
     if strange:
         raise CommandError(f"'{strange}' is no override of the config, as in experiment=ufo_vit_b_multi")
     classes = _classes(args.classes)
     tasks = [name.strip() for name in args.tasks.split(",")] if args.tasks else None
 
-    import torch
-
     from ufo.checkpoints import mmengine, native, published
 
     found = published.recognise(mmengine.read_pickle(args.src), args.src)
     description = found.describe(args.vocab, tasks, classes, args.overrides)
-    with torch.device("meta"):  # the weights are there: no memory for random ones
-        model = native.build(description)
+    with native.no_values():  # the weights are there: no memory for random ones
+        model = native.build_for(description, args.src)
     native.load_weights(model, found.weights, args.src, assign=True)
     native.save(model, args.out)
     print(f"{args.out}: {found.name}; tasks: {', '.join(model.tasks)}")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    """A model of this project with its LoRA in its weights."""
+    if args.overrides or args.vocab or args.tasks or args.classes:
+        raise CommandError("--merge takes the model as it is: leave out the other options")
+
+    from ufo.backbones.lora import has_adapters, merge_lora
+    from ufo.checkpoints import native
+
+    model = native.load(args.src, base=args.base)
+    lora = model.backbone.lora
+    if not has_adapters(lora) and model.backbone.base is None:
+        raise CommandError(f"{args.src} has no LoRA and no base; it is whole already")
+    try:
+        merge_lora(model.backbone)
+    except ValueError as error:
+        raise CommandError(f"the LoRA of {args.src} cannot be merged: {error}") from error
+    native.save(model, args.out)
+    merged = f"LoRA of rank {lora['rank']} merged" if has_adapters(lora) else "joined with its base"
+    print(f"{args.out}: {type(model.backbone).__name__}, {merged}; tasks: {', '.join(model.tasks)}")
 
 
 def _classes(given: list[str]) -> dict[str, tuple[str, ...]]:

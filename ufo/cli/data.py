@@ -1,19 +1,123 @@
-"""`ufo data digits`: write the built-in data set of digit scenes in the four standard formats."""
+"""`ufo data`: list, check, prepare, look at and mix data sets, and write the built-in digit scenes.
+
+What a command does stands in `data_<command>.py`, which is imported when it runs.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import Any
 
+NAME = (
+    "a data set (see `ufo data list`), a source of the mixture that the overrides choose, or a yaml file of "
+    "your own"
+)
+OVERRIDES = "as for train.py, for example mixture=five_task"
+
 
 def add_parser(subparsers: Any) -> None:
-    """Register the command."""
-    parser = subparsers.add_parser("data", help="generate the built-in digit scenes")
-    kinds = parser.add_subparsers(metavar="KIND", title="kinds of data", required=True)
+    """Register the command and its parts."""
+    parser = subparsers.add_parser("data", help="list, check, prepare, show and mix data sets")
+    kinds = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    _add_list(kinds)
+    _add_check(kinds)
+    _add_prepare(kinds)
+    _add_show(kinds)
+    _add_mix(kinds)
+    _add_digits(kinds)
+
+
+def _add(kinds: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    """A parser of `ufo data NAME`, run by `data_NAME.run`."""
+    parser = kinds.add_parser(name, help=help, description=description)
+    parser.set_defaults(run=lambda args: _run(name, args))
+    parser.add_argument("--root", type=Path, help="folder of all data sets (default: paths.data, data/)")
+    parser.add_argument("--config-dir", type=Path, help="folder of your own configs, as for train.py")
+    return parser
+
+
+def _run(name: str, args: argparse.Namespace) -> int:
+    if args.config_dir:
+        searchpath = f"hydra.searchpath=[file://{args.config_dir.absolute()}]"
+        args.overrides = [searchpath, *getattr(args, "overrides", [])]
+    return importlib.import_module(f"ufo.cli.data_{name}").run(args)
+
+
+def _add_list(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "list",
+        "all data sets: tasks, where they come from, whether they are here",
+        "List the data sets of conf/dataset. Nothing is read but whether the files exist.",
+    )
+    parser.add_argument("--task", help="only those that serve this task")
+    parser.add_argument("--found", action="store_true", help="only those that are under the root")
+
+
+def _add_check(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "check",
+        "what is wrong with a data set",
+        "Read a data set's files, decode some of its samples, and explain what is wrong. The exit code is 1 "
+        "if a split cannot be used or a sample cannot be decoded.",
+    )
+    parser.add_argument("name", metavar="NAME", help=NAME)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
+    parser.add_argument(
+        "--decode", default="200", help="samples to decode per split: a number or `all` (200)"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit code 1 also for annotations left out")
+
+
+def _add_prepare(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "prepare",
+        "convert a downloaded data set and index its annotations",
+        "Bring a data set into the form that its config reads, and build its index on disk. What is done "
+        "already is left as it is; a run that was interrupted goes on.",
+    )
+    parser.add_argument("name", metavar="NAME", help=NAME)
+    parser.add_argument("--out", type=Path, help="folder to write to (default: where the config looks)")
+    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
+
+
+def _add_show(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "show",
+        "pictures of samples with the prompt and the answers that are trained",
+        "Draw training samples as the network gets them, and write their exact prompts and answers.",
+    )
+    parser.add_argument("name", metavar="NAME", help=NAME)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
+    parser.add_argument("-n", type=int, default=16, help="number of samples (default 16)")
+    parser.add_argument("--task", help="the task to show (default: the source's, or the first one served)")
+    parser.add_argument("--split", choices=("train", "val"), default="train")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds draw other samples")
+    parser.add_argument("--out", type=Path, help="folder for the pictures (default: runs/data_show/NAME)")
+
+
+def _add_mix(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "mix",
+        "what a mixture would draw",
+        "Print share, samples and epochs of every source of a mixture. Sources whose files are missing "
+        "are shown with the size that their data set states.",
+    )
+    parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help=OVERRIDES)
+    parser.add_argument("--steps", type=int, help="batches per process (default: as the run would have)")
+    parser.add_argument("--devices", type=int, default=1, help="processes of the run (default 1)")
+
+
+def _add_digits(kinds: Any) -> None:
     digits = kinds.add_parser(
         "digits",
-        help="digit scenes: COCO instances, semantic maps, captions, referring expressions",
+        help="write digit scenes: COCO instances, semantic maps, captions, referring expressions",
         description="Write scenes of handwritten digits on photographs. The same options give the "
         "same files; a folder that is finished with the same options is left as it is.",
     )
@@ -30,7 +134,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate and print the folder. Raises DataError as `ufo.data.digits.generate`."""
+    """Generate digit scenes and print the folder. Raises DataError as `ufo.data.digits.generate`."""
     from ufo.data.digits import generate
 
     options = {k: v for k, v in vars(args).items() if k not in ("command", "run")}

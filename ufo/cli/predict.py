@@ -62,6 +62,7 @@ def add_parser(subparsers: Any) -> None:
     add("--score", type=_score, default=0.3, help="leave out objects below this score (default 0.3)")
     add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
     add("--out", type=Path, metavar="PATH", help="picture file of one image, or folder of pictures")
+    add("--constrained", action="store_true", help="let answers be nothing but well-formed (boxes, masks)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: CUDA if there is one")
     parser.set_defaults(run=run)
 
@@ -74,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     outputs = plan_outputs(args.images, paths, args.json, args.out)
     model = _load(args.ckpt, args.device)
+    if args.constrained:
+        for task in model.tasks.values():
+            task.constrained = task.has_grammar
     requests = make_requests(model, args.task, args.text or "", args.classes)
     found: dict[str, list[dict[str, Any]]] = {request.task: [] for request in requests}
     failed = 0

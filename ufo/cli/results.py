@@ -56,11 +56,12 @@ def records(
     Args:
         prediction: on the CPU, in pixels of an image of `predicted_size` (height, width).
         image: the original, in whose pixels the records are.
-        text: the expression that was asked for (grounding).
+        text: the expression or question that was asked.
 
     Returns:
         objects: one record each, `category_id` counts from 1; class map: one per class present;
-        grounding: one with the box, zeros if the answer holds none; caption: one with the text.
+        expression: one with the box, zeros if the answer holds none, and the mask of a segmentation;
+        question: one with the answer; caption: one with the text.
     """
     head = {"image_id": image.id, "file_name": image.file_name}
     if prediction.semantic is not None:
@@ -69,11 +70,17 @@ def records(
             for label, rle in _regions(prediction.semantic, image.size)
         ]
     if prediction.boxes is None:
-        return [{**head, "caption": prediction.text}]
+        return [
+            {**head, "question": text, "answer": prediction.text}
+            if text
+            else {**head, "caption": prediction.text}
+        ]
     boxes = _boxes(prediction.boxes, predicted_size, image.size)
     scores = [round(score, 5) for score in prediction.scores.tolist()]
     if prediction.labels is None:
         found = {"text": text, "bbox": boxes[0], "score": scores[0], "answer": prediction.text}
+        if prediction.masks is not None:
+            found["segmentation"] = _rle(prediction.masks[0], image.size)
         return [{**head, **found}]
     objects = [
         {**head, **_category(label, prediction), "bbox": box, "score": score}
@@ -99,9 +106,12 @@ def summary(prediction: Prediction, min_score: float, text: str = "") -> str:
     if prediction.labels is None:
         x1, y1, x2, y2 = prediction.boxes[0].tolist()
         if x2 <= x1 or y2 <= y1:
-            return f'"{text}": no box in the answer "{prediction.text}"'
+            what = "box" if prediction.masks is None else "mask"
+            return f'"{text}": no {what} in the answer "{prediction.text}"'
         score = prediction.scores[0].item()
         where = f"x {x1:.0f}, y {y1:.0f}, width {x2 - x1:.0f}, height {y2 - y1:.0f}"
+        if prediction.masks is not None:
+            where += f", {int(prediction.masks.sum())} pixels"
         return f'"{text}" at {where} (score {score:.2f})'
     kept = confident(prediction, min_score)
     hidden = len(prediction.labels) - len(kept.labels)

@@ -1,0 +1,33 @@
+"""`ufo demo` with a few scenes and seconds."""
+
+import re
+
+import pytest
+from commands import ROOT, TASKS, needs_weights
+
+from ufo.cli.demo import HEADLINES
+from ufo.cli.main import main
+
+pytestmark = pytest.mark.slow
+
+
+@needs_weights
+def test_the_demo_prints_five_metrics_of_four_models(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    sizes = [f"sources.{task}.{key}=2" for task in TASKS for key in ("batch_size", "val_batch_size")]
+    scenes = [f"prepare.digits.out={tmp_path / 'scenes'}", "prepare.digits.train=32", "prepare.digits.val=4"]
+    arguments = ["demo", "--minutes", "0.05", "--batches", "1", "--out", str(tmp_path / "demo")]
+    assert main([*arguments, *sizes, *scenes, "num_workers=0", "trainer.accelerator=cpu"]) == 0
+    printed = capsys.readouterr().out
+    for task in TASKS:
+        (row,) = re.findall(rf"^{task} {HEADLINES[task]} .*$", printed, re.MULTILINE)
+        assert len([float(x) for x in row.split()[2:]]) == 4
+    for part in ("before", "after"):
+        assert len(list((tmp_path / "demo" / "pictures" / part).rglob("*.png"))) >= len(TASKS)
+    assert (tmp_path / "demo" / "model" / "model.safetensors").is_file()
+
+
+def test_outside_the_project_s_folder_the_demo_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 2
+    assert "conf/" in capsys.readouterr().err
