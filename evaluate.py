@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> float | None:
         build.check_sizes(cfg, model)
         build.apply_task_overrides(cfg, model)
         module = build.evaluation_module(model)
-        trainer = build.build_trainer(cfg)
+        trainer = build.build_trainer(cfg, evaluates=True)
 
     (*metrics,) = trainer.validate(module, data, verbose=False)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -55,6 +56,17 @@ QUICK = [
     *(f"tasks.{task}.mask_tokens=4" for task in DENSE[1:]),
 ]
 SCENES = {"train": 24, "val": 7}
+# by train.py and evaluate.py with any config
+IMPORTED = (
+    "lightning.pytorch.loggers",
+    "ufo.build",
+    "ufo.callbacks",
+    "ufo.check",
+    "ufo.checkpoints.native",
+    "ufo.data.datasets",
+    "ufo.modules.ufo_vit",
+    "ufo.sweeps.record",
+)
 SHIPPED = ROOT / "weights" / "ufo_vit_tiny_digits"
 # the shipped model as it was trained, on few images
 SHIPPED_RUN = [
@@ -127,11 +139,13 @@ class Finished:
     text: str
 
 
-def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 300) -> Finished:
+def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 900) -> Finished:
     """`torchrun --nproc_per_node=<processes> <script> <overrides>`, in copies of this process.
 
     They need not import anything, and may be killed or leave as they like.
     """
+    for module in IMPORTED:
+        importlib.import_module(module)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

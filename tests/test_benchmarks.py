@@ -11,6 +11,10 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SMALL = ["--network", "tiny", "--scale", "0.2", "--threads", "1"]
 RUNS = {
+    "annotations": (
+        ["--images", "300", "--boxes", "2000", "--workers", "1", "--lookups", "50"],
+        "one without annotations, spawn",
+    ),
     "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
     "train_step_vit": ([*SMALL, "--objects", "3"], "grounding"),
     "decode_mllm": (
@@ -20,6 +24,10 @@ RUNS = {
     "dataloader": (
         ["--sizes", "64x48", "--images", "3", "--repeat", "1", "--scale", "0.2"],
         "decoding alone",
+    ),
+    "scaling": (
+        ["--processes", "1", "2", "--steps", "1", "--experiments", "ufo_vit_b_multi"],
+        "Expected efficiency",
     ),
     "mask_postprocessing": (["--masks", "8", "--size", "48", "64", "--patches", "14"], "kept"),
 }

@@ -1,12 +1,16 @@
-"""Two processes on the CPU (gloo) against one: the same metrics, the same gradients."""
+"""Several processes on the CPU (gloo) against one: the same metrics, the same gradients."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from commands import (
+    DENSE,
     NETWORK,
     QUICK,
     SCENES,
@@ -16,15 +20,19 @@ from commands import (
     batches,
     command,
     digits,
+    forked,
     metrics,
     needs_weights,
     resolution,
     run,
 )
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ufo.cli.demo import HEADLINES
 from ufo.data.digits import generate
+from ufo.types import Batch
 
 pytestmark = pytest.mark.slow
 
@@ -75,20 +83,18 @@ def test_two_processes_train_as_one_with_twice_the_batch(two, scenes, tmp_path):
         assert error <= 1e-3 * largest, (name, float(error), float(step.abs().max()))
 
 
-def test_two_processes_log_the_metrics_of_one(two, scenes, tmp_path):
-    """Seven images, so that the sampler repeats one."""
-    run("evaluate.py", f"ckpt={two}", *SMALL, *FIXED, *scenes, *batches(3, *TASKS), out=tmp_path)
-    assert metrics(tmp_path) == pytest.approx(metrics(two), abs=1e-6)
-
-
 @needs_weights
-def test_two_processes_evaluate_a_model_that_has_learnt_as_one(scenes, tmp_path):
-    settings = [f"ckpt={SHIPPED}", *SHIPPED_RUN, *scenes, "trainer.precision=32-true"]
-    done = command("evaluate.py", *settings, *batches(2, *TASKS), *TWO, out=tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    run("evaluate.py", *settings, *batches(4, *TASKS), out=tmp_path / "one")
-    found = metrics(tmp_path / "one")
-    assert metrics(tmp_path / "two") == pytest.approx(found, abs=1e-5)
+def test_one_two_and_three_processes_measure_the_same(scenes, tmp_path):
+    """Seven images, so that the sampler repeats some; a model that has learnt, in batches of 4, 3 and 1."""
+    settings = [f"ckpt={SHIPPED}", *SHIPPED_RUN, *scenes, "trainer.precision=32-true", "trainer=ddp"]
+    for processes, size in ((1, 4), (2, 3), (3, 1)):
+        out = tmp_path / str(processes)
+        arguments = [*settings, *batches(size, *TASKS), "logger=csv", "trainer.devices=1"]
+        done = forked("evaluate.py", *arguments, out=out, processes=processes)
+        assert done.codes == [0] * processes, done.text
+    found = metrics(tmp_path / "1")
+    assert metrics(tmp_path / "2") == pytest.approx(found, abs=1e-5)
+    assert metrics(tmp_path / "3") == pytest.approx(found, abs=1e-5)
     for name, metric in HEADLINES.items():
         assert found[f"val/digits/{name}/{metric}"] > 0.05, name
 
@@ -99,3 +105,59 @@ def test_one_process_keeps_the_record_and_the_pictures(two):
     assert len(list(two.glob("tensorboard/events*"))) == 1
     assert len(list(two.glob("pictures/*/*.png"))) == len(TASKS)
     assert [p.name for p in two.glob(".model*")] == []
+
+
+class Loss(nn.Module):
+    """Lets DDP see `UFO.loss` as a forward pass."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.model.loss(batch)["loss"]
+
+
+def part(batch: Batch, i: int) -> Batch:
+    """Image `i` alone."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "classes"}
+    cut = {k: v[i : i + 1] for k, v in values.items() if isinstance(v, (list, torch.Tensor)) and len(v)}
+    return replace(batch, **cut)
+
+
+def gradients(module: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+    module.zero_grad(set_to_none=True)
+    module(batch).backward()
+    named = ((name.removeprefix("module."), p.grad) for name, p in module.named_parameters())
+    return {name: torch.zeros(()) if grad is None else grad.clone() for name, grad in named}
+
+
+def each_process(rank: int, folder: str, model, examples: dict[str, Batch]) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    module = DistributedDataParallel(Loss(model), find_unused_parameters=True)
+    found = {key: gradients(module, part(batch, rank)) for key, batch in examples.items()}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_with_one_image_have_the_gradients_of_one_with_two(make_model, make_batch, tmp_path):
+    """Every task, with other numbers of objects on each process, and none on one: losses are normalised by
+    counts over all processes. What is random about targets is switched off, since it is drawn per process."""
+    model = make_model().train()
+    model.mask_points = 0
+    for task in model.tasks.values():
+        for name, value in {"samples_per_window": 4, "assign_noise": 0.0}.items():
+            if hasattr(task, name):
+                setattr(task, name, value)
+    pairs = [(name, (1, 3)) for name in model.tasks] + [(name, (0, 3)) for name in DENSE]
+    examples = {f"{name} {counts}": make_batch(name, counts) for name, counts in pairs}
+    mp.start_processes(each_process, (str(tmp_path), model, examples), nprocs=2, start_method="fork")
+    found = torch.load(tmp_path / "0.pt")
+    for key, batch in examples.items():
+        expected = gradients(Loss(model), batch)
+        assert found[key].keys() == expected.keys()
+        largest = max(float(g.abs().max()) for g in expected.values())
+        assert largest > 1e-4, key
+        for name, gradient in expected.items():
+            difference = float((found[key][name] - gradient).abs().max())
+            assert difference < 1e-5 * largest, (key, name, difference, largest)

@@ -23,6 +23,7 @@ from ufo.checkpoints.native import prepare_training
 from ufo.data.module import UFODataModule
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
+from ufo.modules.strategies import for_evaluation
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +114,15 @@ def apply_task_overrides(cfg: DictConfig, model: UFO) -> None:
             setattr(model.tasks[place[1]], place[2], cfg.tasks[place[1]][place[2]])
 
 
-def build_trainer(cfg: DictConfig, **overrides: Any) -> L.Trainer:
-    """The trainer, with the config's callbacks and loggers unless `overrides` names others."""
+def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) -> L.Trainer:
+    """The trainer, with the config's callbacks and loggers unless `overrides` names others.
+
+    One that only `evaluates` spreads as its strategy can without an optimizer.
+    """
     arguments = {"callbacks": None, "logger": None, **overrides}
+    if evaluates:
+        cfg = OmegaConf.merge(cfg)  # a copy
+        cfg.trainer.strategy = for_evaluation(cfg.trainer.strategy)
     if arguments["logger"] is None:
         arguments["logger"] = [instantiate(c) for c in cfg.logger.values() if c] or False
     if arguments["callbacks"] is None:

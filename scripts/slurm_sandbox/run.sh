@@ -12,6 +12,7 @@ export SLURM_CONF=$SLURM_SANDBOX_DIR/etc/slurm.conf
 export PYTHONPATH=$PWD OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=eth0 HYDRA_FULL_ERROR=1 PYTHONWARNINGS=ignore
 RUNS=$(mktemp -d)
 OUTPUT=${1:-/dev/stdout}
+STEPS=${STEPS:-60}  # of (a) and (c)
 
 # the five tasks on digit scenes, with a network of a few thousand weights
 TINY="num_workers=0 trainer.accelerator=cpu logger=csv ~callbacks.pictures ~callbacks.progress
@@ -51,13 +52,17 @@ EOF
     sbatch --parsable --output="$1.log" "$RUNS/job.sh"
 }
 
+saved_step() {  # the newest checkpoint of the run in folder $1
+    ls "$1/checkpoints" 2> /dev/null | sed -n 's/^step_\([0-9]*\)\.ckpt$/\1/p' | sort -n | tail -n 1
+}
+
 part_a() {
     say "## (a) Two nodes, one DDP training" "" '```console' '$ sinfo -N -o "%N %t %c"'
     sinfo -N -o "%N %t %c"
     say '$ srun -N2 hostname' "$(srun -N2 hostname | sort)"
-    say '$ srun -N2 --ntasks-per-node=1 python train.py $TINY trainer=ddp trainer.num_nodes=2 trainer.devices=1 trainer.max_steps=60'
+    say '$ srun -N2 --ntasks-per-node=1 python train.py $TINY trainer=ddp trainer.num_nodes=2 trainer.devices=1 trainer.max_steps='"$STEPS"
     local job
-    job=$(two_nodes "$RUNS/straight" trainer.max_steps=60 trainer.val_check_interval=60)
+    job=$(two_nodes "$RUNS/straight" trainer.max_steps=$STEPS trainer.val_check_interval=$STEPS)
     wait_job "$job"
     relevant < "$RUNS/straight.log"
     say "$(tail -n +2 "$RUNS"/straight/csv/version_0/metrics.csv | wc -l) rows in metrics.csv"
@@ -85,12 +90,15 @@ SUBMITIT="hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=0 hydra.lau
 part_c() {
     say "## (c) Told to go in the middle of the epoch, requeued, the same weights" "" '```console'
     local job size
-    job=$(two_nodes "$RUNS/stopped" trainer.max_steps=60 trainer.val_check_interval=60 \
-        callbacks.checkpoint.every_n_train_steps=10)
+    job=$(two_nodes "$RUNS/stopped" trainer.max_steps=$STEPS trainer.val_check_interval=$STEPS \
+        callbacks.checkpoint.every_n_train_steps=$((STEPS / 6)))
     say '$ sbatch --requeue job.sh   # srun python train.py ..., as in (a)'
-    until [ -f "$RUNS/stopped/checkpoints/step_20.ckpt" ]; do sleep 0.1; done
+    until [ "0$(saved_step "$RUNS/stopped")" -ge $((STEPS / 3)) ]; do
+        squeue -h -j "$job" | grep -q . || { cat "$RUNS/stopped.log" >&2; return 1; }
+        sleep 0.1
+    done
     scancel --signal=USR1 "$job"
-    say '$ scancel --signal=USR1 $JOB   # after its step 20'
+    say '$ scancel --signal=USR1 $JOB   # after its step '$((STEPS / 3))
     wait_job "$job"
     relevant < "$RUNS/stopped.log"
     say '$ sha256sum straight/model/model.safetensors stopped/model/model.safetensors'

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+from unittest.mock import patch
+
 import pytest
 import torch
 from mllm_models import CONFIGS, FAMILIES, make_backbone, make_tokenizer
+from tiny_mllm import make_mllm, training_batch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ufo.backbones import make_backbone as by_name
 from ufo.backbones.base import AnswerCache
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
 from ufo.backbones.qwen2_5_vl import Qwen2_5_VL
+from ufo.head.losses import token_loss
 from ufo.hf_tokenizer import HFTokenizer, build_tokenizer
+from ufo.model import UFO
 from ufo.ops.grid import query_grid
+from ufo.tasks import make_task
+from ufo.types import Batch
 
 PROMPTS = ["what is red", "what"]
 
@@ -256,6 +266,84 @@ def test_a_tokenizer_without_the_special_tokens(made):
 
 
 # ---------------------------------------------------------------- training and configs
+
+
+class Shapes(TorchDispatchMode):
+    """The shape of every tensor that is computed, also in the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(x.shape) for x in tree_leaves(result) if isinstance(x, torch.Tensor)}
+        return result
+
+
+def test_no_scores_between_answers_in_training():
+    """Answers cost Q*T x N scores, never (N + Q*T)^2: no tensor has two dimensions as long as all answers."""
+    backbone, tokenizer = make_backbone(InternVL)
+    grid, length = query_grid(*backbone.grid_windows(32, 16), 4), 5
+    queries = grid.references.shape[1]
+    ids = answers(2 * queries, length)
+    with Shapes() as shapes:
+        context = encode(backbone, tokenizer, size=(32, 16), grid=grid)
+        hidden = backbone.answer(context, ids, torch.arange(ids.numel()))
+        (hidden.square().mean() + context.image_features.mean()).backward()
+    prefix = context.memory[0].shared[0].shape[2]
+    together = queries * length
+    assert prefix < together
+    assert any(shape[-1:] == (prefix,) and shape[-2] >= together for shape in shapes.seen if len(shape) > 1)
+    assert not [shape for shape in shapes.seen if sum(n >= together for n in shape) > 1]
+
+
+def test_logits_of_supervised_positions_only():
+    model, batch = make_mllm().train(), training_batch()
+    targets = []
+
+    def listen(hidden, wanted, embedding):
+        targets.append(len(wanted))
+        return token_loss(hidden, wanted, embedding)
+
+    with patch("ufo.model.token_loss", listen), Shapes() as shapes:
+        model.loss(batch)["loss"].backward()
+    words, width = model.backbone.output_embedding.shape
+    logits = {torch.Size(shape) for shape in shapes.seen if shape[-1:] == (words,)} - {(width, words)}
+    assert logits and max(shape[:-1].numel() for shape in logits) == targets[0]
+
+
+SINGLE = {
+    "caption": {"texts": ["red three", "three"]},
+    "grounding": {"boxes": [torch.tensor([[2.0, 3.0, 9.0, 12.0]])] * 2},
+    "referring_segmentation": {"masks": [torch.ones(1, 16, 16, dtype=torch.uint8)] * 2},
+    "reasoning_segmentation": {"masks": [torch.ones(1, 16, 16, dtype=torch.uint8)] * 2},
+    "vqa": {"conversations": [["what", "red", "what", "three"], ["what", "red"]]},
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_single_answer_tasks(made, name):
+    """Every family learns and answers them; a family without grid queries needs no more than its file."""
+    backbone, tokenizer = made
+    task = make_task(name, image_size=16, **({"num_bins": 20} if name == "grounding" else {}))
+    model = UFO(backbone, tokenizer, {name: task}, mask_points=0)
+    shared = {"task": name, "source": "x", "classes": (), "images": images(), "texts": ["what", "red three"]}
+    batch = Batch(**{**shared, **SINGLE[name]}, sizes=[(30, 40), (16, 16)])
+    losses = model.loss(batch)
+    losses["loss"].backward()
+    assert all(v.isfinite() for v in losses.values())
+    trained = [n for n, p in backbone.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any("layers.0" in n for n in trained) and any(backbone.part_of(n) == "vision" for n in trained)
+    for size, prediction in zip(batch.sizes, model.predict_batch(batch), strict=True):
+        if prediction.masks is not None:
+            assert prediction.masks.shape == (1, *size)
+        if name == "grounding":
+            assert prediction.boxes.shape == (1, 4)
+
+
+def test_a_third_family_is_small():
+    assert len(inspect.getsource(inspect.getmodule(Qwen2_5_VL)).splitlines()) < 150
 
 
 def test_gradient_checkpointing_changes_nothing():

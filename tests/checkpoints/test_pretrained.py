@@ -15,10 +15,10 @@ from transformers import AutoModelForImageTextToText
 
 import ufo
 from ufo.backbones.lora import frozen
+from ufo.backbones.mllm import fit_vocabulary
 from ufo.checkpoints import folder as folder_module
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.native import check_resumable, initialise, load, prepare_training, read, save
-from ufo.checkpoints.pretrained import fit_vocabulary
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 

@@ -45,6 +45,7 @@ def lora(family, tmp_path):
     return save(model, tmp_path / "lora"), outputs(model)
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_transformers_own(ufo, family, lora, tmp_path):
     path, expected = lora
     out = tmp_path / "new" / "merged"
@@ -89,6 +90,7 @@ def test_a_merged_model_is_transformers_own(ufo, family, lora, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_merging_a_lora_whose_base_moved_or_is_another(ufo, family, lora, tmp_path):
     (tmp_path / "base").rename(tmp_path / "moved")
     answer = ufo("convert", "--merge", tmp_path / "lora", tmp_path / "out")

@@ -62,7 +62,7 @@ def test_list(ufo, root):
     answer = ufo("data", "list", "--root", root)
     lines = {line.split()[0]: line for line in answer.out if line.split()}
     assert answer.code == 0 and "found" in lines["digits_instances"]
-    assert "found" not in lines["coco_instances"]
+    assert "found" not in lines["coco_instances"] and "found" not in lines["refer_segmentation"]
     found = ufo("data", "list", "--root", root, "--found", "--task", "grounding").out
     assert any("digits_expressions" in line for line in found)
     assert not any("digits_semantic" in line or "refcoco" in line for line in found)
@@ -188,3 +188,17 @@ def test_own_sources_join_a_mixture(ufo, birds, root):
     words = ("--config-dir", mine, "mixture=own", "+mine=birds", "--steps", 100)
     answer = ufo("data", "mix", *words)
     assert answer.code == 0 and "100.00%" in "\n".join(answer.out)
+    (mine / "birds.json").rename(mine / "elsewhere.json")
+    absent = ufo("data", "mix", *words)
+    (row,) = [line for line in absent.out if line.startswith("birds/detection")]
+    assert absent.code == 0 and "size unknown" in row and row.count(" ?") == 2
+    assert any("1 of 1 sources are not here" in line for line in absent.out)
+
+
+def test_every_task_can_be_shown(ufo, root, tmp_path):
+    """Also those that the default mixture has not; of several, the one that uses most of the data."""
+    small = ("backbone=ufo_vit_tiny", "resolution='112'", "--root", root, "-n", 1, "--out", tmp_path)
+    assert ufo("data", "show", "digits_conversations", *small).code == 0
+    assert "prompt: Task: vqa" in (tmp_path / "texts.txt").read_text()
+    assert ufo("data", "show", "digits_reasoning", *small).code == 0
+    assert "<MASK><MASK>" in (tmp_path / "texts.txt").read_text()

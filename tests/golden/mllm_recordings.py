@@ -1,7 +1,7 @@
 """Recordings of the published UFO-InternVL and UFO-LLaVA, and our model and batches set up as they were made.
 
 Cases, sizes, prompts and choices are read from the files; the folder's README says what they hold.
-Shapes: `B` images, `S` trained queries, `L` answer tokens, `C` width.
+Shapes: `B` images, `S` trained queries, `R = B*S` rows, `T` fed answer tokens, `N` prefix, `C` width.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 from unittest.mock import patch
@@ -20,10 +20,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from vit_recordings import FOLDER as VIT_FOLDER
+from vit_recordings import ROOT
 
-from ufo.backbones.base import Backbone, Context
+from ufo.backbones.base import Backbone, Context, LayerMemory
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
+from ufo.backbones.prefix_attention import AnswerPass, answer_attention
 from ufo.checkpoints.official_mllm import merge, read_official_mllm
 from ufo.hf_tokenizer import HFTokenizer, read_backend
 from ufo.model import UFO
@@ -36,13 +38,22 @@ from ufo.types import Batch
 FOLDER = VIT_FOLDER.parent / "mllm"
 ABSENT = f"no recordings in {FOLDER}; set UFO_GOLDEN_DIR to the folder that holds mllm/"
 TASKS = {"refer_segmentation": "referring_segmentation", "reason_segmentation": "reasoning_segmentation"}
-CLASSES = {"coco": "coco_classes.txt"}
 IMAGE = "<image>"
 
 
-def cases(kind: str) -> list:
-    """Recorded cases of a kind (`loss` or `pred`) as parameters, or one that skips the test."""
-    found = [f"{p.parent.name}/{p.name}" for p in sorted(FOLDER.glob(f"*/*_{kind}_*")) if p.is_dir()]
+def names(kind: str) -> list[str]:
+    """Recorded cases of a kind, `loss` or `pred`: `<folder>/<case>`."""
+    return [f"{p.parent.name}/{p.name}" for p in sorted(FOLDER.glob(f"*/*_{kind}_*")) if p.is_dir()]
+
+
+def smallest(folder: str) -> Case:
+    """The shortest recorded training step of a folder."""
+    found = [Case(name) for name in names("loss") if name.startswith(f"{folder}/")]
+    return min(found, key=lambda case: case["final_normed"].numel())
+
+
+def or_skip(found: list) -> list:
+    """Parameters of a test, or one that skips it."""
     return found or [pytest.param(None, marks=pytest.mark.skip(reason=ABSENT))]
 
 
@@ -111,39 +122,31 @@ class Case:
     @property
     def questions(self) -> list[str]:
         """What was asked, without the chat format."""
-        if self.task_name == "vqa":
-            return [s["conversations"][0]["value"] for s in self.meta["samples"]]
         before = "user\n" if self.family_name == "internvl" else " User: "
         return [t.split(before, 1)[1].split(f"\n{IMAGE}", 1)[0] for t in self.texts]
 
     @property
-    def answers(self) -> list:
-        """Answers of single-answer tasks; of a conversation its turns after the first question."""
-        if self.task_name == "vqa":
-            talks = [[turn["value"] for turn in s["conversations"][1:]] for s in self.meta["samples"]]
-            return [[(text, i % 2 == 0) for i, text in enumerate(turns)] for turns in talks]
-        opening = "assistant" + self.family.backbone.opening
-        if self.family_name == "llava":
-            opening = " ASSISTANT" + self.family.backbone.opening
+    def answers(self) -> list[str]:
+        """What was answered to a prompt alone."""
+        opening = {"internvl": "assistant", "llava": " ASSISTANT"}[
+            self.family_name
+        ] + self.family.backbone.opening
         return [t.rsplit(opening, 1)[1].removesuffix(self.family.end) for t in self.texts]
 
     # ---------------------------------------------------------------- our side
 
-    def backbone(self, **compat: bool) -> Backbone:
-        """Our backbone with the recorded weights."""
-        native, config = _weights(self.name.split("/")[0])
-        vision = config["vision_config"]
+    @property
+    def folder(self) -> str:
+        return self.name.split("/")[0]
+
+    def backbone(self, weights: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> Backbone:
+        """Our backbone with the recorded weights, or others; with the published code's known bugs."""
+        native, config = weights or merged_weights(self.folder)
         backbone = self.family.backbone(
             vocab_size=config["text_config"]["vocab_size"],
             config=config,
-            compat={
-                "end_of_longest_only": True,
-                "embedding_of_first": True,
-                "padded_positions": True,
-                **compat,
-            },
+            compat={"end_of_longest_only": True, "embedding_of_first": True, "padded_positions": True},
         )
-        assert vision["patch_size"] in (14, [14, 14])
         backbone.net.load_state_dict(native)
         return backbone
 
@@ -158,7 +161,7 @@ class Case:
             "num_bins": self.sample["head_cfg"].get("num_bins"),
             "grid_per_window": rows if settings["grid_interpolate"] else 0,
             "samples_per_window": settings["samples_grids_eachwin"],
-            "causal_image": self.task_name == "vqa" and self.name.startswith("internvl_lora"),
+            "causal_image": self.task_name == "vqa" and self.folder == "internvl_lora",
             **more,
         }
         if not settings["grid_interpolate"]:
@@ -166,18 +169,21 @@ class Case:
         known = {f.name for f in fields(task_class(self.task_name)) if f.init}
         return make_task(self.task_name, **{k: v for k, v in values.items() if k in known and v is not None})
 
-    def model(self, task: Task | None = None, **compat: bool) -> UFO:
+    def model(self, task: Task | None = None, backbone: Backbone | None = None) -> UFO:
         task = task or self.task()
-        model = UFO(self.backbone(**compat), tokenizer(self.family_name), {task.name: task}, mask_points=0)
-        return model
+        backbone = backbone or self.backbone()
+        return UFO(backbone, tokenizer(self.family_name), {task.name: task}, mask_points=0)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class list, as the prompt for the whole list names it."""
+        """The class list of the recorded data set; of one that this project has not, as a prompt names it."""
+        known = f"{self.sample['dataset_name'].removesuffix('_seg')}_classes.txt"
+        if (path := ROOT / "conf" / "vocab" / known).is_file():
+            return tuple(path.read_text(encoding="utf-8").splitlines())
         text = self.meta.get("get_prompt", [""])[0]
         if not text:  # a sampled list: the same classes as the case with the whole list
             other = FOLDER / self.name.replace("_sampledprompt", "") / "meta.json"
-            text = json.loads(other.read_text(encoding="utf-8")).get("get_prompt", [""])[0]
+            text = json.loads(other.read_text(encoding="utf-8"))["get_prompt"][0]
         question = text.split(f"\n{IMAGE}")[0]
         if self.task_name == "semantic_segmentation":
             return tuple(question.rsplit("(", 1)[1].split(")")[0].split(","))
@@ -191,19 +197,31 @@ class Case:
         def each(name: str) -> list[Tensor] | None:
             return [self[f"gt{i}_{name}"] for i in range(count)] if f"gt0_{name}" in self else None
 
-        semantic = each("semseg")
+        semantic, talks = each("semseg"), None
+        if self.task_name == "vqa":
+            talks = [[t["value"] for t in s["conversations"]] for s in self.meta["samples"]]
         return Batch(
             task=self.task_name,
             source="golden",
-            classes=self.classes if "get_prompt_sample" in self.meta or "get_prompt" in self.meta else (),
+            classes=self.classes if "dataset_name" in self.sample else (),
             images=self["images_uint8"],
-            texts=[s.get("gt_caption", s.get("text", "")) for s in self.meta["samples"]],
+            texts=[talk[0].removeprefix(f"{IMAGE}\n") for talk in talks or ()]
+            or [s.get("gt_caption", s.get("text", "")) for s in self.meta["samples"]],
+            sentences=[s["is_sentence"] for s in self.meta["samples"] if "is_sentence" in s] or None,
             boxes=each("bboxes"),
             labels=[x.long() for x in each("labels") or ()],
             masks=each("masks"),
             semantic=None if semantic is None else torch.stack([s.view(s.shape[-2:]) for s in semantic]),
             sizes=[tuple(s["ori_shape"]) for s in self.meta["samples"]],
+            conversations=talks,
         )
+
+    @property
+    def blocked(self) -> Tensor:
+        """bool `[B, n, n]`, the keys that each recorded token may not see."""
+        shape = self["attn_blocked_shape"].tolist()
+        bits = np.unpackbits(self["attn_blocked_packbits"].numpy(), count=np.prod(shape))
+        return torch.from_numpy(bits).view(shape)[:, 0].bool()
 
     # ---------------------------------------------------------------- grids
 
@@ -217,7 +235,9 @@ class Case:
     def recorded_choices(self, model: UFO) -> Iterator[None]:
         """The recorded questions and query choices take the place of our own draws."""
         task = model.task(self.task_name)
-        patches = [patch.object(type(task), "prompts", lambda *_, **__: self.questions)]
+        patches = []
+        if self.texts:
+            patches.append(patch.object(type(task), "prompts", lambda *_, **__: self.questions))
         if "batch_select_index" in self:
             grid = model.grid(task, *self["images_uint8"].shape[-2:])
             chosen = self.order(grid)[self["batch_select_index"]]
@@ -238,25 +258,84 @@ class Case:
     def _assign_regions(self, batch, i, grid, generator) -> Tensor:
         labels, _ = regions(batch.semantic[i])
         recorded = self["grid_target_tokens"][i][:, 0]  # [Q], the class of each query
-        ours = torch.full_like(recorded, -1)
         place = (recorded[:, None] == labels).int()
-        found = torch.where(place.any(1), place.argmax(1), -1)
-        positive = self["grid_assign_inds"][i].view(-1) >= 0
-        ours[self.order(grid)] = torch.where(positive, found, -1)
+        ours = torch.full_like(recorded, -1)
+        ours[self.order(grid)] = torch.where(place.any(1), place.argmax(1), -1)
         return ours
 
 
+# ---------------------------------------------------------------- weights
+
+
 @lru_cache(maxsize=3)
-def _weights(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def merged_weights(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Native weights with their LoRA merged, and the config they are of."""
+    native, lora, described = read_weights(folder, heads(folder))
+    return merge(native, lora), described["config"]
+
+
+def read_weights(folder: str, config: dict[str, Any]):
+    """What `read_official_mllm` makes of the recorded weights and a config."""
     family = folder.split("_")[0]
     known = json.loads((FOLDER / "tokenizer" / f"{family}_ids.json").read_text(encoding="utf-8"))["ids"]
-    patch_id = known["<IMG_CONTEXT>" if family == "internvl" else "<image>"]
-    key = "image_token_id" if family == "internvl" else "image_token_index"
-    state = load_file(FOLDER / f"{folder}_tiny.safetensors")
-    heads = {"text_config": {"num_attention_heads": 4}, "vision_config": {"num_attention_heads": 2}}
-    native, lora, described = read_official_mllm(state, {**heads, key: patch_id})
-    return merge(native, lora), described["config"]
+    key, token = ("image_token_id", "<IMG_CONTEXT>") if family == "internvl" else ("image_token_index", IMAGE)
+    return read_official_mllm(official_weights(folder), {**config, key: known[token]})
+
+
+def official_weights(folder: str) -> dict[str, Tensor]:
+    """Recorded weights by their official names."""
+    return load_file(FOLDER / f"{folder}_tiny.safetensors")
+
+
+@lru_cache
+def native_names(folder: str) -> dict[str, list[str]]:
+    """Official name of a weight or factor -> native names of its parts, found out with numbers as values."""
+    config, weights = heads(folder), official_weights(folder)
+    numbered = {k: torch.full_like(v, i) for i, (k, v) in enumerate(weights.items())}
+    with patch(f"{__name__}.official_weights", lambda _: numbered):
+        native, lora, _ = read_weights(folder, config)
+    found: dict[str, list[str]] = {name: [] for name in weights}
+    for name, value in {**native, **lora}.items():
+        found[[*weights][int(value.flatten()[0])]].append(name)
+    return found
+
+
+@lru_cache
+def heads(folder: str) -> dict[str, dict[str, int]]:
+    """Numbers of attention heads, which no file tells: those that come closest to a recording.
+
+    Nothing else is fitted, and every test must still agree.
+    """
+    case, numbers = smallest(folder), (1, 2, 3, 4, 6, 8, 12, 16)
+
+    def closest(part: str, recorded: str, **others: int) -> int:
+        distance = {n: _distance(case, {**others, part: n}, recorded) for n in numbers}
+        return min(distance, key=distance.get)
+
+    possible = closest("text_config", "projector_out", vision_config=1)  # one that the widths allow
+    chosen = {"vision_config": closest("vision_config", "projector_out", text_config=possible)}
+    chosen["text_config"] = closest("text_config", "final_normed", **chosen)
+    return {part: {"num_attention_heads": number} for part, number in chosen.items()}
+
+
+@torch.no_grad()
+def _distance(case: Case, numbers: dict[str, int], recorded: str) -> float:
+    """How far a model with so many heads is from a recorded tensor."""
+    config = {part: {"num_attention_heads": number} for part, number in numbers.items()}
+    try:
+        native, lora, described = read_weights(case.folder, config)
+    except ValueError:  # the text's widths do not divide into so many
+        return float("inf")
+    if any(described["config"][part]["hidden_size"] % n for part, n in numbers.items()):
+        return float("inf")
+    backbone = case.backbone((merge(native, lora), described["config"]))
+    with traced(backbone) as seen:
+        case.model(backbone=backbone).encode(case["images_uint8"][:1], case.questions[:1], None)
+    ours = seen.patches if recorded == "projector_out" else seen.prefix[-1]
+    return float((ours - case[recorded][: len(ours), : ours.shape[1]]).abs().mean())
+
+
+# ---------------------------------------------------------------- what a backbone computes
 
 
 class Trace:
@@ -264,7 +343,9 @@ class Trace:
 
     def __init__(self):
         self.calls: list[list[Tensor]] = []
+        self.masks: list[Tensor | None] = []
         self.rope: list[Tensor] = []
+        self.tiles: Tensor | None = None
         self.patches: Tensor | None = None
         self.context: Context | None = None
 
@@ -282,12 +363,8 @@ class Trace:
 
     @property
     def answers(self) -> list[Tensor]:
-        """Per layer and after the norm `[1, M, C]`."""
+        """Of the first answer pass, per layer and after the norm `[1, M, C]` or `[R, T, C]`."""
         return self.calls[1]
-
-    @property
-    def positions(self) -> tuple[Tensor, Tensor]:
-        return self.rope[0], self.rope[1]
 
 
 @contextmanager
@@ -297,9 +374,10 @@ def traced(backbone: Backbone) -> Iterator[Trace]:
     handles = []
 
     def entered(index):
-        def hook(module, arguments):
+        def hook(module, arguments, named):
             if index == 0:
                 trace.calls.append([])
+                trace.masks.append(named["attention_mask"])
             trace.calls[-1].append(arguments[0].detach())
 
         return hook
@@ -313,39 +391,89 @@ def traced(backbone: Backbone) -> Iterator[Trace]:
     def projected(module, arguments, output):
         trace.patches = output.detach()
 
-    encode = backbone.encode
+    encode, normalise = backbone.encode, backbone.normalise
 
     def encoded(*arguments, **named):
         trace.context = encode(*arguments, **named)
         return trace.context
 
+    def normalised(pixels):
+        trace.tiles = normalise(pixels)
+        return trace.tiles
+
     for index, layer in enumerate(decoder.layers):
-        handles.append(layer.register_forward_pre_hook(entered(index)))
+        handles.append(layer.register_forward_pre_hook(entered(index), with_kwargs=True))
     handles.append(decoder.layers[-1].register_forward_hook(left))
     handles.append(decoder.rotary_emb.register_forward_pre_hook(rotated))
     handles.append(backbone.net.model.multi_modal_projector.register_forward_hook(projected))
     try:
-        with patch.object(backbone, "encode", encoded):
+        with patch.multiple(backbone, encode=encoded, normalise=normalised):
             yield trace
     finally:
         for handle in handles:
             handle.remove()
 
 
-def placed(step, prefix: Tensor, answers: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
-    """Our prefix `[B, N, C]` and packed answers `[1, M, C]` beside the recorded `[B, N + ..., C]`.
+class Places:
+    """Which recorded token each of ours is: theirs are one row per image, with all its answers.
 
-    Only what our model computes, and no padding, is compared.
+    `fed (R, T)` are our answer tokens and `packed [M]` those that are computed. The recorded rows hold
+    answers of `stride` tokens, `slots [S]` says where ours stand among them; without queries answers go on
+    from the prompt. `left`: its padding is at the left.
     """
-    case, forced = step.case, step.forced.result
-    length = forced.inputs.shape[1]
-    row, at = forced.packed // length, forced.packed % length
-    if "batch_select_index" in case:
-        queries = case["batch_select_index"].shape[1]
-        begin = recorded.shape[1] - queries * (length + 1)  # theirs hold the end token as well
-        image, place = row // queries, begin + (row % queries) * (length + 1) + at
-    else:
-        image, place = row, step.seen.context.start.position[row] + at
-    visible = step.seen.visible
-    theirs = recorded[:, : prefix.shape[1]][visible]
-    return torch.cat([prefix[visible], answers[0]]), torch.cat([theirs, recorded[image, place]])
+
+    def __init__(self, case, seen, fed, packed=None, stride=1, slots=None, left=False):
+        self.seen, (self.rows, self.length) = seen, fed
+        visible, self.total = (
+            seen.visible,
+            case["final_normed" if "final_normed" in case else "blocked"].shape[1],
+        )
+        self.counts = visible.sum(1)  # [B]
+        self.packed = torch.arange(self.rows * self.length) if packed is None else packed
+        each = self.rows // len(visible)
+        row, at = self.packed // self.length, self.packed % self.length
+        self.image = row // each  # [M]
+        if slots is None:
+            self.begin = self.total - self.counts - 1 if left else torch.zeros_like(self.counts)
+            self.place = self.begin[row] + self.counts[row] + at
+        else:
+            answers = self.total - each * stride
+            self.begin = answers - self.counts if left else torch.zeros_like(self.counts)
+            self.place = answers + slots[row % each] * stride + at
+
+    def pair(self, prefix: Tensor, answers: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
+        """Our prefix `[B, N, ...]` and answers `[M, ...]`, and the same of recorded `[B, total, ...]`."""
+        ours = [x[keep] for x, keep in zip(prefix, self.seen.visible, strict=True)]
+        theirs = [x[a : a + n] for x, a, n in zip(recorded, self.begin, self.counts, strict=True)]
+        return torch.cat([*ours, answers]), torch.cat([*theirs, recorded[self.image, self.place]])
+
+    def sights(self) -> tuple[Tensor, Tensor]:
+        """Which recorded tokens `[total]` our prefix tokens, and our answer tokens, attend to."""
+        mask, visible = self.seen.masks[0], self.seen.visible
+        images, length = visible.shape
+        mask = mask[:, 0].expand(images, -1, -1)
+        prefix = torch.zeros(images, length, self.total, dtype=torch.bool)
+        column = self.begin[:, None] + visible.cumsum(1) - 1  # [B, N], where our prefix is in theirs
+        for b in range(images):
+            prefix[b][:, column[b][visible[b]]] = mask[b][:, visible[b]]
+        probed = seen_by_answers(self.seen.context, (self.rows, self.length), self.packed)
+        answers = torch.zeros(len(self.packed), self.total, dtype=torch.bool)
+        for m, b in enumerate(self.image.tolist()):
+            answers[m, column[b][probed[m, :length] & visible[b]]] = True
+            own = probed[m, length:][self.packed]  # [M]
+            assert not own[self.image != b].any(), "an answer sees one of another image"
+            answers[m, self.place[own]] = True
+        return prefix, answers
+
+
+def seen_by_answers(context: Context, fed: tuple[int, int], packed: Tensor) -> Tensor:
+    """bool `[M, N + R*T]`: what each answer token attends to, found out with values that name their keys."""
+    images, _, length, _ = context.memory[0].shared[0].shape
+    tokens = fed[0] * fed[1]
+    names = torch.eye(length + tokens)
+    values = names[:length].expand(images, 1, -1, -1)
+    memory = [LayerMemory(shared=(torch.zeros_like(values), values))]
+    own = names[length:][packed][None, None]  # [1, 1, M, N + R*T]
+    zeros = torch.zeros_like(own)
+    probe = AnswerPass(0, replace(context, memory=memory), fed, packed)
+    return answer_attention(zeros, zeros, own, 1.0, probe)[0, :, 0] > 0

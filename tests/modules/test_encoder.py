@@ -45,16 +45,21 @@ def test_an_image_without_objects_is_all_background(module, make_batch):
     assert losses["label"] == pytest.approx(torch.tensor(4.0).log())  # three classes and the background
 
 
-def test_the_expression_decides_which_patches_are_referred_to(module, make_batch):
+def test_the_expression_decides_which_patches_and_which_box_are_learned(module, make_batch):
     batch = make_batch("grounding", objects=(1, 1))
     output = torch.zeros(2, 3, 3, module.head.out_features)
     for image, (x1, y1, x2, y2) in enumerate(torch.cat(batch.boxes).tolist()):
         for row in range(3):
             for col in range(3):
                 inside = y1 <= 4 * row + 2 < y2 and x1 <= 4 * col + 2 < x2
-                output[image, row, col, 4] = 20.0 if inside else -20.0
-    assert module.referring_losses(batch, output)["referred"] < 1e-6
-    assert module.referring_losses(batch, -output)["referred"] > 1
+                output[image, row, col, 8] = 20.0 if inside else -20.0
+        centre = torch.tensor([x1 + x2, y1 + y2]) / 2 / 12  # images are 12 px wide
+        extent = torch.tensor([x2 - x1, y2 - y1]) / 12
+        output[image, ..., 4:8] = 4 * torch.cat([centre - 0.5, extent])
+    losses = module.referring_losses(batch, output)
+    assert losses["referred"] < 1e-6 and losses["referred_box"] < 1e-6
+    wrong = module.referring_losses(batch, -output)
+    assert wrong["referred"] > 1 and wrong["referred_box"] > 0.1
 
 
 def test_the_front_object_owns_a_pixel():

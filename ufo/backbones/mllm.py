@@ -62,7 +62,7 @@ class MLLM(Backbone):
         if (config is None) == (pretrained is None):
             raise ValueError("say either network.config (random weights) or network.pretrained, not both")
         self.net = self._build(config, pretrained, vocab_size, getattr(torch, dtype))
-        self.net.set_attn_implementation({"text_config": NAME})
+        self.net.set_attn_implementation({"text_config": NAME, "vision_config": NAME})
         self.system = self.default_system if system is None else system
         self.max_tiles, self.compat = max_tiles, Compat(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
@@ -324,14 +324,32 @@ def _image_part(x: Tensor, inside: Tensor, count: int) -> Tensor:
 
 
 def resize_vocabulary(net: PreTrainedModel, rows: int) -> PreTrainedModel:
-    """Cut or append token rows; a new row of the output head starts as the mean of the others."""
-    old = net.get_output_embeddings().weight.shape[0]
-    if rows != old:
-        mean = net.get_output_embeddings().weight[: min(rows, old)].detach().float().mean(0)
+    """Cut or append token rows; a new row of the output head starts as `fit_vocabulary` has it."""
+    old = net.get_output_embeddings().weight.detach().clone()
+    if rows != len(old):
         net.resize_token_embeddings(rows, mean_resizing=False)
         with torch.no_grad():
-            net.get_output_embeddings().weight[old:] = mean
+            net.get_output_embeddings().weight.copy_(fit_vocabulary(old, rows, len(old)))
     return net
+
+
+def fit_vocabulary(old: Tensor, rows: int, known: int, fresh: Tensor | None = None) -> Tensor:
+    """An embedding or output head `[V, C]` with as many rows as a tokenizer has tokens.
+
+    Args:
+        old: pretrained; rows that no token has are cut.
+        rows: how many to return.
+        known: how many of them are pretrained tokens; those after it are new.
+        fresh: where a new row is not in `old`: an initial value `[rows, C]` for the input; None: the mean of
+            the older rows, for the output head.
+    """
+    known = min(known, len(old), rows)
+    kept = old[:known]
+    if fresh is None:
+        new = kept.float().mean(0, keepdim=True).to(old.dtype).expand(rows - known, -1)
+        return torch.cat([kept, new])
+    kept = old[:rows]  # a row that was reserved for later has an initial value
+    return torch.cat([kept, fresh[len(kept) :].to(old)])
 
 
 def plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from ufo.backbones.attention import attend
 from ufo.backbones.base import AnswerCache, Context, Rows
 
 NAME = "ufo_prefix"
@@ -58,6 +59,11 @@ def prefix_attention(
         return answer_attention(query, key, value, scaling, prefix), None
     if isinstance(prefix, PrefixPass):
         prefix.keys, prefix.values = key, value
+    if query.device.type == "cpu" and torch.is_grad_enabled() and not dropout and not kwargs.get("is_causal"):
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
+        query, key = query.to(value.dtype), key.to(value.dtype)  # as autocast does with the fused kernel
+        return attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )

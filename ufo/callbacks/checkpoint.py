@@ -123,7 +123,7 @@ def second_name(file: Path, name: Path) -> bool:
 
 
 def save_now(trainer: Trainer, pl_module: LightningModule) -> Path | None:
-    """Write `last.ckpt` of a run between two batches: its path, None if the run keeps no checkpoints.
+    """Write `last.ckpt` of a run between two batches: its path, None if it is not written (or not wanted).
 
     Every process of a run must call it.
     """
@@ -132,4 +132,5 @@ def save_now(trainer: Trainer, pl_module: LightningModule) -> Path | None:
         return None
     path = Path(callback.dirpath) / f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"
     trainer.save_checkpoint(path)
-    return path
+    failed = getattr(trainer.strategy.checkpoint_io, "failed", None)  # known to the process that writes
+    return path if failed is None else None

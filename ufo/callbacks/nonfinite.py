@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -33,6 +33,8 @@ class NonFinite(Callback):
     """Skip optimizer steps without finite gradients; stop after `patience` of them in a row.
 
     Reading whether a gradient is finite makes the main process wait for the device once per optimizer step.
+    DeepSpeed takes its steps whatever happens and shows no gradients: there the first loss that is not finite
+    ends the run, before the step.
 
     Args:
         folder: where the bundle is written: the weights, and the batches of the processes whose loss is not
@@ -77,21 +79,22 @@ class NonFinite(Callback):
         if not guilty and trainer.is_global_zero:
             names = "; ".join(name(batch) for batch, _ in seen)
             log.error("step %d: a gradient is not finite; process 0 had %s", trainer.global_step, names)
-        if self.in_a_row >= self.patience:
+        if self.in_a_row >= self.patience or isinstance(trainer.strategy, DeepSpeedStrategy):
             self._stop(trainer, guilty or seen)
 
     def _broken(self, trainer: Trainer, optimizer: Optimizer, seen: list[tuple[Batch, Tensor]]) -> bool:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None:  # infinite gradients are its daily business
+        hidden = isinstance(trainer.strategy, DeepSpeedStrategy)  # DeepSpeed's gradients
+        if scaler is not None or hidden:  # a scaler meets infinite gradients every day
             broken = not all(bool(loss.isfinite()) for _, loss in seen)
         else:
-            gradients = [
-                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-            ]
+            weights = (p for group in optimizer.param_groups for p in group["params"])
+            gradients = [p.grad for p in weights if p.grad is not None]
             gradients = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
-            norms = torch._foreach_norm(gradients)
+            norms = torch._foreach_norm(gradients) if gradients else []
             broken = bool(norms) and not bool(torch.stack(norms).isfinite().all())
-        alike = scaler is None and isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
+        alike = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))  # DeepSpeed's is one, too
+        alike = alike and scaler is None and not hidden
         return broken if alike else trainer.strategy.reduce_boolean_decision(broken, all=False)
 
     def _stop(self, trainer: Trainer, seen: list[tuple[Batch, Tensor]]) -> None:

@@ -87,8 +87,11 @@ class Preemption(Callback):
     def _leave(self, trainer: Trainer, pl_module: LightningModule, signum: int) -> None:
         path = save_now(trainer, pl_module)
         name = signal.Signals(signum).name
-        if trainer.is_global_zero:
-            log.warning("%s: saved step %d to %s; the same command goes on", name, trainer.global_step, path)
+        step = trainer.global_step
+        if trainer.is_global_zero and path is not None:
+            log.warning("%s: saved step %d to %s; the same command goes on", name, step, path)
+        elif trainer.is_global_zero:
+            log.error("%s: step %d is not saved; the last checkpoint is an earlier one", name, step)
         handler = self._handlers.get(signum)
         if signum == signal.SIGUSR1 and self.requeue and trainer.is_global_zero:
             requeue()

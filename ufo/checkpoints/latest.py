@@ -16,8 +16,6 @@ import torch
 
 log = logging.getLogger(__name__)
 
-METADATA = "meta.pt"  # of a folder with one file per process (FSDP)
-
 
 def last_good(folder: Path) -> Path | None:
     """The checkpoint in `folder` that was written last and is whole; None if there is none."""
@@ -42,17 +40,9 @@ def optimizer_steps(path: Path) -> int | None:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        return _sharded_metadata(path)
     with zipfile.ZipFile(path):  # the directory is at the end of the file: a cut file has none
         pass
     return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-
-
-def _sharded_metadata(path: Path) -> dict[str, Any]:
-    from ufo.checkpoints.sharded import metadata
-
-    return metadata(path)
 
 
 def _changed(path: Path) -> float:

@@ -25,6 +25,7 @@ from ufo.backbones.lora import (
     plain_name,
     start_adapters,
 )
+from ufo.backbones.mllm import fit_vocabulary
 from ufo.checkpoints import pretrained, sam
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import FORMAT, NET, save, twins
@@ -159,7 +160,7 @@ def prepare_training(
     head = model.backbone.net.get_output_embeddings().weight
     if new := model.tokenizer.appended:
         with torch.no_grad():
-            head[-new:] = head[:-new].float().mean(0).to(head.dtype)
+            head.copy_(fit_vocabulary(head, len(head), len(head) - new))
         changed = [
             k for k in model.state_dict() if model.backbone.is_text(k) and not k.endswith("norm.weight")
         ]

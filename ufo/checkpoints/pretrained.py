@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.lora import scale_of
+from ufo.backbones.mllm import fit_vocabulary
 from ufo.checkpoints import mmengine
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import NET, first_line, read_shards, twins
@@ -195,25 +196,6 @@ def for_model(model: UFO, start: Start, name: str | Path) -> tuple[dict[str, Ten
         weights[key] = fit_vocabulary(old, len(words), known, fresh)
         changed.append(key)
     return weights, changed
-
-
-def fit_vocabulary(old: Tensor, rows: int, known: int, fresh: Tensor | None = None) -> Tensor:
-    """An embedding or output head `[V, C]` with as many rows as a tokenizer has tokens.
-
-    Args:
-        old: pretrained; rows that no token has are cut.
-        rows: how many to return.
-        known: how many of them are pretrained tokens; those after it are new.
-        fresh: where a new row is not in `old`: an initial value `[rows, C]` for the input; None: the mean of
-            the older rows, for the output head.
-    """
-    known = min(known, len(old), rows)
-    kept = old[:known]
-    if fresh is None:
-        new = kept.float().mean(0, keepdim=True).to(old.dtype).expand(rows - known, -1)
-        return torch.cat([kept, new])
-    kept = old[:rows]  # a row that was reserved for later has an initial value
-    return torch.cat([kept, fresh[len(kept) :].to(old)])
 
 
 def fresh_norm(model: UFO, weights: dict[str, Tensor]) -> str:

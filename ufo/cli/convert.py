@@ -1,4 +1,4 @@
-"""`ufo convert`: a published checkpoint (`.pth`), or a model with a LoRA, becomes a whole model folder.
+"""`ufo convert`: a published checkpoint, a run, or a LoRA and its base become a whole model folder.
 
 Nothing that the file pickles is run, every weight must find its place, and the folder is written whole or
 not at all. The folder of a language model is one of transformers as well.
@@ -17,10 +17,10 @@ def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "convert",
-        help="turn a published .pth, or a LoRA and its base, into a model folder",
-        description="Turn a published checkpoint (.pth), or with --merge a trained LoRA and its base, into a "
-        "model folder that ufo.load, evaluate.py and train.py take; for a language model transformers' "
-        "from_pretrained takes it too.",
+        help="turn a published .pth, a run, or a LoRA and its base, into a model folder",
+        description="Turn a published checkpoint (.pth), the .ckpt or folder of a run, whatever strategy "
+        "trained it, or with --merge a trained LoRA and its base, into a model folder that ufo.load, "
+        "evaluate.py and train.py take; for a language model transformers' from_pretrained takes it too.",
         epilog="Settings of the tasks are those of the multi-task experiment of a UFO-ViT's size, or of "
         "the config that OVERRIDES compose: experiment=NAME tasks.detection.num_beams=1. For a language "
         "model the experiment must be named.",
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "src",
         metavar="SRC",
         type=Path,
-        help="the checkpoint, for example ufo-vit-b-multi.pth; with --merge a model folder, a run or a .ckpt",
+        help="the checkpoint: ufo-vit-b-multi.pth, a .ckpt or a run; with --merge also a model folder",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write; must not exist yet")
     parser.add_argument("overrides", metavar="OVERRIDES", nargs="*", help="of the config in conf/")
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
         return _merge(args)
     if args.base:
         raise CommandError("--base belongs to --merge")
+    if args.src.suffix == ".ckpt" or (args.src / "checkpoints").is_dir():
+        return _consolidate(args)
     if args.src.is_dir():
         raise CommandError(f"{args.src} is a folder; to merge the LoRA of a model trained here add --merge")
     if not args.src.is_file():
@@ -83,6 +85,17 @@ def run(args: argparse.Namespace) -> None:
     native.load_weights(model, found.weights, args.src, assign=True)
     native.save(model, args.out)
     print(f"{args.out}: {found.name}; tasks: {', '.join(model.tasks)}")
+
+
+def _consolidate(args: argparse.Namespace) -> None:
+    """The model of a run, as it is: what training needs besides is left out."""
+    if args.overrides or args.vocab or args.tasks or args.classes or args.base:
+        raise CommandError("a checkpoint of this project is taken as it is: leave out the other options")
+
+    from ufo.checkpoints import native
+
+    native.save(native.load(args.src), args.out)
+    print(f"{args.out}: the model of {args.src}")
 
 
 def _merge(args: argparse.Namespace) -> None:

@@ -50,7 +50,9 @@ class Found:
         if not (_conf() / "task" / f"{task}.yaml").is_file():
             raise CommandError(f"there is no conf/task/{task}.yaml; choose a mixture that has the task")
         settings = _compose([f"+task@{HERE}={task}"])[HERE]
-        return OmegaConf.merge(self.cfg, {HERE: {"task": settings}})[HERE].task
+        whole = OmegaConf.merge(self.cfg, {})  # a copy, in which the settings find what they refer to
+        OmegaConf.update(whole, f"{HERE}_task", settings, force_add=True)
+        return whole[f"{HERE}_task"]
 
     def tasks(self) -> list[str]:
         """The tasks that need no more than it provides."""

@@ -67,4 +67,7 @@ def paths(options: dict[str, Any]) -> dict[str, Path]:
             found[key] = Path(value)
         elif isinstance(value, dict) and "_target_" in value:
             found |= paths(value)
+        elif key == "parts":  # several data sets as one
+            for name, part in value.items():
+                found |= {f"{name} {k}": path for k, path in paths(part[options["split"]]).items()}
     return found

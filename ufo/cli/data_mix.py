@@ -22,6 +22,7 @@ from ufo.data.errors import DataError
 from ufo.data.mixer import Entry, MixtureSampler
 from ufo.data.sampling import weights_by_size
 
+ABSENT = "not here"
 UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 
@@ -35,6 +36,7 @@ class Row:
     batch_size: int
     groups: list[np.ndarray]
     note: str = ""
+    known: bool = True  # whether the number of samples is more than a stand-in
 
     def __len__(self) -> int:
         return sum(map(len, self.groups))
@@ -68,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
         total = sum(drawn[name])
         table.add_row(
             *(name, row.task.replace("_", " "), f"{row.weight:.4g}", f"{share:.2%}"),
-            *(f"{total // (batch * args.devices):,}", f"{batch}", f"{size:,}", f"{total:,}"),
-            *(f"{total / size:.2f}", row.note),
+            *(f"{total // (batch * args.devices):,}", f"{batch}", f"{size:,}" if row.known else "?"),
+            *(f"{total:,}", f"{total / size:.2f}" if row.known else "?", row.note),
         )
     Console(width=160).print(table)
     total = sum(sum(values) for values in drawn.values())
@@ -77,6 +79,10 @@ def run(args: argparse.Namespace) -> int:
         f"\n{steps:,} batches on {args.devices} process{'es' * (args.devices > 1)}: {total:,} samples"
         + (f", {accumulated} batches per optimizer step" if accumulated > 1 else "")
     )
+    if absent := [row.name for row in rows if row.note.startswith(ABSENT)]:
+        print(
+            f"{len(absent)} of {len(rows)} sources are not here; `ufo data check NAME` says what is missing"
+        )
     for line in broken:
         print(f"ERROR: {line}")
     return int(bool(broken))
@@ -97,17 +103,20 @@ def _rows(cfg: DictConfig) -> tuple[list[Row], list[str]]:
             groups = built.groups()
         except (DataError, OSError, ValueError, InstantiationException, OmegaConfBaseException) as error:
             message = innermost(error)
-            groups = [np.arange(_stated(source))]
-            note = "not here: size as stated"
+            size = _stated(source)
+            groups, note = [np.arange(size or 1)], ABSENT
             if "does not exist" not in message:
                 broken.append(f"{source.name}: {message}")
-                note = "unusable: size as stated"
-        rows.append(Row(source.name, source.task, source.get("weight", 1.0), source.batch_size, groups, note))
+                note = "unusable"
+            note += ", size as stated" if size else ", size unknown"
+        row = Row(source.name, source.task, source.get("weight", 1.0), source.batch_size, groups, note)
+        row.known = not note.endswith("unknown")
+        rows.append(row)
     return rows, broken
 
 
-def _stated(source: DictConfig) -> int:
-    """About how many training samples a data set has by its own `info`, at most the cap; at least 1."""
+def _stated(source: DictConfig) -> int | None:
+    """About how many training samples a data set has by its own `info`, at most the cap; None: not said."""
     info: Any = source.dataset.get("info") or {}
     texts = [str(info.get("objects", "")), str(info.get("images", ""))]
     # a sentence or a caption is a sample of its own
@@ -117,4 +126,4 @@ def _stated(source: DictConfig) -> int:
         if found := re.search(r"([\d.]+)\s*([kM]?)", text):
             size = max(1, round(float(found[1]) * UNITS[found[2]]))
             return min(size, source.get("max_samples") or size)
-    return 1
+    return None

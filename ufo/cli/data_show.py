@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -31,7 +32,7 @@ from ufo.data.source import Source
 from ufo.data.transforms import plain
 from ufo.draw import contact_sheet, draw
 from ufo.ops.grid import query_grid
-from ufo.tasks import Supervision, Task
+from ufo.tasks import Supervision, Task, task_class
 from ufo.tasks.wording import WORDINGS
 from ufo.types import Batch, Target
 
@@ -75,7 +76,7 @@ def _task(found: Found, name: str | None) -> Task:
     if chosen is None:
         if not served:
             raise CommandError(f"{found.name} serves no task: it provides {', '.join(found.provides())}")
-        chosen = served[0]
+        chosen = max(served, key=lambda name: len(task_class(name).needs))  # the one that uses most of it
     if chosen not in served and name:
         raise CommandError(
             f"{found.name} does not serve '{name}', it serves {', '.join(served) or 'no task'}"
@@ -158,6 +159,11 @@ def _counted(answers: list[tuple[str, str]]) -> list[str]:
     return [*lines[:MAX_ANSWERS], *more]
 
 
+def _short(text: str) -> str:
+    """Mask tokens in a row as one with their number: the text file has the exact words."""
+    return re.sub(r"(<\w+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", text)
+
+
 def _picture(
     batch: Batch, supervision: Supervision, prompt: str, answers: list[tuple[str, str]]
 ) -> Image.Image:
@@ -169,7 +175,7 @@ def _picture(
         boxes=None if batch.boxes is None else batch.boxes[0],
         labels=None if batch.labels is None else batch.labels[0],
         semantic=None if batch.semantic is None else batch.semantic[0],
-        captions=[f"prompt: {prompt}", *_counted(answers)],
+        captions=[_short(line) for line in (f"prompt: {prompt}", *_counted(answers))],
     )
     if batch.masks is not None and batch.task != "detection":
         target.masks = [encode_mask(mask) for mask in batch.masks[0]]

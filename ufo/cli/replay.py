@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             ]
             found |= bool(broken) or not losses["loss"].isfinite()
             print(f"{path.name}: {name(batch)}")
-            print("  " + ", ".join(f"{k} {float(v):.6g}" for k, v in losses.items()))
+            print("  " + ", ".join(f"{k} {float(v.detach()):.6g}" for k, v in losses.items()))
             print(f"  gradients not finite: {len(broken)} {', '.join(broken[:5])}")
     return 0 if found else 1
 

@@ -22,6 +22,9 @@ from ufo.types import IGNORE, Sample
 
 Transform = Callable[[Sample], "Sample | None"]
 
+HUE_PIECE = 16_384
+"""Pixels whose hue is turned at once."""
+
 
 class Pipeline:
     """The given steps in a row; None from one of them ends it."""
@@ -46,8 +49,14 @@ def select(sample: Sample, keep: Tensor) -> Sample:
     chosen = dict(sample)
     for key in ("boxes", "labels", "masks"):
         if (value := chosen.get(key)) is not None:
-            chosen[key] = _like(value[keep], value)
+            picked = _picked(value, keep) if key == "masks" else value[keep]
+            chosen[key] = _like(picked, value)
     return cast(Sample, chosen)
+
+
+def _picked(masks: Tensor, keep: Tensor) -> Tensor:
+    """`masks[keep]`, by NumPy: whole masks are copied at once."""
+    return torch.from_numpy(masks.as_subclass(Tensor).numpy()[keep.numpy()])
 
 
 def _like(value: Tensor, model: Any) -> Tensor:
@@ -161,7 +170,55 @@ class RandomSemanticCrop:
         return padded
 
 
-class PhotometricDistort(v2.RandomPhotometricDistort):
+def shift_hue(image: Tensor, hue_factor: float) -> Tensor:
+    """uint8 [3, H, W] with its hue turned by `hue_factor` of the circle (-0.5 to 0.5).
+
+    torchvision's `adjust_hue` up to one of 255 levels, in pieces that stay in the processor's cache.
+    """
+    pixels = image.reshape(3, -1).numpy()
+    turned = np.empty_like(pixels)
+    for start in range(0, pixels.shape[1], HUE_PIECE):
+        piece = slice(start, start + HUE_PIECE)
+        _shift_hue(pixels[:, piece], turned[:, piece], 6 * hue_factor)
+    return torch.from_numpy(turned).reshape(image.shape)
+
+
+def _shift_hue(pixels: np.ndarray, out: np.ndarray, turn: float) -> None:
+    """`pixels` uint8 [3, n] turned by `turn` sixths of the circle, into `out`."""
+    red, green, blue = pixels.astype(np.int16)
+    high = np.maximum(np.maximum(red, green), blue)
+    span = high - np.minimum(np.minimum(red, green), blue)
+    # which sixth of the circle, times `span`: counted from the largest channel
+    sixth = np.where(green == high, blue - red + 2 * span, red - green + 4 * span)
+    sixth = np.where(red == high, green - blue, sixth).astype(np.float32)
+    sixth /= np.maximum(span, 1)
+    level, range_ = high.astype(np.float32), span.astype(np.float32)
+    for channel, place in enumerate((3, 1, -1)):  # where on the circle the channel is lowest, in sixths
+        away = sixth + np.float32(place + turn)
+        away -= 6 * np.rint(away * np.float32(1 / 6))  # -3 to 3
+        np.abs(away, out=away)
+        np.subtract(2, away, out=away)
+        away.clip(0, 1, out=away)
+        away *= range_
+        np.subtract(level, away, out=away)
+        away *= np.float32(255.999 / 255)  # as torchvision turns floats into levels
+        out[channel] = away.astype(np.uint8)
+
+
+class _QuickHue:
+    """torchvision's colour transforms with the hue of uint8 images by `shift_hue`."""
+
+    def _call_kernel(self, functional: Callable[..., Any], inpt: Any, *args: Any, **kwargs: Any) -> Any:
+        if functional is F.adjust_hue and isinstance(inpt, Tensor) and inpt.dtype == torch.uint8:
+            return _like(shift_hue(inpt.as_subclass(Tensor), *args, **kwargs), inpt)
+        return super()._call_kernel(functional, inpt, *args, **kwargs)
+
+
+class ColorJitter(_QuickHue, v2.ColorJitter):
+    """Brightness, contrast, saturation and hue in a random order."""
+
+
+class PhotometricDistort(_QuickHue, v2.RandomPhotometricDistort):
     """Brightness, contrast, saturation and hue, each with probability `p`; channels stay in order.
 
     Ranges are those of configs.md, 2.4: hue +-18 of 180 is a tenth of the circle. Where the
@@ -238,7 +295,7 @@ class CopyPaste:
             raise ValueError("Copy-paste needs masks: build the data set with masks=true.")
         objects = len(above["masks"])
         count = int(torch.randint(min(objects + 1, self.max_objects), ()))
-        return self._paste(below, select(above, torch.randperm(objects)[:count])) if count else below
+        return self._paste(below, above, torch.randperm(objects)[:count]) if count else below
 
     def _second(self) -> Sample | None:
         if self.partner is None:
@@ -252,20 +309,35 @@ class CopyPaste:
                 return sample
         return None
 
-    def _paste(self, below: Sample, above: Sample) -> Sample:
-        covered = torch.from_numpy(_as_bool(above["masks"]).any(0))  # [H, W]
-        masks = below["masks"].as_subclass(Tensor) * ~covered
-        area, tight = mask_areas(masks), mask_boxes(masks)
+    def _paste(self, below: Sample, above: Sample, chosen: Tensor) -> Sample:
+        """Objects `chosen` (int64 [n]) of `above` on `below`, whose masks are copied only once."""
+        own, pasted = below["masks"].as_subclass(Tensor), above["masks"].as_subclass(Tensor)
+        masks = torch.empty((len(own) + len(chosen), *own.shape[1:]), dtype=own.dtype)  # visible, then pasted
+        visible = masks[: len(own)].copy_(own)
+        covered = pasted[chosen[0]].view(torch.bool).clone()
+        for i in chosen[1:].tolist():
+            covered |= pasted[i].view(torch.bool)
+        left, top, right, bottom = mask_boxes(covered[None])[0].int().tolist()
+        place = (slice(None), slice(top, bottom), slice(left, right))  # nothing changes elsewhere
+        visible[place] *= ~covered[place[1:]]
+        area, tight = mask_areas(visible), mask_boxes(visible)
         shift = (tight - below["boxes"].as_subclass(Tensor)).abs().amax(1)
         keep = (area > 0) & ((shift <= self.max_shift) | (area > self.min_area))
-        image = torch.where(covered, above["image"], below["image"])
+        kept = keep.nonzero()[:, 0].tolist()
+        for new, old in enumerate(kept):
+            if new != old:
+                masks[new] = masks[old]
+        for new, i in enumerate(chosen.tolist(), start=len(kept)):
+            masks[new] = pasted[i]
+        image = below["image"].as_subclass(Tensor).clone()
+        image[place] = torch.where(covered[place[1:]], above["image"][place], image[place])
         return cast(
             Sample,
             {
                 **below,
                 "image": _like(image, below["image"]),
-                "boxes": _like(torch.cat([tight[keep], above["boxes"]]), below["boxes"]),
-                "labels": torch.cat([below["labels"][keep], above["labels"]]),
-                "masks": _like(torch.cat([masks[keep], above["masks"]]), below["masks"]),
+                "boxes": _like(torch.cat([tight[keep], above["boxes"][chosen]]), below["boxes"]),
+                "labels": torch.cat([below["labels"][keep], above["labels"][chosen]]),
+                "masks": _like(masks[: len(kept) + len(chosen)], below["masks"]),
             },
         )

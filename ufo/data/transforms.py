@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ufo.data.augmentations import (
+    ColorJitter,
     CopyPaste,
     DropTiny,
     PhotometricDistort,
@@ -49,7 +50,8 @@ class RandomShortestSize(_QuickMasks, v2.RandomShortestSize):
 def resize_nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Masks `[..., H, W]` at `size` (height, width); those that `F.interpolate(mode="nearest")` takes."""
     values = masks.as_subclass(Tensor).numpy()
-    for axis, (old, new) in enumerate(zip(masks.shape[-2:], size, strict=True), start=-2):
+    for axis in (-1, -2):  # columns first: their pixels are copied one by one, rows in one piece
+        old, new = masks.shape[axis], size[axis]
         if old != new:
             values = values.take(_places(old, new), axis=axis)
     return torch.from_numpy(np.ascontiguousarray(values))
@@ -156,5 +158,5 @@ def grounding_train(size: int, crop: Sequence[float] = (0.8, 1.0), jitter: float
     Each side of the crop is `crop[0]` to `crop[1]` of the image's. No flip: texts know left and
     right. A crop that lost the object gives None.
     """
-    color = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    color = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     return Pipeline([v2.RandomApply([color], p=jitter), RandomRelativeCrop(*crop), square_resize(size)])

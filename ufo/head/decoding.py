@@ -262,16 +262,12 @@ class _Greedy:
         group.token, group.length, group.state = chosen, group.length + 1, state
         if group.length >= self.max_length:
             return []
-        kinds = kind.tolist()  # the one synchronisation of a step
-        parts = [(k, [i for i, kind in enumerate(kinds) if kind == k]) for k in (1, 2)]
+        kind = kind.cpu()  # the one synchronisation of a step
+        parts = [(k, (kind == k).nonzero()[:, 0]) for k in (1, 2)]
         # later: room for a whole chunk that starts at the last token
         fits = group.cache.length < group.cache.max_length
         room = {1: 0 if fits else self.max_length + self.mask_tokens, 2: self.max_length + self.mask_tokens}
-        return [
-            (group.select(torch.tensor(index, device=chosen.device), room[k]), k == 2)
-            for k, index in parts
-            if index
-        ]
+        return [(group.select(index.to(chosen.device), room[k]), k == 2) for k, index in parts if len(index)]
 
     def _chunk(self, group: _Group) -> list[tuple[_Group, bool]]:
         """Feed a whole mask; rows that would have continued it otherwise take single steps instead."""
@@ -279,9 +275,9 @@ class _Greedy:
         hidden = self._feed(group, group.token[:, None].expand(-1, count))  # [n, K, C]
         states = None if self.rules is None else self.rules.repeat(group.state, self.mask_id, count)
         chosen, after = self._next(hidden, states)
-        as_fed = (chosen[:, :-1] == self.mask_id).all(1)
+        as_fed = (chosen[:, :-1] == self.mask_id).all(1).cpu()  # the one synchronisation of a chunk
         kept = min(count - 1, self.max_length - group.length)  # tokens that still fit
-        good, bad = as_fed.nonzero()[:, 0], (~as_fed).nonzero()[:, 0]
+        good, bad = (part.nonzero()[:, 0].to(chosen.device) for part in (as_fed, ~as_fed))
         result: list[tuple[_Group, bool]] = []
         if len(bad):
             # `select` without a change would share the cache that the others go on with

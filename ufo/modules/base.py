@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ufo.backbones.base import Backbone
 from ufo.backbones.lora import frozen, held_elsewhere
 from ufo.model import UFO
 from ufo.modules.schedule import LayerRamp, parameter_groups
@@ -22,8 +23,10 @@ class UFOModule(L.LightningModule):
     """Trains a `UFO` model on batches of a mixture; callbacks score what `validation_step` returns.
 
     `optimizer` and `schedule` are factories: optimizer(groups), a `functools.partial` with its `lr`, and
-    schedule(optimizer). Without an optimizer the module only evaluates.
+    schedule(optimizer). Without an optimizer the module only evaluates. A subclass names its backbone.
     """
+
+    backbone_type: type[Backbone] = Backbone
 
     def __init__(
         self,
@@ -34,6 +37,11 @@ class UFOModule(L.LightningModule):
         compile: bool = False,
     ):
         super().__init__()
+        if not isinstance(model.backbone, self.backbone_type):
+            has, wants = type(model.backbone).__name__, self.backbone_type.__name__
+            raise TypeError(
+                f"{type(self).__name__} trains {wants}, not {has}; choose the module with backbone="
+            )
         self.model = model
         self._optimizer, self._schedule = optimizer, schedule
         self._ramp = ramp or LayerRamp()

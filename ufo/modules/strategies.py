@@ -1,8 +1,8 @@
 """How a training is spread over processes: what conf/trainer/*.yaml name (docs/cluster.md).
 
-DDP copies the model. FSDP (PyTorch's second one) shards weights, gradients and optimizer state and gathers
-the weights once per step: answers are decoded for as long as each image needs, so processes cannot gather
-layer by layer.
+DDP copies the model. FSDP (PyTorch's second one), and ZeRO 3 of `ufo.modules.zero`, shard weights, gradients
+and optimizer state and gather the weights once per batch: answers are decoded for as long as each image
+needs, so processes cannot gather layer by layer. Every strategy writes the same whole checkpoints.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -85,19 +85,19 @@ class FSDP(ModelParallelStrategy):
         return checkpoint
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        """The names of an optimizer's weights, group by group."""
-        names = {id(p): n for n, p in self.model.named_parameters()}
-        return [names[id(p)] for g in optimizer.param_groups for p in g["params"]]
+        return [name for names in group_names(self.model, optimizer) for name in names]
 
 
-def deepspeed(stage: int, timeout_minutes: float = 30, **settings: Any) -> Strategy:
-    """DeepSpeed's ZeRO 2 (gradients, optimizer) or 3 (also weights); training only, CUDA only."""
-    return DeepSpeedStrategy(stage=stage, timeout=timedelta(minutes=timeout_minutes), **settings)
+def group_names(module: nn.Module, optimizer: Optimizer) -> list[list[str]]:
+    """The names of an optimizer's weights, one list per group."""
+    names = {id(p): n for n, p in module.named_parameters()}
+    return [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
 
 
 def for_evaluation(strategy: Any) -> Any:
-    """The strategy that evaluates with the same settings; DeepSpeed needs an optimizer, so DDP stands in."""
-    return ddp() if isinstance(strategy, DeepSpeedStrategy) else strategy
+    """The `trainer.strategy` of a config for evaluation: DeepSpeed needs an optimizer, so DDP stands in."""
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "_target_", "")
+    return {"_target_": "ufo.modules.strategies.ddp"} if "deepspeed" in name.lower() else strategy
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import BoolTensor
 from torchvision import tv_tensors
 
@@ -145,13 +147,13 @@ class CocoDataset(ImageDataset):
         chosen = first + np.flatnonzero(~self._index["crowd"][first:last])
         sample: Sample = {"image": image}
         if self.masks:
-            masks = decode_masks(self._rles(chosen, size), size)
-            visible = masks.flatten(1).any(1).bool().numpy()  # torch: any of uint8 is uint8
+            rles = self._rles(chosen, size)
+            visible = coco_mask.area(rles) > 0 if rles else np.ones(0, dtype=bool)
             if not visible.all():
                 number = chosen[~visible][0] - first
                 self.problems.report("empty mask", f"object {number} of {self._names[row]}")
-                masks, chosen = masks[visible], chosen[visible]
-            sample["masks"] = tv_tensors.Mask(masks)
+                rles, chosen = list(compress(rles, visible)), chosen[visible]
+            sample["masks"] = tv_tensors.Mask(decode_masks(rles, size))
         boxes = self._index["boxes"][chosen].clip(0, [width, height, width, height])
         sample["boxes"] = tv_tensors.BoundingBoxes(
             torch.from_numpy(boxes.astype(np.float32)),

@@ -23,6 +23,7 @@ from ufo.data.datasets.base import (
     require,
     require_images,
 )
+from ufo.data.datasets.jsonl import read_lines
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.types import Sample, Target
@@ -140,15 +141,7 @@ def _records(path: Path) -> Iterator[Any]:
                 raise DataError(f"{path} is not a list of conversations, but an object with {name!r}.")
             yield record
         return
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number}: {error}; fetch or write the file again."
-                    ) from error
+    yield from (record for _, record in read_lines(path))
 
 
 def _read(record: Any) -> tuple[str, list[str]]:

@@ -191,6 +191,7 @@ class _Reader:
                     segmentations.append(mask, sample["size"])
                 starts.append(len(segmentations))
                 samples.append({**sample, "line": line})
+        self._report_boxes(samples)
         texts = {name: Strings(sample[name] for sample in samples) for name in TEXTS}
         arrays: Arrays = {f"{name}.ends": strings.ends for name, strings in texts.items()}
         arrays |= {f"{name}.bytes": strings.bytes for name, strings in texts.items()}
@@ -213,6 +214,14 @@ class _Reader:
         if all(sample["sentence"] is not None for sample in samples):
             found.append("sentence")
         return found
+
+    def _report_boxes(self, samples: list[dict[str, Any]]) -> None:
+        """Boxes among masks are no error, but the file then serves boxes only."""
+        if any(sample["masked"] for sample in samples):
+            for sample in samples:
+                if not sample["masked"]:
+                    kind = "record with a box and no mask, so that the file serves no segmentation"
+                    self.problems.report(kind, f"line {sample['line']}")
 
     def _samples(self, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What a record is made into. Raises DataError: what is wrong with it, in one sentence."""

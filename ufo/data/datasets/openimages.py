@@ -177,8 +177,11 @@ def csv_rows(
 
 def read_labels(path: Path) -> dict[str, str]:
     """Name by label of a class description file, which has no header."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
     if not rows or any(len(row) < 2 for row in rows):
         raise DataError(f"{path} is not a list of classes: each line needs a label and a name.")
     return {row[0]: row[1].strip() for row in rows}

@@ -22,6 +22,7 @@ from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Sample, Target
 
 _MAX_POINTS = 100_000  # per polygon
+_MAX_SIDE = 8192  # of an image that cannot be read
 KINDS = ("all", "short", "long")
 
 
@@ -91,7 +92,11 @@ class ReasonSegDataset(ImageDataset):
     def target(self, i: int) -> Target:
         record, text = self._samples[i]
         name, shapes, sentence = self._records[record]
-        size = image_size(self._image(name))
+        try:
+            size = image_size(self._image(name))
+        except DataError as error:  # as large as the polygons need, so that the object counts as missed
+            self.problems.report("unreadable image", str(error))
+            size = _extent(shapes)
         marked = paint(shapes, size)
         ignored = marked == IGNORE
         return Target(
@@ -137,6 +142,13 @@ def paint(shapes: list[Any], size: tuple[int, int]) -> Tensor:
         value = IGNORE if "ignore" in label else 1
         drawer.polygon([(x, y) for x, y in points.round().astype(int).tolist()], fill=value, outline=value)
     return torch.from_numpy(np.array(picture))
+
+
+def _extent(shapes: list[Any]) -> tuple[int, int]:
+    """(height, width) of the smallest image that all points lie in; the files do not say the size."""
+    points = np.concatenate([np.zeros((1, 2)), *(_points(shape["points"]) for shape in shapes)])
+    width, height = (points.max(axis=0).clip(0, _MAX_SIDE).round().astype(int) + 1).tolist()
+    return height, width
 
 
 def _area(points: np.ndarray) -> float:

@@ -123,9 +123,15 @@ class SemanticDataset(ImageDataset):
 
     def portrait(self) -> BoolTensor:
         if self._portrait is None:
-            sizes = torch.tensor([image_size(self._image(i)) for i in range(len(self))])
-            self._portrait = sizes[:, 1] < sizes[:, 0]
+            self._portrait = torch.tensor([self._tall(i) for i in range(len(self))], dtype=torch.bool)
         return self._portrait
+
+    def _tall(self, i: int) -> bool:
+        try:
+            height, width = image_size(self._image(i))
+        except DataError:  # the sample itself will say so
+            return False
+        return width < height
 
     def _image(self, i: int) -> Path:
         return self.images / (self._names[i] + self.image_suffix)

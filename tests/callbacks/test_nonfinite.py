@@ -1,0 +1,110 @@
+"""A loss that is not finite: named, skipped, and after a few in a row a bundle that repeats it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ufo.callbacks.nonfinite import NonFinite, NonFiniteError
+from ufo.cli.main import main
+from ufo.modules.base import UFOModule
+
+BAD = "bad/caption"
+
+
+class Faulty(UFOModule):
+    """Its loss on one source is not a number; keeps a weight after each batch."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if batch.source == BAD else loss
+
+    def on_train_batch_end(self, *_) -> None:
+        weight = next(p for p in self.model.parameters() if p.grad is not None or p.requires_grad)
+        self.seen = [*getattr(self, "seen", []), weight.detach().clone()]
+
+
+def train(model, batches, callback: NonFinite, **settings) -> tuple[Faulty, L.Trainer]:
+    module = Faulty(model, partial(torch.optim.SGD, lr=0.1))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return module, trainer
+
+
+@pytest.fixture
+def batches(make_batch):
+    """A good one, one whose loss is not a number."""
+    good = make_batch("caption")
+    return good, replace(good, source=BAD, ids=[5, 9], seed=77)
+
+
+def test_a_bad_step_moves_no_weight_and_is_named(make_model, batches, tmp_path, caplog):
+    good, bad = batches
+    with caplog.at_level(logging.ERROR):
+        module, trainer = train(make_model(), [good, bad, bad, good], NonFinite(tmp_path, 3))
+    first, second, third, fourth = module.seen
+    assert torch.equal(first, second) and torch.equal(second, third)
+    assert not torch.equal(third, fourth) and fourth.isfinite().all()
+    assert trainer.global_step == 4 and not list(tmp_path.iterdir())
+    named = [r.getMessage() for r in caplog.records if "loss is nan" in r.getMessage()]
+    assert len(named) == 2 and "step 1, process 0" in named[0]
+    assert all(f"caption of {BAD}, samples 5, 9 (seed 77)" in message for message in named)
+
+
+def test_one_bad_batch_of_an_accumulation_is_the_one_that_is_named(make_model, batches, tmp_path, caplog):
+    good, bad = batches
+    with caplog.at_level(logging.ERROR):
+        module, _ = train(make_model(), [good, bad], NonFinite(tmp_path, 3), accumulate_grad_batches=2)
+    assert torch.equal(*module.seen)
+    assert caplog.text.count("samples 5, 9") == 1 and "tiny/caption" not in caplog.text
+
+
+def test_only_steps_in_a_row_end_the_run(make_model, batches, tmp_path):
+    good, bad = batches
+    train(make_model(), [bad, good, bad, good, bad], NonFinite(tmp_path, 2))
+    with pytest.raises(NonFiniteError, match=r"2 steps in a row.*samples 5, 9.*ufo replay .*step_000003"):
+        train(make_model(), [bad, good, bad, bad, good], NonFinite(tmp_path, 2))
+
+
+def test_the_bundle_repeats_the_step(make_model, make_batch, tmp_path, capsys):
+    """A weight is not a number: the same loss from the files alone; a sound bundle says that it is sound."""
+    model = make_model()
+    with torch.no_grad():
+        model.backbone.output_embedding[-1, 0] = float("inf")
+    batch = replace(make_batch("detection"), ids=[3, 4], seed=5)
+    with pytest.raises(NonFiniteError):
+        train(model, [batch], NonFinite(tmp_path, 1))
+    bundle = tmp_path / "step_000000"
+    assert sorted(p.name for p in bundle.iterdir()) == ["batch_0.pt", "weights.pt"]
+    assert main(["replay", str(bundle)]) == 0
+    printed = capsys.readouterr().out
+    assert "detection of tiny/detection, samples 3, 4 (seed 5)" in printed
+    assert "loss nan" in printed or "loss inf" in printed
+    content = torch.load(bundle / "weights.pt", weights_only=True)
+    for value in content["state_dict"].values():
+        value.nan_to_num_(posinf=0.0)
+    torch.save(content, bundle / "weights.pt")
+    assert main(["replay", str(bundle)]) == 1
+    assert "gradients not finite: 0" in capsys.readouterr().out
+
+
+def test_patience_and_bundles_are_checked(tmp_path, capsys):
+    with pytest.raises(ValueError, match="at least 1"):
+        NonFinite(tmp_path, 0)
+    assert main(["replay", str(tmp_path)]) != 0
+    assert "is no bundle" in capsys.readouterr().err
