@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from ufo.callbacks.stages import EvaluationCallback
 from ufo.types import Batch, Prediction, Target
 
 Record = tuple[Any, ...]
@@ -48,7 +49,7 @@ def _naming(source: str, image: int | str) -> Iterator[None]:
         raise ValueError(f"{source}, image {image}: {error}") from None
 
 
-class MetricCallback(Callback):
+class MetricCallback(EvaluationCallback):
     """Log `{stage}/{source}/{metric}` after every validation ("val") and test ("test") epoch.
 
     It wants `validation_step` and `test_step` to take a `Batch` with `targets` and to return one
@@ -144,37 +145,15 @@ class MetricCallback(Callback):
                 "the data set in the same order; predict with the data set's class names"
             )
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.sanity_checking:
-            return
+    def start(self) -> None:
+        self._sources, self.scores = {}, {}
+
+    def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
+        self.collect(outputs, batch)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.results = self.compute(stage)
         # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
         # from warning that they are not synchronised.
         pl_module.log_dict(self.results, sync_dist=trainer.world_size > 1, reduce_fx="max")
         self._sources = {}
-
-    # Lightning's hooks
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._sources, self.scores = {}, {}
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if not trainer.sanity_checking:
-            self.collect(outputs, batch)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module, "val")
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module, "test")

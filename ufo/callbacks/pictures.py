@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ufo.callbacks.stages import EvaluationCallback
 from ufo.data.datasets.base import read_image
 from ufo.data.errors import DataError
 from ufo.draw import contact_sheet, side_by_side
@@ -49,7 +50,7 @@ class Example:
             return torch.zeros(3, *self.target.size, dtype=torch.uint8)
 
 
-class Pictures(Callback):
+class Pictures(EvaluationCallback):
     """Draw the first images of every source beside their ground truth after a validation or test.
 
     It wants steps that take a `Batch` with `targets` and return one `Prediction` per image, like
@@ -106,7 +107,14 @@ class Pictures(Callback):
         ]
         return contact_sheet(pairs, self.columns, title)
 
-    def _show(self, trainer: Trainer, stage: str) -> None:
+    def start(self) -> None:
+        self._kept = {}
+
+    def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
+        if trainer.is_global_zero:
+            self.keep(outputs, batch)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         step = trainer.global_step
         for source, kept in self._kept.items():
             if not (examples := list(kept.values())):
@@ -129,32 +137,6 @@ class Pictures(Callback):
             sheet.save(path)
         except OSError as error:
             log.warning("The pictures %s could not be written: %s", path, error)
-
-    # Lightning's hooks
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._kept = {}
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            self.keep(outputs, batch)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer, "val")
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer, "test")
 
 
 def log_wandb(

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from ufo.callbacks.metric import MetricCallback
 from ufo.callbacks.pictures import Example, wandb_images
+from ufo.callbacks.stages import EvaluationCallback
 from ufo.draw import contact_sheet, side_by_side
 from ufo.types import IGNORE, Batch, Prediction
 
@@ -44,7 +45,7 @@ class Scored:
         return [round(self.score, 4), target.id, Path(target.image).name, answer, text + truth]
 
 
-class WorstPredictions(Callback):
+class WorstPredictions(EvaluationCallback):
     """Show the images with the lowest scores of every source whose metric scores single images.
 
     It comes after the metric callbacks in the trainer's list. Under DDP each image is scored by the process
@@ -104,9 +105,15 @@ class WorstPredictions(Callback):
             union[source] = sorted(found.values(), key=lambda k: (k.score, k.example.target.id))
         return union
 
-    def _show(self, trainer: Trainer, stage: str) -> None:
-        if trainer.sanity_checking:
-            return
+    def start(self) -> None:
+        self._kept = {}
+
+    def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
+        for metric in trainer.callbacks if outputs is not None else ():
+            if isinstance(metric, MetricCallback) and metric.task == batch.task:
+                self.keep(outputs, batch, metric.scores.get(batch.source, {}))
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         gathered, self._kept = self._gathered(), {}
         if not trainer.is_global_zero:
             return
@@ -144,35 +151,6 @@ class WorstPredictions(Callback):
             sheet.save(path.with_name(path.name + ".png"))
         except OSError as error:
             log.warning("The worst predictions could not be written to %s: %s", path, error)
-
-    # Lightning's hooks
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._kept = {}
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if trainer.sanity_checking or outputs is None:
-            return
-        for metric in trainer.callbacks:
-            if isinstance(metric, MetricCallback) and metric.task == batch.task:
-                self.keep(outputs, batch, metric.scores.get(batch.source, {}))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer, "val")
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._show(trainer, "test")
 
 
 def trimmed(prediction: Prediction, count: int) -> Prediction:
