@@ -20,6 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.check import check_config
@@ -33,7 +34,7 @@ GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()
 MADE_BY_TRAINING = ("weights/", "docs/assets/")  # in the repository once the digits model is trained
 MADE_BY_RUNS = ("runs/", "data/", "demo/", ".venv")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-LIMITS = {"README.md": 250, "architecture.md": 250, "recipes.md": 300, "data.md": 300, "results.md": 120}
+LIMITS = {"README.md": 250, "architecture.md": 250, "recipes.md": 300, "data.md": 300, "your_data.md": 160}
 
 
 def blocks(language: str, document: Path) -> list[str]:
@@ -73,8 +74,12 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def of_program(*programs: str) -> list:
-    """The commands that start one of the programs, as parameters of a test."""
-    chosen = [(where, words) for where, words in commands() if " ".join(words[:2]) in programs]
+    """The commands that start one of the programs, as parameters of a test.
+
+    Those with a folder of the user's (`--config-dir`) need that folder: test_own_sources__compose.
+    """
+    all_of_them = [(where, words) for where, words in commands() if "--config-dir" not in words]
+    chosen = [(where, words) for where, words in all_of_them if " ".join(words[:2]) in programs]
     return [pytest.param(words[2:], " ".join(words[:2]), id=where) for where, words in chosen]
 
 
@@ -89,10 +94,18 @@ def single_runs(arguments: list[str]) -> list[list[str]]:
         return [arguments]
     runs = []
     for which in (0, -1):
-        values = {i: list(parsed[i].sweep_string_iterator())[which] for i in swept}
+        values = {i: swept_values(parsed[i])[which] for i in swept}
         keys = [o.get_key_element() for o in parsed]
         runs.append([f"{keys[i]}={values[i]}" if i in values else a for i, a in enumerate(arguments)])
     return runs
+
+
+def swept_values(override: Override) -> list[str]:
+    """What a swept override stands for; of an interval the ends."""
+    if override.is_interval_sweep():
+        interval = override.value()
+        return [str(interval.start), str(interval.end)]
+    return list(override.sweep_string_iterator())
 
 
 def composed(arguments: list[str], name: str = "train", conf: Path = ROOT / "conf") -> DictConfig:
@@ -131,9 +144,10 @@ def test_training_command__composes(arguments, program):
         assert cfg.tasks and any(cfg.sources.values())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "program"), of_program("ufo predict", "ufo data", "ufo demo", "ufo convert", "ufo --help")
-)
+UFO_COMMANDS = ("predict", "data", "demo", "convert", "sweep-report", "dashboard", "replay", "--help")
+
+
+@pytest.mark.parametrize(("arguments", "program"), of_program(*(f"ufo {name}" for name in UFO_COMMANDS)))
 def test_ufo_command__parses(arguments, program, capsys):
     from ufo.cli.main import build_parser
 
@@ -156,6 +170,7 @@ def test_other_commands__are_known():
     known = ("python", "ufo", "make", "git", "cd", "tensorboard", "wandb", "torchrun", "pip")
     for where, words in commands():
         assert words[0] in known, where
+        assert words[0] != "ufo" or words[1] in UFO_COMMANDS, where
         if words[0] == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), where
         if words[:2] == ["python", "-m"] and words[2].startswith("ufo."):
@@ -381,6 +396,25 @@ def test_own_data_example__composes(tmp_path):
     assert set(trained.values()) == set(cfg.tasks)
     for source in cfg.sources.values():
         assert source.dataset.train.train is True
+
+
+def test_own_sources__compose(tmp_path):
+    """The folder that docs/your_data.md tells to make, with its commands."""
+    document = ROOT / "docs" / "your_data.md"
+    for block in blocks("yaml", document):
+        if name := re.search(r"^# (mine/\S+)$", block, re.M):
+            (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+    assert (tmp_path / "mine").is_dir()
+    found = [words for where, words in commands() if where.startswith("your_data.md") and "train.py" in words]
+    assert found
+    for words in found:
+        at = words.index("--config-dir")
+        assert words[at + 1] == "mine"
+        arguments = [*words[2:at], *words[at + 2 :], f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+        cfg = composed(arguments)
+        check_config(cfg)
+        assert set(cfg.sources) >= {"birds", "land"}
 
 
 def test_new_task_example__trains_and_answers(tmp_path, make_model, make_batch):
