@@ -76,7 +76,7 @@ def _task(found: Found, name: str | None) -> Task:
     if chosen is None:
         if not served:
             raise CommandError(f"{found.name} serves no task: it provides {', '.join(found.provides())}")
-        chosen = max(served, key=lambda name: len(task_class(name).needs))  # the one that uses most of it
+        chosen = max(served, key=lambda name: _use(task_class(name).needs))
     if chosen not in served and name:
         raise CommandError(
             f"{found.name} does not serve '{name}', it serves {', '.join(served) or 'no task'}"
@@ -86,6 +86,11 @@ def _task(found: Found, name: str | None) -> Task:
         return instantiate(settings)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise CommandError(f"the settings of the task '{chosen}' are incomplete: {error}") from error
+
+
+def _use(needs: frozenset[str]) -> tuple[int, bool]:
+    """How much of a data set a task uses: of its tasks the greatest is shown."""
+    return len(needs), "masks" in needs
 
 
 def _backbone(found: Found) -> Backbone:
