@@ -1,4 +1,4 @@
-"""A small InternVL learns eight scenes by heart: every path from prompts to metrics (issue of the same name in small).
+"""A small InternVL learns eight scenes by heart: every path from prompts to metrics, in two minutes.
 
 The 64 scenes of `experiment=internvl_tiny_digits` take twenty minutes; here are eight and four of the tasks.
 """
