@@ -5,10 +5,13 @@ Images are 24 x 24 pixels (2 x 2 windows of 3 x 3 patches), 12 x 12 for the task
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test asks the hub
 
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.model import UFO

@@ -148,8 +148,7 @@ def test_scenes_of_other_options(refused, scenes):
     assert "train=24 instead of train=25" in line and "choose another folder" in line
 
 
-def test_a_vocabulary_that_is_not_there(refused, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_vocabulary_that_is_not_there(refused):
     line = refused("train.py", "backbone.tokenizer.name_or_path=no/such-vocabulary")
     assert "no/such-vocabulary" in line and "give its path" in line
 

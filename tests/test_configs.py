@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 EXPERIMENTS = options("experiment")
 UFO_VIT = [name for name in EXPERIMENTS if name.startswith("ufo_vit")]
 # those that stand for published numbers; the first stage of instruction tuning has none of its own
-OFFICIAL = [name for name in EXPERIMENTS if "digits" not in name and name != "internvl2_5_8b_instruction_448"]
+OWN = [name for name in EXPERIMENTS if "digits" in name or "tiny" in name]
+OFFICIAL = [n for n in EXPERIMENTS if n not in OWN and n != "internvl2_5_8b_instruction_448"]
 DIGITS = [name for name in EXPERIMENTS if name.startswith("digits")]
 GROUPS = ["backbone", "mixture", "resolution", "lora", "optimizer", "schedule", "trainer", "logger", "paths"]
 COMBINATIONS = [

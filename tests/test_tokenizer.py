@@ -99,7 +99,6 @@ def test_saving_and_reading(small, tmp_path):
         assert again.encode(["red cat,3"]) == small.encode(["red cat,3"])
 
 
-def test_a_missing_vocabulary_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_missing_vocabulary_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="no vocabulary"):
         UFOTokenizer.from_pretrained(tmp_path / "nowhere")

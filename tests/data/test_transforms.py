@@ -10,11 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
-from torchvision.transforms.v2 import functional as F
 
 from ufo.data import transforms
 from ufo.data.augmentations import (
-    ColorJitter,
     CopyPaste,
     DropTiny,
     PhotometricDistort,
@@ -23,7 +21,6 @@ from ufo.data.augmentations import (
     RandomRelativeCrop,
     RandomSemanticCrop,
     select,
-    shift_hue,
 )
 from ufo.data.errors import DataError
 from ufo.types import Target
@@ -470,14 +467,3 @@ def test_semantic_pipeline_from_a_config():
     options = {"_target_": "ufo.data.transforms.semantic_train", "scale": [1.0, 1.5], "size": SIZE}
     sample = run(instantiate(OmegaConf.create(options)), semantic_scene(), 0)
     assert sample["semantic"].shape == (SIZE, SIZE)
-
-
-def test_hue_is_torchvisions_up_to_one_level():
-    image = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
-    image[1, :10], image[2, :20] = image[0, :10], image[0, :20]  # ties, and grey
-    for factor in (-0.5, -0.1, 0.0, 0.1, 0.3):
-        expected = F.adjust_hue(image, factor)
-        off = (shift_hue(image, factor).int() - expected.int()).abs()
-        assert off.max() <= 1 and (off > 0).float().mean() < 0.001
-    jitter = ColorJitter(hue=(0.1, 0.1))
-    assert (jitter(tv_tensors.Image(image)).int() - F.adjust_hue(image, 0.1).int()).abs().max() <= 1

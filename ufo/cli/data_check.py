@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from rich.progress import track
 
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
-from ufo.cli.data_find import Found, find, innermost, tasks_for
+from ufo.cli.data_find import Found, find, innermost, quiet, tasks_for
 from ufo.cli.data_list import paths
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
@@ -57,7 +54,7 @@ def check_split(found: Found, split: str, count: int | None) -> Report:
     """Read one split and decode `count` samples spread over it (None: all)."""
     report = Report()
     report.facts += [f"{key}: {_describe(path)}" for key, path in paths(found.splits[split]).items()]
-    with _quiet():
+    with quiet():
         try:
             data = found.build(split)
         except (DataError, OSError, ValueError, InstantiationException) as error:
@@ -210,15 +207,3 @@ def _number(text: str) -> int | None:
     if not text.isdigit():
         raise CommandError(f"--decode takes a number or `all`, not '{text}'")
     return int(text)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the data sets' own log of problems, which the report repeats."""
-    logger = logging.getLogger("ufo.data.datasets")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,3 +213,15 @@ def _conf() -> Path:
         raise CommandError(
             "the data sets are described in the project's conf/, which is not here; run in its folder"
         ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the data sets' own log of problems, which a command reports in its own way."""
+    logger = logging.getLogger("ufo.data")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

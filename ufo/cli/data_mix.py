@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from ufo.build import build_data
 from ufo.cli import CommandError
-from ufo.cli.data_find import innermost, mixture_config
+from ufo.cli.data_find import innermost, mixture_config, quiet
 from ufo.data.errors import DataError
 from ufo.data.mixer import Entry, MixtureSampler
 from ufo.data.sampling import weights_by_size
@@ -90,7 +89,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _rows(cfg: DictConfig) -> tuple[list[Row], list[str]]:
     """The sources that are drawn, and what is wrong with those whose files are here but unusable."""
-    logging.getLogger("ufo.data").setLevel(logging.ERROR)
     rows, broken = [], []
     for key, source in cfg.sources.items():
         if not source or not source.get("weight", 1.0) > 0:
@@ -99,8 +97,9 @@ def _rows(cfg: DictConfig) -> tuple[list[Row], list[str]]:
         alone.sources = {key: source}
         note = ""
         try:
-            (built,) = build_data(alone).sources
-            groups = built.groups()
+            with quiet():
+                (built,) = build_data(alone).sources
+                groups = built.groups()
         except (DataError, OSError, ValueError, InstantiationException, OmegaConfBaseException) as error:
             message = innermost(error)
             size = _stated(source)

@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ufo {ufo.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for found in pkgutil.iter_modules(ufo.cli.__path__):
-        if found.name == "main":
+        if found.name == "main" or found.name.startswith("data_"):  # parts of `data`
             continue
         module = importlib.import_module(f"{ufo.cli.__name__}.{found.name}")
         if hasattr(module, "add_parser"):

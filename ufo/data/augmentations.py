@@ -22,9 +22,6 @@ from ufo.types import IGNORE, Sample
 
 Transform = Callable[[Sample], "Sample | None"]
 
-HUE_PIECE = 16_384
-"""Pixels whose hue is turned at once."""
-
 
 class Pipeline:
     """The given steps in a row; None from one of them ends it."""
@@ -170,55 +167,7 @@ class RandomSemanticCrop:
         return padded
 
 
-def shift_hue(image: Tensor, hue_factor: float) -> Tensor:
-    """uint8 [3, H, W] with its hue turned by `hue_factor` of the circle (-0.5 to 0.5).
-
-    torchvision's `adjust_hue` up to one of 255 levels, in pieces that stay in the processor's cache.
-    """
-    pixels = image.reshape(3, -1).numpy()
-    turned = np.empty_like(pixels)
-    for start in range(0, pixels.shape[1], HUE_PIECE):
-        piece = slice(start, start + HUE_PIECE)
-        _shift_hue(pixels[:, piece], turned[:, piece], 6 * hue_factor)
-    return torch.from_numpy(turned).reshape(image.shape)
-
-
-def _shift_hue(pixels: np.ndarray, out: np.ndarray, turn: float) -> None:
-    """`pixels` uint8 [3, n] turned by `turn` sixths of the circle, into `out`."""
-    red, green, blue = pixels.astype(np.int16)
-    high = np.maximum(np.maximum(red, green), blue)
-    span = high - np.minimum(np.minimum(red, green), blue)
-    # which sixth of the circle, times `span`: counted from the largest channel
-    sixth = np.where(green == high, blue - red + 2 * span, red - green + 4 * span)
-    sixth = np.where(red == high, green - blue, sixth).astype(np.float32)
-    sixth /= np.maximum(span, 1)
-    level, range_ = high.astype(np.float32), span.astype(np.float32)
-    for channel, place in enumerate((3, 1, -1)):  # where on the circle the channel is lowest, in sixths
-        away = sixth + np.float32(place + turn)
-        away -= 6 * np.rint(away * np.float32(1 / 6))  # -3 to 3
-        np.abs(away, out=away)
-        np.subtract(2, away, out=away)
-        away.clip(0, 1, out=away)
-        away *= range_
-        np.subtract(level, away, out=away)
-        away *= np.float32(255.999 / 255)  # as torchvision turns floats into levels
-        out[channel] = away.astype(np.uint8)
-
-
-class _QuickHue:
-    """torchvision's colour transforms with the hue of uint8 images by `shift_hue`."""
-
-    def _call_kernel(self, functional: Callable[..., Any], inpt: Any, *args: Any, **kwargs: Any) -> Any:
-        if functional is F.adjust_hue and isinstance(inpt, Tensor) and inpt.dtype == torch.uint8:
-            return _like(shift_hue(inpt.as_subclass(Tensor), *args, **kwargs), inpt)
-        return super()._call_kernel(functional, inpt, *args, **kwargs)
-
-
-class ColorJitter(_QuickHue, v2.ColorJitter):
-    """Brightness, contrast, saturation and hue in a random order."""
-
-
-class PhotometricDistort(_QuickHue, v2.RandomPhotometricDistort):
+class PhotometricDistort(v2.RandomPhotometricDistort):
     """Brightness, contrast, saturation and hue, each with probability `p`; channels stay in order.
 
     Ranges are those of configs.md, 2.4: hue +-18 of 180 is a tenth of the circle. Where the

@@ -17,7 +17,6 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ufo.data.augmentations import (
-    ColorJitter,
     CopyPaste,
     DropTiny,
     PhotometricDistort,
@@ -158,5 +157,5 @@ def grounding_train(size: int, crop: Sequence[float] = (0.8, 1.0), jitter: float
     Each side of the crop is `crop[0]` to `crop[1]` of the image's. No flip: texts know left and
     right. A crop that lost the object gives None.
     """
-    color = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    color = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     return Pipeline([v2.RandomApply([color], p=jitter), RandomRelativeCrop(*crop), square_resize(size)])
