@@ -66,9 +66,9 @@ class Clock:
     def __init__(self, kind: str):
         self.now = time.perf_counter if kind == "wall" else time.process_time
 
-    def __call__(self, function: Callable, *arguments):
+    def __call__(self, function: Callable, *arguments, **options):
         start = self.now()
-        result = function(*arguments)
+        result = function(*arguments, **options)
         return result, self.now() - start
 
 

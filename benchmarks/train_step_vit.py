@@ -31,8 +31,8 @@ class Cut:
         self.pairs.append((x, leaf))
         return leaf
 
-    def encode(self, *arguments):
-        context, seconds = self.clock(self.methods[0], *arguments)
+    def encode(self, *arguments, **options):
+        context, seconds = self.clock(self.methods[0], *arguments, **options)
         self.seconds += seconds
         return replace(context, image_features=self._cut(context.image_features))
 
