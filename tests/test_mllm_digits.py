@@ -41,7 +41,7 @@ def test_eight_scenes_are_learned_by_heart(tmp_path):
     steps = [f"trainer.{key}=200" for key in ("max_steps", "val_check_interval")]
     run("train.py", *scenes, "experiment=internvl_tiny_masks", *steps, out=tmp_path / "masks")
     init = f"init={tmp_path / 'masks'}"
-    steps = [f"trainer.{key}=250" for key in ("max_steps", "val_check_interval")]
+    steps = [f"trainer.{key}=150" for key in ("max_steps", "val_check_interval")]
     run("train.py", *scenes, "experiment=internvl_tiny_digits", *none, *steps, init, out=tmp_path / "run")
     found = metrics(tmp_path / "run")
     assert found["val/digits/referring_segmentation/cIoU"] > 0.5

@@ -37,7 +37,7 @@ class UFOModule(L.LightningModule):
         compile: bool = False,
     ):
         super().__init__()
-        if not isinstance(model.backbone, self.backbone_type):
+        if isinstance(model, UFO) and not isinstance(model.backbone, self.backbone_type):
             has, wants = type(model.backbone).__name__, self.backbone_type.__name__
             raise TypeError(
                 f"{type(self).__name__} trains {wants}, not {has}; choose the module with backbone="
