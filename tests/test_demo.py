@@ -1,5 +1,6 @@
 """`ufo demo` with a few scenes and seconds."""
 
+import logging
 import re
 
 import pytest
@@ -9,6 +10,15 @@ from ufo.cli.demo import HEADLINES
 from ufo.cli.main import main
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def lightning_talks_again():
+    """The demo silences Lightning for as long as its process lives; other tests read what it says."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @needs_weights
