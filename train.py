@@ -4,8 +4,9 @@ import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import check_config, check_fit, clear_errors, quote_numbers
+from ufo.check import check_config, check_fit, clear_errors
 from ufo.checkpoints.native import check_resumable, initialise, load, save
+from ufo.command_line import clear_command_line
 from ufo.sweeps.record import recorded
 
 
@@ -44,5 +45,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    quote_numbers("resolution")
-    main()
+    with clear_command_line("resolution"):
+        main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
@@ -18,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ufo.checkpoints.native import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
+from ufo.errors import instead, sentence
 from ufo.model import UFO
 from ufo.sweeps.record import Refused
 from ufo.tasks import task_names
@@ -56,18 +56,6 @@ KEYS = frozenset(
 )
 
 
-def quote_numbers(*groups: str) -> None:
-    """Let options of a config group be named by numbers: `resolution=1120` on the command line.
-
-    Hydra takes a bare number for an integer and then refuses it as the name of an option.
-    """
-    for i, argument in enumerate(sys.argv[1:], start=1):
-        key, equals, value = argument.partition("=")
-        if equals and key.lstrip("+") in groups:
-            quoted = ",".join(f"'{v}'" if v.isdigit() else v for v in value.split(","))
-            sys.argv[i] = f"{key}={quoted}"
-
-
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn an expected kind of error into one sentence; `HYDRA_FULL_ERROR=1` shows the traceback."""
@@ -83,15 +71,8 @@ def clear_errors() -> Iterator[None]:
     ) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        print(f"error: {_innermost(error)}", file=sys.stderr)
-        raise Refused(_innermost(error)) from error
-
-
-def _innermost(error: BaseException) -> str:
-    """The message of the error that caused this one: Hydra wraps what a constructor says."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        raise Refused(sentence(error)) from error
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -118,7 +99,7 @@ def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:
     unread = sorted(set(found) - read)
     if unread:
         key = f"{where}.{unread[0]}" if where else unread[0]
-        raise ValueError(f"nothing reads the config key '{key}'; {_instead(unread[0], read)}")
+        raise ValueError(f"nothing reads the config key '{key}'; {instead(unread[0], read, 'keys are')}")
 
 
 def _check_arguments(value: Any, where: str = "") -> None:
@@ -135,16 +116,10 @@ def _check_arguments(value: Any, where: str = "") -> None:
     try:
         parameters = inspect.signature(get_object(value["_target_"])).parameters
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}: there is no '{value['_target_']}' ({_innermost(error)})") from error
+        raise ValueError(f"{where}: there is no '{value['_target_']}' ({sentence(error)})") from error
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = {k for k in value if not (k.startswith("_") and k.endswith("_"))}
         _check_keys(where, given, set(parameters))
-
-
-def _instead(name: str, known: Set[str]) -> str:
-    """What a wrong name probably stands for, or all that it may be."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"keys are: {', '.join(sorted(known))}"
 
 
 def check_fit(model: UFO, data: UFODataModule) -> None:

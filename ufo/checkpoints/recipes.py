@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.errors import sentence
 
 # the class names that the published models are asked for, by task; captions and grounding have none
 CLASS_FILES = {
@@ -40,7 +41,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra.compose("train", overrides=list(overrides))
     except HydraException as error:
-        raise CheckpointError(f"{folder} composes no such recipe: {error}") from error
+        raise CheckpointError(f"{folder} composes no such recipe: {sentence(error)}") from error
     cfg.paths.root = str(folder.parent)  # the default asks a Hydra job where it was started
     return cfg
 

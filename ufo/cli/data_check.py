@@ -16,10 +16,11 @@ from rich.progress import track
 
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
-from ufo.cli.data_find import Found, find, innermost, quiet, tasks_for
+from ufo.cli.data_find import Found, find, quiet, tasks_for
 from ufo.cli.data_list import paths
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
+from ufo.errors import sentence
 from ufo.types import IGNORE
 
 MAX_NAMED = 10  # errors that are printed
@@ -58,7 +59,7 @@ def check_split(found: Found, split: str, count: int | None) -> Report:
         try:
             data = found.build(split)
         except (DataError, OSError, ValueError, InstantiationException) as error:
-            report.errors.append(_hint(innermost(error), found))
+            report.errors.append(_hint(sentence(error), found))
             return report
         served = tasks_for(data.provides)
         report.facts.append(f"serves: {', '.join(served) or 'no task'}")

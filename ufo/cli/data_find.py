@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.recipes import compose, config_folder
 from ufo.cli import CommandError
+from ufo.errors import instead, sentence
 
 SPLITS = ("train", "val")
 HERE = "inspected"  # key of the composed config under which the data set stands
@@ -127,13 +127,6 @@ def all_datasets(root: Path | None = None) -> Iterator[Found]:
         yield _found(name, cfg, cfg[HERE][name])
 
 
-def innermost(error: BaseException) -> str:
-    """The message of the error that caused this one, in one line: Hydra wraps what a constructor says."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
-
-
 def unknown(name: str, known: Sequence[str]) -> str:
     """That there is no such data set, and what may have been meant."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -173,7 +166,7 @@ def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig |
                 found.splits[split] = OmegaConf.to_container(dataset[split], resolve=True)
         found.info = OmegaConf.to_container(dataset.get("info") or OmegaConf.create(), resolve=True)
     except OmegaConfBaseException as error:
-        raise CommandError(f"the config of {name} does not resolve: {error}") from error
+        raise CommandError(f"the config of {name} does not resolve: {sentence(error)}") from error
     for split, options in found.splits.items():
         if not isinstance(options, dict) or "_target_" not in options:
             raise CommandError(f"the config of {name} has no `_target_` in `{split}`: it names the loader")
@@ -190,8 +183,7 @@ def _check_arguments(name: str, split: str, options: dict[str, Any]) -> None:
         raise CommandError(f"the config of {name} names a loader that is not there: {target}") from error
     given = {key for key in options if not key.startswith("_")}
     for key in sorted(given - set(parameters)):
-        near = difflib.get_close_matches(key, parameters, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"it takes {', '.join(parameters)}"
+        hint = instead(key, parameters, "it takes")
         raise CommandError(f"{name}: the loader of `{split}` takes no `{key}`; {hint}")
     needed = {p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
     if missing := sorted(needed - given):
@@ -202,8 +194,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         return compose(overrides)
     except CheckpointError as error:
-        cause = error.__cause__ or error
-        raise CommandError(" ".join(str(cause).split())) from error
+        raise CommandError(sentence(error.__cause__ or error)) from error
 
 
 def _conf() -> Path:

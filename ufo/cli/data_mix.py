@@ -16,10 +16,11 @@ from rich.table import Table
 
 from ufo.build import build_data
 from ufo.cli import CommandError
-from ufo.cli.data_find import innermost, mixture_config, quiet
+from ufo.cli.data_find import mixture_config, quiet
 from ufo.data.errors import DataError
 from ufo.data.mixer import Entry, MixtureSampler
 from ufo.data.sampling import weights_by_size
+from ufo.errors import sentence
 
 ABSENT = "not here"
 UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
@@ -101,7 +102,7 @@ def _rows(cfg: DictConfig) -> tuple[list[Row], list[str]]:
                 (built,) = build_data(alone).sources
                 groups = built.groups()
         except (DataError, OSError, ValueError, InstantiationException, OmegaConfBaseException) as error:
-            message = innermost(error)
+            message = sentence(error)
             size = _stated(source)
             groups, note = [np.arange(size or 1)], ABSENT
             if "does not exist" not in message:

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 from ufo.cli import CommandError
-from ufo.cli.data_find import Found, find, innermost
+from ufo.cli.data_find import Found, find
 from ufo.cli.data_list import paths, where
 from ufo.data.index import SMALL, size_text
 from ufo.data.prepare import preparations
+from ufo.errors import sentence
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def _index(found: Found, converted: bool) -> int:
         try:
             data = found.build(split)
         except Exception as error:
-            print(f"{split}: {innermost(error)}")
+            print(f"{split}: {sentence(error)}")
             code = 1
             continue
         about = f", index of {size_text(large[0].stat().st_size)} is on disk" if large else ""

@@ -24,13 +24,14 @@ from rich.progress import track
 
 from ufo.backbones.base import Backbone
 from ufo.cli import CommandError
-from ufo.cli.data_find import Found, find, innermost
+from ufo.cli.data_find import Found, find
 from ufo.data.datasets.segmentations import encode_mask
 from ufo.data.mixer import Entry, MixtureSampler
 from ufo.data.module import TrainingData
 from ufo.data.source import Source
 from ufo.data.transforms import plain
 from ufo.draw import contact_sheet, draw
+from ufo.errors import sentence
 from ufo.ops.grid import query_grid
 from ufo.tasks import Supervision, Task, task_class
 from ufo.tasks.wording import WORDINGS
@@ -99,7 +100,7 @@ def _backbone(found: Found) -> Backbone:
         with torch.device("meta"):
             return instantiate(found.cfg.backbone.network, vocab_size=1)
     except Exception as error:
-        raise CommandError(f"the backbone cannot be built: {innermost(error)}") from error
+        raise CommandError(f"the backbone cannot be built: {sentence(error)}") from error
 
 
 def _source(found: Found, task: Task, split: str) -> Source:
@@ -125,7 +126,7 @@ def _batches(source: Source, count: int, seed: int) -> Iterator[Batch]:
     try:
         data = source.data("train")
     except (ValueError, RuntimeError) as error:
-        raise CommandError(innermost(error)) from error
+        raise CommandError(sentence(error)) from error
     sampler = MixtureSampler([Entry(source.name, 1.0, 1, source.groups())], seed)
     training = TrainingData([source])
     for keys in islice(sampler, min(count, len(data))):

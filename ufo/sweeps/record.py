@@ -20,6 +20,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ufo.command_line import job_begins
+
 log = logging.getLogger(__name__)
 
 FILE, TRACEBACK = "status.json", "traceback.txt"
@@ -98,9 +100,10 @@ def recorded(main: Callable[[Any], float | None]) -> Callable[[Any], float | Non
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        job_begins()
         hydra = HydraConfig.get()
         folder, sweeping = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
-        record = Record(overrides=list(hydra.overrides.task), started=_now())
+        record = Record(overrides=_overrides(hydra), started=_now())
         if sweeping and (before := read(folder)):
             _check_same(before, record, folder)
             if before.state == FINISHED:
@@ -129,6 +132,13 @@ def recorded(main: Callable[[Any], float | None]) -> Callable[[Any], float | Non
         return record.objective
 
     return run
+
+
+def _overrides(hydra: Any) -> list[str]:
+    """As they were written: what refers to something that is not there is refused later, with its key."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(hydra.overrides.task, resolve=False)
 
 
 def _outcome(error: BaseException) -> tuple[str, str]:

@@ -1,0 +1,139 @@
+"""Pictures of predictions and ground truth: boxes, masks, class maps, captions, expressions.
+
+Everything is drawn with PIL on a copy whose sides are within bounds, so that a 112-pixel image
+becomes readable and a huge one does not become a huge file. The same input gives the same pixels.
+Shapes: N objects, `H W` pixels of the image; boxes are xyxy in its pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ufo.draw.blocks import (
+    GAP,
+    GREY,
+    MIN_TEXT_WIDTH,
+    PALETTE,
+    SHEET,
+    WHITE,
+    color,
+    heading,
+    legend_block,
+    row,
+    stack,
+    text_block,
+)
+from ufo.draw.marks import REFERRED, Marks, annotated, class_name, predicted, referred_note
+from ufo.draw.paint import paint, resized
+from ufo.types import Prediction, Target
+
+__all__ = ["PALETTE", "REFERRED", "color", "contact_sheet", "draw", "side_by_side"]
+
+
+def draw(
+    image: Tensor,
+    prediction: Prediction | None = None,
+    target: Target | None = None,
+    classes: tuple[str, ...] = (),
+    *,
+    text: str = "",
+    min_score: float = 0.3,
+    max_objects: int = 50,
+    min_side: int = 400,
+    max_side: int = 1024,
+) -> Image.Image:
+    """A picture of one image with what was predicted or annotated.
+
+    With both, the prediction is drawn and the target's boxes are added as dashed lines.
+
+    Args:
+        image: uint8 `[3, H, W]`, RGB, the original image that boxes and masks refer to.
+        classes: names of the labels; by default those of the prediction.
+        text: the expression of a grounding query, if there is no target that knows it.
+        min_score: detections below it are only counted (below the image).
+        max_objects: so many of the best detections are drawn.
+        min_side, max_side: bounds in pixels of the drawn image's shorter and longer side; the
+            second one wins.
+
+    Returns:
+        RGB; the image, below it captions, expressions and the legend of a class map.
+
+    Raises:
+        ValueError: the image has no pixels, or a mask or class map is not of its size.
+    """
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"the image is {tuple(image.shape)}; draw needs [3, H, W] with pixels")
+    classes = classes or (prediction.classes if prediction else ())
+    marks = Marks()
+    if prediction is not None:
+        text = text or (target.text if target else "")
+        marks = predicted(prediction.to("cpu"), classes, text, min_score, max_objects)
+        if target is not None:
+            marks.notes += [f"reference: {caption}" for caption in target.captions or []]
+            marks.dashed = target.boxes
+    elif target is not None:
+        marks = annotated(target, classes)
+    picture = resized(image, min_side, max_side)
+    picture, legend = paint(picture, marks, tuple(image.shape[-2:]))
+    width = max(picture.width, MIN_TEXT_WIDTH)
+    blocks = [picture, *(text_block(note, width) for note in marks.notes)]
+    if marks.hidden:
+        blocks.append(text_block(marks.hidden, width, rgb=GREY))
+    if legend:
+        blocks.append(legend_block([(color(i), class_name(i, classes)) for i in legend], width))
+    return stack(blocks)
+
+
+def side_by_side(
+    image: Tensor,
+    prediction: Prediction,
+    target: Target,
+    classes: tuple[str, ...] = (),
+    **options: float,
+) -> Image.Image:
+    """Ground truth on the left, the prediction on the right; a caption beside its references.
+
+    Args:
+        image: uint8 `[3, H, W]`, RGB.
+        options: those of `draw`.
+
+    Returns:
+        RGB, two headed panels on white.
+
+    Raises:
+        ValueError: as `draw`.
+    """
+    classes = classes or prediction.classes
+    if prediction.task == "caption":
+        plain = draw(image, **options)
+        width = max(plain.width, MIN_TEXT_WIDTH)
+        said = [text_block(prediction.text, width)]
+        references = [text_block(caption, width) for caption in target.captions or []]
+        texts = [heading("ground truth"), *references, heading(""), heading("prediction"), *said]
+        return row([plain, stack(texts)])
+    if prediction.masks is None:  # boxes were asked for, although the data set may know masks too
+        target = replace(target, masks=None)
+    truth = draw(image, target=target, classes=classes, **options)
+    answer = draw(image, prediction, classes=classes, text=target.text, **options)
+    note = referred_note(prediction.to("cpu"), target)
+    notes = [text_block(note, answer.width, rgb=GREY)] if note else []
+    left = stack([heading("ground truth"), truth])
+    return row([left, stack([heading("prediction"), answer, *notes])])
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 2, title: str = "") -> Image.Image:
+    """Many pictures in rows of `columns`, as white cards on grey.
+
+    Raises:
+        ValueError: there are no pictures or no columns.
+    """
+    if not pictures or columns < 1:
+        raise ValueError("a contact sheet needs at least one picture and one column")
+    cards = [ImageOps.expand(picture, GAP, WHITE) for picture in pictures]
+    rows = [row(cards[i : i + columns], SHEET) for i in range(0, len(cards), columns)]
+    head = [text_block(title, max(row.width for row in rows), 20, paper=SHEET)] if title else []
+    return ImageOps.expand(stack([*head, *rows], gap=GAP, paper=SHEET), GAP, SHEET)

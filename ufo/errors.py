@@ -1,0 +1,51 @@
+"""What an exception says to a user: one sentence that names what to write instead.
+
+Hydra and OmegaConf explain a mistake in several lines, with a listing of every option and of their own
+state. `sentence` keeps what was wrong and adds the nearest name that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+
+def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
+    """What is wrong, in one line; `groups` are config groups that may have been meant by an unknown key.
+
+    Of an error in a constructor that Hydra called it is the constructor's message.
+    """
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"there is no {group} '{name}'; {instead(name, error.options, 'there are')}"
+    if isinstance(error, OverrideParseException):
+        said = [line for line in str(error).splitlines() if line and not line.startswith("See http")][-1]
+        return f"cannot read '{error.override}' ({said}); overrides are written key=value"
+    for known in (error, error.__cause__):
+        if isinstance(known, OmegaConfBaseException):
+            return _of_omegaconf(known, groups)
+    return " ".join(str(error).split())
+
+
+def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
+    key, parent = error.full_key, error.parent_node
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(parent, DictConfig):
+        names = {str(name) for name in parent}
+        if key == str(error.key):  # at the root, where an option of a group may have been meant
+            names.update(groups)
+        return f"the config has no key '{key}'; {instead(str(error.key), names, 'keys are')}"
+    said = (error.msg or str(error)).partition("\n")[0]
+    return f"{key}: {said}" if key else said
+
+
+def instead(name: str, known: Iterable[str], all_of_them: str) -> str:
+    """What a wrong name probably stands for, or all that it may be."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"{all_of_them}: {', '.join(names)}"
