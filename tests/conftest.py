@@ -13,7 +13,10 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test asks the hub
 
+from commands import SCENES, digits
+
 from ufo.backbones.ufo_vit import UFOViT
+from ufo.data.digits import generate
 from ufo.model import UFO
 from ufo.tasks import make_task
 from ufo.tokenizer import UFOTokenizer, build_vocab
@@ -157,3 +160,10 @@ def _rectangles(boxes: torch.Tensor, side: int) -> torch.Tensor:
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = 1
     return masks
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> list[str]:
+    """Overrides that choose a few generated digit scenes; nobody writes to them."""
+    folder = generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False)
+    return digits(folder)

@@ -9,23 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import NETWORK, QUICK, SCENES, batches, command, digits, run
+from commands import NETWORK, QUICK, batches, command, run
 from hydra.errors import HydraException
 from official_files import write_official
 
 from ufo.checkpoints.native import save
 from ufo.command_line import clear_command_line
-from ufo.data.digits import generate
 
 ONE = [f"sources.{task}=null" for task in ("detection", "instance_segmentation", "semantic_segmentation")]
 ONE += ["sources.grounding=null"]  # captions only: quick to read
 SMALL = [*NETWORK, *QUICK, *batches(2, "caption")]
-
-
-@pytest.fixture(scope="session")
-def scenes(tmp_path_factory) -> list[str]:
-    folder = generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False)
-    return digits(folder)
 
 
 @pytest.fixture(scope="session")

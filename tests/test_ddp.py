@@ -13,13 +13,11 @@ from commands import (
     DENSE,
     NETWORK,
     QUICK,
-    SCENES,
     SHIPPED,
     SHIPPED_RUN,
     TASKS,
     batches,
     command,
-    digits,
     forked,
     metrics,
     needs_weights,
@@ -31,7 +29,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ufo.cli.demo import HEADLINES
-from ufo.data.digits import generate
 from ufo.types import Batch
 
 pytestmark = pytest.mark.slow
@@ -49,11 +46,6 @@ FIXED = [
 FOUR = ["trainer.max_steps=4", "trainer.val_check_interval=4"]
 # Adam would turn round-off into steps of full size
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> list[str]:
-    return digits(generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False))
 
 
 @pytest.fixture(scope="module")

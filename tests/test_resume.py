@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import NETWORK, QUICK, SCENES, TASKS, batches, digits, forked, metrics, resolution
+from commands import NETWORK, QUICK, TASKS, batches, forked, metrics, resolution
 from safetensors.torch import load_file
-
-from ufo.data.digits import generate
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +24,6 @@ RUN = [
     "backbone.network.text_dropout=0.1",
     "callbacks.checkpoint.every_n_train_steps=4",
 ]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> list[str]:
-    return digits(generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False))
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import NETWORK, QUICK, SCENES, TASKS, batches, compose, digits, forked, metrics, resolution
+from commands import NETWORK, QUICK, TASKS, batches, compose, forked, metrics, resolution
 from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 
 from ufo.build import build_trainer
 from ufo.cli.main import main
-from ufo.data.digits import generate
 from ufo.modules import zero
 from ufo.modules.strategies import FSDP, group_names
 from ufo.modules.zero import DeepSpeed
@@ -30,11 +29,6 @@ SMALL = [*NETWORK, *QUICK, *resolution(56, 56), "~callbacks.pictures", "logger=c
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5"]
 FEW = "+trainer.limit_val_batches=1"
 ALL = [*SMALL, *SGD, *batches(2, *TASKS), "trainer.max_steps=4", "trainer.val_check_interval=4", FEW]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> list[str]:
-    return digits(generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False))
 
 
 def finished(*arguments: str, out: Path, script: str = "train.py", processes: int = 1) -> str:

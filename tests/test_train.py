@@ -10,13 +10,11 @@ import torch
 from commands import (
     NETWORK,
     QUICK,
-    SCENES,
     SHIPPED,
     SHIPPED_RUN,
     TASKS,
     batches,
     command,
-    digits,
     metrics,
     needs_weights,
     resolution,
@@ -26,7 +24,6 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ufo.cli.demo import HEADLINES
-from ufo.data.digits import generate
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +33,6 @@ SIX_STEPS = [
     "trainer.val_check_interval=3",
     "callbacks.checkpoint.every_n_train_steps=2",
 ]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> list[str]:
-    return digits(generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False))
 
 
 @pytest.fixture(scope="module")

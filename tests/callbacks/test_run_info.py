@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
+from one_weight import OneWeight
 from torch.utils.data import DataLoader
 
 from ufo.callbacks import run_info
@@ -22,21 +23,6 @@ from ufo.callbacks.run_info import RunInfo, git_revision, plain
 
 CONFIG = {"seed": 3, "model": {"name": "tiny", "width": "${seed}", "path": None}}
 RESOLVED = {"seed": 3, "model": {"name": "tiny", "width": 3, "path": None}}
-
-
-class Module(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def training_step(self, batch, batch_idx):
-        return self.weight.sum() ** 2
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def trainer(folder: Path, info: RunInfo, logger=False, **more) -> L.Trainer:
@@ -59,7 +45,7 @@ def data() -> DataLoader:
 
 def run(folder: Path, config=CONFIG, logger=False) -> dict:
     config = OmegaConf.create(config)
-    trainer(folder, RunInfo(config, folder), logger).fit(Module(), data())
+    trainer(folder, RunInfo(config, folder), logger).fit(OneWeight(), data())
     return json.loads((folder / "run.json").read_text())
 
 
@@ -78,7 +64,7 @@ def test_run_is_described(tmp_path):
 
 
 def test_evaluation_is_described_in_the_root_folder_by_default(tmp_path):
-    trainer(tmp_path, RunInfo({"a": 1})).validate(Module(), data(), verbose=False)
+    trainer(tmp_path, RunInfo({"a": 1})).validate(OneWeight(), data(), verbose=False)
     assert json.loads((tmp_path / "run.json").read_text())["stage"] == "validate"
 
 
@@ -120,14 +106,14 @@ def test_wandb_gets_the_config(tmp_path, monkeypatch):
 
 
 def test_fast_dev_run_writes_nothing(tmp_path):
-    trainer(tmp_path, RunInfo({}, tmp_path / "run"), fast_dev_run=True).fit(Module(), data(), data())
+    trainer(tmp_path, RunInfo({}, tmp_path / "run"), fast_dev_run=True).fit(OneWeight(), data(), data())
     assert not (tmp_path / "run").exists()
 
 
 def test_unwritable_folder_is_no_end(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        trainer(tmp_path, RunInfo({}, tmp_path / "file")).fit(Module(), data())
+        trainer(tmp_path, RunInfo({}, tmp_path / "file")).fit(OneWeight(), data())
     assert "could not be written" in caplog.text
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
+from one_weight import OneWeight
 from torch.utils.data import DataLoader, Dataset
 
 from ufo.callbacks.throughput import Throughput, max_memory
@@ -29,20 +30,13 @@ class Slow(Dataset):
         return torch.zeros(BATCH, 1)
 
 
-class Module(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
+class Module(OneWeight):
     def training_step(self, batch, batch_idx):
         time.sleep(STEP)
-        return self.weight.sum() ** 2
+        return super().training_step(batch, batch_idx)
 
     def validation_step(self, batch, batch_idx):
         time.sleep(10 * STEP)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def rows(folder: Path, **options) -> list[dict[str, float]]:
