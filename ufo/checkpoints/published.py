@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.backbones.ufo_vit import UFOViT
@@ -19,6 +20,7 @@ from ufo.checkpoints import mmengine, recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.official import PREFIX, architecture, convert_keys
 from ufo.checkpoints.official_mllm import is_official_mllm
+from ufo.checkpoints.published_base import Published
 from ufo.checkpoints.published_mllm import PublishedMLLM
 from ufo.tokenizer import UFOTokenizer
 
@@ -26,17 +28,16 @@ SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of ex
 
 
 @dataclass
-class Published:
-    """A published checkpoint, recognised; its weights carry the names of `UFO.state_dict`."""
+class PublishedViT(Published):
+    """A published UFO-ViT."""
 
     path: Path
     backbone: dict[str, Any]  # as in a model's description
-    weights: dict[str, Tensor]  # float32
+    weights: dict[str, Tensor]  # by the names of `UFO.state_dict`, float32
     trained_tasks: list[str] | None = None  # as far as the file tells
 
     @property
     def name(self) -> str:
-        """What a reader of the paper calls it."""
         b = self.backbone
         size = SIZES.get(b["width"])
         return (
@@ -44,24 +45,9 @@ class Published:
             f"{b['width']}, {b['image_size']} px, {b['vocab_size']} tokens)"
         )
 
-    def describe(
-        self,
-        vocab: str | Path | None = None,
-        tasks: Sequence[str] | None = None,
-        classes: Mapping[str, Sequence[str]] | None = None,
-        overrides: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """The description (see `UFO.describe`) of the model with these weights.
-
-        Args:
-            vocab: a `vocab.txt`, a folder with one, or a name on the hub; default: the one beside the
-                checkpoint, else the recipe's.
-            tasks: names of tasks; default: those that the file names, else all that the tensors allow.
-            classes: class names by task instead of the published data sets'.
-            overrides: of the config; default: the experiment of this size and, if it is one, task.
-
-        Raises CheckpointError or FileNotFoundError saying what does not fit or is not there.
-        """
+    def _recipe(
+        self, vocab: str | Path | None, tasks: Sequence[str] | None, overrides: Sequence[str]
+    ) -> tuple[DictConfig, UFOTokenizer, dict[str, dict], dict[str, Any]]:
         cfg = recipes.compose(overrides if recipes.names_experiment(overrides) else self._multi(overrides))
         beside = self.path.parent / "vocab.txt"
         vocab = vocab or (beside if beside.is_file() else cfg.backbone.tokenizer.name_or_path)
@@ -70,15 +56,7 @@ class Published:
         if len(settings) == 1 and not recipes.names_experiment(overrides):
             cfg = recipes.compose(self._single(*settings, overrides))
             settings = {name: recipes.task_settings(cfg)[name] for name in settings}
-        named = {name: (classes or {}).get(name) or recipes.class_names(name) for name in settings}
-        return {
-            "backbone": self.backbone,
-            "tasks": settings,
-            "classes": {name: list(names) for name, names in named.items() if names},
-            "vocab": list(tokenizer.vocab),
-            "mask_token": tokenizer.has_mask,
-            **recipes.loss_settings(cfg),
-        }
+        return cfg, tokenizer, settings, self.backbone
 
     def _multi(self, overrides: Sequence[str]) -> list[str]:
         """The overrides of the multi-task recipe of this size."""
@@ -137,7 +115,7 @@ class Published:
         return able
 
 
-def recognise(content: Mapping[str, Any], path: Path) -> Published | PublishedMLLM:
+def recognise(content: Mapping[str, Any], path: Path) -> Published:
     """A published checkpoint from the content of its file (see `mmengine.read_pickle`), of any family.
 
     Raises CheckpointError for weights of anything else; it lists unmapped and missing keys.
@@ -153,4 +131,4 @@ def recognise(content: Mapping[str, Any], path: Path) -> Published | PublishedML
     except ValueError as error:
         raise CheckpointError(f"'{path}': {error}") from error
     weights = {PREFIX + name: tensor.to(torch.float32) for name, tensor in weights.items()}
-    return Published(path, {"type": "UFOViT", **backbone}, weights, mmengine.trained_tasks(content))
+    return PublishedViT(path, {"type": "UFOViT", **backbone}, weights, mmengine.trained_tasks(content))

@@ -12,18 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import NET
 from ufo.checkpoints.official_mllm import merge, read_official_mllm
+from ufo.checkpoints.published_base import Published
 from ufo.hf_tokenizer import HFTokenizer
 
 BACKBONES = {"internvl": "InternVL", "llava": "Llava"}  # family -> class of ufo.backbones
 
 
-class PublishedMLLM:
+class PublishedMLLM(Published):
     """A published checkpoint of a language-model backbone: `path`, and the official names in `state`."""
 
     def __init__(self, path: Path, state: Mapping[str, Tensor]):
@@ -57,7 +59,6 @@ class PublishedMLLM:
 
     @property
     def name(self) -> str:
-        """What a reader of the paper calls it."""
         found = self._read[2]
         text, lora = found["config"]["text_config"], found["lora"]
         form = f"LoRA of rank {lora['rank']}, merged" if lora else "full"
@@ -66,24 +67,9 @@ class PublishedMLLM:
             f"{text['hidden_size']}, {text['vocab_size']} tokens, {form})"
         )
 
-    def describe(
-        self,
-        vocab: str | Path | None = None,
-        tasks: Sequence[str] | None = None,
-        classes: Mapping[str, Sequence[str]] | None = None,
-        overrides: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """The description (see `UFO.describe`) of the model with these weights.
-
-        Args:
-            vocab: a tokenizer.json, a folder with one, or a name on the hub; default: the one beside the
-                checkpoint, else the recipe's.
-            tasks: names of tasks; default: the recipe's.
-            classes: class names by task instead of the published data sets'.
-            overrides: of the config; they must name the experiment that made the checkpoint.
-
-        Raises CheckpointError or FileNotFoundError saying what does not fit or is not there.
-        """
+    def _recipe(
+        self, vocab: str | Path | None, tasks: Sequence[str] | None, overrides: Sequence[str]
+    ) -> tuple[DictConfig, HFTokenizer, dict[str, dict], dict[str, Any]]:
         if not recipes.names_experiment(overrides):
             raise CheckpointError(
                 f"'{self.path}' is a language model that does not tell its recipe; name it: ufo convert SRC "
@@ -106,14 +92,7 @@ class PublishedMLLM:
         if strange:
             raise CheckpointError(f"the experiment has no task '{strange[0]}'; it has: {', '.join(settings)}")
         settings = {name: s for name, s in settings.items() if name in (tasks or settings)}
-        named = {name: (classes or {}).get(name) or recipes.class_names(name) for name in settings}
-        return {
-            "backbone": {**network, **self.backbone},
-            "tasks": settings,
-            "classes": {name: list(names) for name, names in named.items() if names},
-            **tokenizer.describe(),
-            **recipes.loss_settings(cfg),
-        }
+        return cfg, tokenizer, settings, {**network, **self.backbone}
 
     def _tokenizer(self, vocab: str | Path | None, recipe: dict[str, Any]) -> HFTokenizer:
         """The tokenizer, with UFO's tokens, that has as many tokens as the embedding has rows."""
