@@ -14,6 +14,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from ufo.tokenizer import pad_rows
+
 MASK_TOKEN = "<MASK>"
 
 Segment = tuple[str, bool]
@@ -166,11 +168,7 @@ class HFTokenizer:
 
     def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
         """Right-pad id lists to one int64 tensor `[N, T]`."""
-        length = length or max((len(r) for r in rows), default=0)
-        out = torch.full((len(rows), length), self.pad_id)
-        for i, row in enumerate(rows):
-            out[i, : len(row)] = torch.tensor(row)
-        return out
+        return pad_rows(rows, self.pad_id, length)
 
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Prompt ids `[B, n]`, right padded, and mask (True = a token); equal prompts give one row.

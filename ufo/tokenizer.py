@@ -16,6 +16,15 @@ from torch import Tensor
 MASK_TOKEN = "<MASK>"
 
 
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> Tensor:
+    """Id lists, padded on the right to one int64 tensor `[N, T]`; T is `length` or that of the longest."""
+    length = length or max((len(r) for r in rows), default=0)
+    out = torch.full((len(rows), length), pad_id)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row)
+    return out
+
+
 class UFOTokenizer:
     """WordPiece over a BERT-style `vocab.txt`, with the three tokens that UFO appends.
 
@@ -79,11 +88,7 @@ class UFOTokenizer:
 
     def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
         """Right-pad id lists to one int64 tensor `[N, T]`."""
-        length = length or max((len(r) for r in rows), default=0)
-        out = torch.full((len(rows), length), self.pad_id)
-        for i, row in enumerate(rows):
-            out[i, : len(row)] = torch.tensor(row)
-        return out
+        return pad_rows(rows, self.pad_id, length)
 
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Prompt ids `[B, n]` and mask (True = visible).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 
 import lightning as L
@@ -15,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from one_weight import OneWeight
 from PIL import Image
 from torch.utils.data import DataLoader
+from wandb_records import finished
 
 from ufo.callbacks.pictures import Example, Pictures, class_map, overlays, painted
 from ufo.draw import PALETTE
@@ -227,34 +227,6 @@ def test_overlays_have_predictions_and_ground_truth():
     many = Example(example.prediction, example.target, tuple(map(str, range(300))))
     assert "masks" not in overlays(many, SIZE)
     assert overlays(Example(answer("caption"), truth("caption", 0, ""), ()), SIZE) == {}
-
-
-def records(folder: Path):
-    """The records of an offline wandb run: protobuf messages in LevelDB's log framing."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = folder.rglob("*.wandb")
-    data, at, message = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:  # the rest of a block is too short for a header
-            at += 32768 - at % 32768
-            continue
-        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        message += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(message)
-            message = b""
-
-
-def finished(folder: Path) -> list:
-    """All records of a run; wandb's own process may still be writing after `wandb.finish()`."""
-    for _ in range(100):
-        found = list(records(folder))
-        if found and found[-1].HasField("exit"):
-            return found
-        time.sleep(0.1)
-    raise AssertionError("the offline run was never completed")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -247,13 +247,10 @@ class Case:
         elif self.task_name in ("referring_segmentation", "reasoning_segmentation"):
             answers = iter(self.answers)
             patches.append(patch("ufo.tasks.wording.base.Wording.write_mask", lambda *_, **__: next(answers)))
-        for one in patches:
-            one.start()
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             for one in patches:
-                one.stop()
+                stack.enter_context(one)
+            yield
 
     def _assign_regions(self, batch, i, grid, generator) -> Tensor:
         labels, _ = regions(batch.semantic[i])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -292,13 +292,10 @@ def recorded_draws(recording: dict[str, Any]) -> Iterator[None]:
     if "mask_random_cost_rand" in recording:
         replaced["ufo.tasks.semantic_segmentation.assign_objects"] = _with_recorded_noise(recording)
     patches = [patch(name, function) for name, function in replaced.items()]
-    for one in patches:
-        one.start()
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for one in patches:
-            one.stop()
+            stack.enter_context(one)
+        yield
 
 
 def class_order(matched: dict[str, Tensor], repeat: int) -> Tensor:
