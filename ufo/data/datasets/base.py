@@ -224,8 +224,9 @@ def read_image(
     """Decode an image file: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
 
     `size` is the (height, width) that the annotations were made for. If only the image as stored
-    has it, the orientation is left alone. Raises DataError if the file is missing, corrupt, cut
-    short, has more than `max_pixels`, or has another size.
+    has it, the orientation is left alone. The channels stay interleaved as in the file: resizing is quicker.
+    Raises DataError if the file is missing, corrupt, cut short, has more than `max_pixels`, or has another
+    size.
     """
     with _open(path, max_pixels) as image:
         try:
@@ -242,7 +243,7 @@ def read_image(
             f"{path}: the image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its "
             f"annotations are for {size[0]}x{size[1]}."
         )
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def as_image(image: str | Path | PIL.Image.Image | Tensor) -> tv_tensors.Image:
