@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=20_000, help="samples that each worker looks up")
     parser.add_argument("--folder", type=Path, help="for the generated file (default: a temporary one)")
     args = parser.parse_args()
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         folder = Path(scratch)
         (folder / "images" / "patch0").mkdir(parents=True)

@@ -296,3 +296,9 @@ def test_other_folders_are_not_overwritten(model, tmp_path):
     with pytest.raises(CheckpointError, match="no model folder"):
         save(model, tmp_path / "photos")
     assert [p.name for p in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
+
+
+def test_a_run_that_saved_nothing_yet_says_so(tmp_path):
+    (tmp_path / "status.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no checkpoint; its status\.json"):
+        load(tmp_path)
