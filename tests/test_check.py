@@ -112,6 +112,7 @@ def test_a_class_that_is_not_there(refused):
         ("hydra/launcher=slurm", "no hydra/launcher 'slurm'", "submitit_slurm"),
         ("seeed=1", "no key 'seeed'", "did you mean 'seed'?"),
         ("optimizer.lrr=1", "no key 'optimizer.lrr'", "did you mean 'lr'?"),
+        ("trainer.detect_anomaly=1", "no key 'trainer.detect_anomaly'", "; +trainer.detect_anomaly= adds"),
         ("seed", "cannot read 'seed'", "key=value"),
         ("optimizer.lr=[1", "cannot read 'optimizer.lr=[1'", "key=value"),
         ("seed=1,2", "seed=1,2", "add --multirun"),

@@ -39,7 +39,9 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
         names = {str(name) for name in parent}
         if key == str(error.key):  # at the root, where an option of a group may have been meant
             names.update(groups)
-        return f"the config has no key '{key}'; {instead(str(error.key), names, 'keys are')}"
+        hint = instead(str(error.key), names, "keys are")
+        adding = f"; +{key}= adds a new one" if "_target_" in names else ""  # what takes more than is written
+        return f"the config has no key '{key}'; {hint}{adding}"
     said = (error.msg or str(error)).partition("\n")[0]
     return f"{key}: {said}" if key else said
 

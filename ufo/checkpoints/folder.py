@@ -41,7 +41,6 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     missing = [n for n in ("config.json", words, weights) if not (path / n).is_file()]
     if missing and (path / "status.json").is_file():  # written by ufo.sweeps.record
         raise CheckpointError(f"the run '{path}' has no checkpoint; its status.json says what became of it")
-
     if missing:
         raise CheckpointError(f"'{path}' is no model folder: it lacks {', '.join(missing)}")
     try:
