@@ -186,7 +186,7 @@ def test_scores_in_parts_are_those_at_once(dense, monkeypatch):
     backbone, context, _ = dense
     ids = answers(16)
     whole = backbone.answer(context, ids)
-    monkeypatch.setattr("ufo.backbones.prefix_attention.SCORES_AT_A_TIME", 1000)
+    monkeypatch.setattr("ufo.backbones.prefix_attention.SCORES_ON_CPU", 1000)
     torch.testing.assert_close(backbone.answer(context, ids), whole, rtol=1e-4, atol=1e-5)
 
 

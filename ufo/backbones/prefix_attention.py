@@ -21,7 +21,8 @@ from ufo.backbones.attention import attend
 from ufo.backbones.base import AnswerCache, Context, Rows
 
 NAME = "ufo_prefix"
-SCORES_AT_A_TIME = 2**26  # of one layer without gradients, so that hundreds of queries fit any memory
+# of one layer without gradients: hundreds of queries fit any memory, on a CPU a part fits its cache
+SCORES_AT_A_TIME, SCORES_ON_CPU = 2**26, 2**19
 
 
 @dataclass
@@ -152,7 +153,8 @@ def _attend_matrix(
         return _softmax(scores if hidden is None else scores.masked_fill(hidden, -torch.inf), values)
 
     per_row = keys.shape[0] * keys.shape[1] * keys.shape[2]
-    at_a_time = max(SCORES_AT_A_TIME // max(per_row, 1), 1)
+    limit = SCORES_ON_CPU if keys.device.type == "cpu" else SCORES_AT_A_TIME
+    at_a_time = max(limit // max(per_row, 1), 1)
     if torch.is_grad_enabled() or query.shape[2] <= at_a_time:
         return attend(query)
     parts = [attend(part) for part in query.split(at_a_time, 2)]
