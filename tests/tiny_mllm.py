@@ -106,7 +106,7 @@ def training_batch() -> Batch:
 
 
 LORA = {
-    "rank": 4,
+    "r": 4,
     "alpha": 8,
     "dropout": 0.0,
     "targets": r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",

@@ -45,7 +45,7 @@ def trained(model) -> set[str]:
 def test_the_official_form_trains_adapters_and_embeddings_only(family):
     official = OmegaConf.to_container(OmegaConf.load(CONF / "lora" / "official.yaml"))
     assert official.pop("_target_") == f"{LoRASettings.__module__}.{LoRASettings.__name__}"
-    assert (official["rank"], official["alpha"], official["dropout"]) == (8, 16, 0.05)
+    assert (official["r"], official["alpha"], official["dropout"]) == (8, 16, 0.05)
     model = make_mllm(family)
     linears = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
     linears += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -139,10 +139,10 @@ def test_targets_choose_layers():
     [
         ({"targets": "q_proj"}, "no linear layer of InternVL is called"),
         ({"targets": "("}, "no regular expression"),
-        ({"rank": 0}, "lora.rank >= 1"),
+        ({"r": 0}, "lora.r >= 1"),
         ({"alpha": None}, "lora.alpha"),
         ({"dropout": 1.5}, "part of 1"),
-        ({"rank": None, "train_embeddings": False}, "freezes every weight"),
+        ({"r": None, "train_embeddings": False}, "freezes every weight"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):

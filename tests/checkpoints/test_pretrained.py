@@ -155,7 +155,7 @@ def test_a_published_lora_is_merged_or_goes_on(family, pth):
 
 def test_a_published_lora_of_another_kind_must_be_merged_first(family, pth):
     with pytest.raises(CheckpointError, match=r"LoRA of another kind .* ufo convert"):
-        initialise(prepared(family, rank=3), pth[0])
+        initialise(prepared(family, r=3), pth[0])
     with pytest.raises(CheckpointError, match="LoRA of another kind"):
         initialise(prepared(family, alpha=4), pth[0])
 
@@ -226,7 +226,7 @@ def test_a_lora_holds_only_what_was_trained(trained, start):
     assert all(".lora_" in n or n.endswith((EMBED, HEAD, NORM)) for n in names)
     description = json.loads((path / "config.json").read_text())
     assert description["base"]["name"] == str(start[0]) and len(description["base"]["fingerprint"]) == 16
-    assert description["lora"]["rank"] == 4
+    assert description["lora"]["r"] == 4
 
 
 def test_a_lora_is_found_again_with_its_base(trained):
@@ -273,7 +273,7 @@ def test_a_model_of_this_project_as_base(family, tmp_path):
     initialise(again, lora)  # the same adapters go on, on the same base
     assert torch.equal(outputs(again), outputs(model)) and again.backbone.base == model.backbone.base
     with pytest.raises(CheckpointError, match="merge it first: ufo convert --merge"):
-        initialise(prepared(family, rank=3), lora)
+        initialise(prepared(family, r=3), lora)
     with pytest.raises(CheckpointError, match="merge it first"):
         initialise(plain(family), lora)
 

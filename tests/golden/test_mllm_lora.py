@@ -25,9 +25,9 @@ def step(request) -> SimpleNamespace:
     official = yaml.safe_load((ROOT / "conf" / "lora" / "official.yaml").read_text(encoding="utf-8"))
     official.pop("_target_")
     rank = described["lora"]["rank"]
-    assert described["lora"]["scale"] == official["alpha"] / official["rank"]
+    assert described["lora"]["scale"] == official["alpha"] / official["r"]
     alpha = described["lora"]["scale"] * rank
-    apply_lora(backbone, {**official, "rank": rank, "alpha": alpha, "dropout": 0.0})
+    apply_lora(backbone, {**official, "r": rank, "alpha": alpha, "dropout": 0.0})
     ours = {n: p for n, p in backbone.net.named_parameters() if ".lora_" in n}
     assert ours.keys() == {peft_name(n) for n in factors}, "every factor has its place"
     for name, value in factors.items():

@@ -29,8 +29,8 @@ class LoRASettings:
     """What of a backbone trains; the config group `lora`.
 
     Args:
-        rank: `r` of the adapters; None for no adapters.
-        alpha: the adapters' product is scaled by `alpha / rank`, or `alpha / sqrt(rank)` with `rslora`.
+        r: rank of the adapters; None for no adapters.
+        alpha: the adapters' product is scaled by `alpha / r`, or `alpha / sqrt(r)` with `rslora`.
         dropout: of the adapters' input, in training.
         targets: regular expression that the whole name of a linear layer must match to get an adapter.
         dora: learn the length of each weight column beside its direction.
@@ -39,7 +39,7 @@ class LoRASettings:
         fresh_norm: start that norm at ones instead of the pretrained values (the published full models).
     """
 
-    rank: int | None = None
+    r: int | None = None
     alpha: float | None = None
     dropout: float = 0.0
     targets: str | None = None
@@ -64,20 +64,20 @@ def apply_lora(backbone: Backbone, settings: LoRASettings | Mapping[str, Any]) -
     if not isinstance(settings, LoRASettings):
         settings = LoRASettings(**settings)
     trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
-    if settings.rank is not None:
+    if settings.r is not None:
         _check(settings)
         _insert(backbone, settings)
     for name, parameter in backbone.named_parameters():
         own = plain_name(name) in trained and settings.trains(backbone.part_of(name))
         parameter.requires_grad_(ADAPTER in name or own)
     if not any(p.requires_grad for p in backbone.parameters()):
-        raise ValueError("lora freezes every weight; let a part train (lora.train_lm=true) or set lora.rank")
+        raise ValueError("lora freezes every weight; let a part train (lora.train_lm=true) or set lora.r")
     backbone.lora = None if settings == LoRASettings() else asdict(settings)
 
 
 def _check(settings: LoRASettings) -> None:
-    if settings.rank < 1 or not settings.alpha or not settings.targets:
-        raise ValueError("an adapter needs lora.rank >= 1, lora.alpha and lora.targets")
+    if settings.r < 1 or not settings.alpha or not settings.targets:
+        raise ValueError("an adapter needs lora.r >= 1, lora.alpha and lora.targets")
     if not 0 <= settings.dropout < 1:
         raise ValueError(f"lora.dropout is a part of 1, not {settings.dropout}")
     try:
@@ -100,7 +100,7 @@ def _insert(backbone: Backbone, settings: LoRASettings) -> None:
             f"('{settings.targets}'); one is called {example}"
         )
     config = LoraConfig(
-        r=settings.rank,
+        r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         # the names themselves: peft must not find more than we did
@@ -121,7 +121,7 @@ def plain_name(name: str) -> str:
 
 def scale_of(settings: Mapping[str, Any]) -> float:
     """The factor of the adapters' product."""
-    rank = settings["rank"]
+    rank = settings["r"]
     return settings["alpha"] / (math.sqrt(rank) if settings["rslora"] else rank)
 
 
@@ -132,7 +132,7 @@ def frozen(backbone: nn.Module) -> dict[str, Tensor]:
 
 def has_adapters(settings: Mapping[str, Any] | None) -> bool:
     """Whether settings (see `Backbone.lora`) put adapters into a backbone."""
-    return bool(settings) and settings["rank"] is not None
+    return bool(settings) and settings["r"] is not None
 
 
 def held_elsewhere(backbone: Backbone, prefix: str = "") -> set[str]:

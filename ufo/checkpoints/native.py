@@ -174,7 +174,7 @@ def prepare_training(
 
 def _adapters(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """What must agree for adapters to be of the same kind; empty without adapters."""
-    keys = ("rank", "alpha", "targets", "dora", "rslora")
+    keys = ("r", "alpha", "targets", "dora", "rslora")
     return {k: settings[k] for k in keys} if has_adapters(settings) else {}
 
 

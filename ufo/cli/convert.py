@@ -115,7 +115,7 @@ def _merge(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise CommandError(f"the LoRA of {args.src} cannot be merged: {error}") from error
     native.save(model, args.out)
-    merged = f"LoRA of rank {lora['rank']} merged" if has_adapters(lora) else "joined with its base"
+    merged = f"LoRA of rank {lora['r']} merged" if has_adapters(lora) else "joined with its base"
     print(f"{args.out}: {type(model.backbone).__name__}, {merged}; tasks: {', '.join(model.tasks)}")
 
 
