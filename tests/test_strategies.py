@@ -90,6 +90,17 @@ def test_training_and_validation_are_those_of_ddp(trainer, ddp, start, scenes, t
     assert metrics(tmp_path / "evaluation") == pytest.approx(metrics(out), abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", SHARDED)
+def test_bfloat16_rounds_and_nothing_else(trainer, ddp, start, scenes, tmp_path):
+    """Sharded and in mixed precision: the weights stay float32 and go where DDP in float32 takes them."""
+    out = tmp_path / "run"
+    mixed = [f"trainer={trainer}", "trainer.precision=bf16-mixed", "trainer.limit_val_batches=0"]
+    finished(*ALL, *scenes, *mixed, out=out, processes=2)
+    assert {w.dtype for w in weights(out).values() if w.is_floating_point()} == {torch.float32}
+    assert 1e-4 < error(out, ddp, start) < 0.1
+
+
 def content(out: Path) -> dict:
     return torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
 
