@@ -95,7 +95,7 @@ def pipelines(
     plain = detection_train(detection, copy_paste=False)
     return {
         "detection": (detection, run(pasted, data.__getitem__)),
-        "detection, without copy-paste": (detection, run(plain, data.__getitem__)),
+        "detection, boxes alone": (detection, run(plain, boxes.__getitem__)),
         "instances, without copy-paste": (
             instances,
             run(detection_train(instances, min_mask_area=1, copy_paste=False), data.__getitem__),
