@@ -1,6 +1,7 @@
 """A small InternVL learns eight scenes by heart: every path from prompts to metrics, in four minutes.
 
-The 64 scenes of `experiment=internvl_tiny_digits` take twenty on two cores; here are eight and four of the tasks.
+The 64 scenes of `experiment=internvl_tiny_digits` take twenty on two cores;
+here are eight scenes and four of the tasks.
 """
 
 from __future__ import annotations

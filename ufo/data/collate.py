@@ -77,9 +77,8 @@ def _stack(samples: Sequence[Sample], key: str, source: str) -> Tensor | None:
             f"{source}: samples of a batch differ in the shape of {key!r} ({sizes}); "
             "end the transform with a resize to one size."
         )
-    return torch.cat(
-        [v[None] for v in values]
-    ).contiguous()  # half the time of `stack` for interleaved channels
+    # for interleaved channels in half the time of `torch.stack`
+    return torch.cat([v[None] for v in values]).contiguous()
 
 
 def _views(samples: Sequence[Sample], key: str, source: str) -> list[Tensor] | None:
