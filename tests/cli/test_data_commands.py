@@ -139,7 +139,7 @@ def test_strict_check(ufo, birds):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("annotations:", "anotations:", "did you mean `annotations`"),
+        ("annotations:", "anotations:", "did you mean 'annotations'"),
         ("    annotations: FOLDER/birds.json\n", "", "needs `annotations`"),
         ("CocoDataset", "Cocos", "a loader that is not there: ufo.data.datasets.Cocos"),
         ("    _target_: ufo.data.datasets.CocoDataset\n", "", "has no `_target_` in `train`"),
