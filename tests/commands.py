@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import logging
 import multiprocessing
 import os
 import runpy
@@ -176,6 +177,9 @@ def _forked(rank: int, script: str, overrides, out: Path, printed: Path, process
     # pytest's captured streams are not those of this process
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+    for logger in ("lightning.pytorch", "lightning.fabric"):  # they remember the stream of their import
+        for handler in logging.getLogger(logger).handlers:
+            handler.stream = os.fdopen(os.dup(2), "w", buffering=1)
     if processes > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         place |= {
