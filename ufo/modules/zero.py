@@ -15,12 +15,20 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 
 from ufo.modules.strategies import group_names
 
 IN_USE = -1  # no module has this number: DeepSpeed keeps weights that a module uses
+
+
+class _Precision(DeepSpeedPrecision):
+    """Leaves batches alone: boxes in bfloat16 would be pixels off."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -45,7 +53,15 @@ class DeepSpeed(DeepSpeedStrategy):
         self._groups: list[list[str]] = []  # names of the optimizer's weights, before ZeRO flattens them
 
     def setup_environment(self) -> None:
+        self.precision_plugin = _Precision(self.precision_plugin.precision)
         DDPStrategy.setup_environment(self)  # without Lightning's check for CUDA: it runs on CPUs (gloo) too
+
+    def _format_config(self) -> None:
+        """Mixed precision as with other strategies: float32 weights under autocast, not bfloat16 weights."""
+        if self.precision_plugin.precision == "bf16-mixed":
+            self.config.setdefault("bf16", {"enabled": False})
+            self.config.setdefault("torch_autocast", {"enabled": True, "dtype": "bfloat16"})
+        super()._format_config()
 
     def setup_distributed(self) -> None:
         if self.root_device.type == "cuda":
