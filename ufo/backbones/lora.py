@@ -77,7 +77,10 @@ def apply_lora(backbone: Backbone, settings: LoRASettings | Mapping[str, Any]) -
 
 def _check(settings: LoRASettings) -> None:
     if settings.r < 1 or not settings.alpha or not settings.targets:
-        raise ValueError("an adapter needs lora.r >= 1, lora.alpha and lora.targets")
+        raise ValueError(
+            "an adapter needs lora.r >= 1, lora.alpha and lora.targets; lora=official (language models) and "
+            "lora=ufo_vit have them"
+        )
     if not 0 <= settings.dropout < 1:
         raise ValueError(f"lora.dropout is a part of 1, not {settings.dropout}")
     try:
