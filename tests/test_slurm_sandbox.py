@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_two_nodes_train_sweep_and_are_pre_empted(tmp_path):
     if reason := missing():
         pytest.skip(reason)
     out = tmp_path / "output.md"
-    env = {**os.environ, "STEPS": "24", "PYTHON": shutil.which("python")}
+    env = {**os.environ, "STEPS": "24", "PYTHON": sys.executable}
     done = subprocess.run([str(SCRIPT), str(out)], cwd=ROOT, env=env, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
     text = out.read_text()
