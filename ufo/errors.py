@@ -40,8 +40,9 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
         if key == str(error.key):  # at the root, where an option of a group may have been meant
             names.update(groups)
         hint = instead(str(error.key), names, "keys are")
-        adding = f"; +{key}= adds a new one" if "_target_" in names else ""  # what takes more than is written
-        return f"the config has no key '{key}'; {hint}{adding}"
+        if "_target_" in names and not hint.startswith("did you mean"):  # it takes more than is written
+            hint += f"; +{key}= adds a new one"
+        return f"the config has no key '{key}'; {hint}"
     said = (error.msg or str(error)).partition("\n")[0]
     return f"{key}: {said}" if key else said
 

@@ -33,10 +33,6 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     folder = config_folder()
-    wanted = [o.partition("=")[2] for o in overrides if names_experiment([o])]
-    for name in wanted:  # Hydra passes over an experiment that is not there
-        if name not in experiments():
-            raise CheckpointError(f"there is no experiment '{name}'; there are: {', '.join(experiments())}")
     try:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra.compose("train", overrides=list(overrides))
