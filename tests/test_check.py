@@ -127,6 +127,10 @@ def test_a_name_that_hydra_refuses(refused, monkeypatch, script, override, wrong
     assert "HYDRA_FULL_ERROR" not in os.environ and "UFO_COMPOSES" not in os.environ
 
 
+def test_a_near_key_is_the_only_hint(refused):
+    assert refused("train.py", "trainer.max_step=5").endswith("did you mean 'max_steps'?")
+
+
 def test_a_reference_to_nothing(refused):
     assert "'nowhere' not found" in refused("train.py", "trainer.max_steps=${nowhere}")
 
