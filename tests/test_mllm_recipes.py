@@ -12,7 +12,7 @@ from ufo.check import check_config
 
 RECIPES = [name for name in options("experiment") if name.startswith(("internvl2_5", "llava1_5"))]
 GPUS = 8
-# recipe -> iterations per GPU, images per update on eight GPUs, peak learning rate (configs.md 3.1, 4.1-4.3)
+# recipe -> iterations per GPU, images per update on eight GPUs, peak learning rate
 SCHEDULES = {
     "internvl2_5_8b_multi_448": (300_000, 24, 2e-4),
     "internvl2_5_8b_multi_896": (60_000, 24, 2e-4),

@@ -1,5 +1,6 @@
-"""The text side of a language model: a `tokenizer.json` or sentencepiece model plus UFO's tokens (mllm.md 2).
+"""The text side of a language model: a `tokenizer.json` or sentencepiece model plus UFO's tokens.
 
+See docs/published_system.md#mllm-variants.
 An answer to a query is `<start> text <end>`; an answer to a prompt alone continues the prompt's text, and the
 two are then cut into tokens as one. Which tokens start, end and pad is asked by name, never by number.
 """

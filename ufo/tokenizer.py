@@ -1,4 +1,4 @@
-"""The text side: BERT WordPiece plus `[DEC]`, `[ENC]` and `<MASK>` (vit.md section 3).
+"""The text side: BERT WordPiece plus `[DEC]`, `[ENC]` and `<MASK>` (docs/published_system.md#vit-text).
 
 An answer is `[CLS] text [SEP]`; a prompt is encoded the same way and loses its last column. The small
 experiments store an own vocabulary of a few hundred words in the same format.

@@ -20,7 +20,7 @@ from ufo.data.source import Dataset
 
 INFO = {"title", "url", "licence", "account", "images"}
 # fmt: off
-ISSUE = {
+PUBLISHED = {
     "ade20k", "cityscapes", "coco_captions", "coco_instances", "coco_stuff", "flickr30k_captions",
     "llava_665k", "llava_onevision", "lvis", "mapillary", "nuimages", "nuimages_seg", "objects365",
     "openimages", "openimages_masks", "paco_lvis", "pascal_context", "pascal_part", "reasonseg",
@@ -42,7 +42,7 @@ def root_of(found) -> Path:
 
 
 def test_all_are_there_and_say_where_they_come_from(found):
-    assert set(found) >= ISSUE
+    assert set(found) >= PUBLISHED
     conversions = set(preparations())
     for name, dataset in found.items():
         assert set(dataset.info) >= INFO, name
@@ -58,7 +58,7 @@ def test_all_are_there_and_say_where_they_come_from(found):
 
 def test_missing_files_are_one_clear_sentence(tmp_path):
     for dataset in all_datasets(tmp_path):
-        for split in dataset.splits if dataset.name in ISSUE else ():
+        for split in dataset.splits if dataset.name in PUBLISHED else ():
             with pytest.raises(DataError, match="does not exist"):
                 dataset.build(split)
 
@@ -227,7 +227,7 @@ def test_each_reads_a_tree_of_its_layout(found):
         *(expressions, conversations),
     ):
         write(root)
-    for name in sorted(ISSUE):
+    for name in sorted(PUBLISHED):
         for split in found[name].splits:
             data = found[name].build(split)
             assert isinstance(data, Dataset), name
@@ -253,5 +253,5 @@ def test_old_names_of_objects365_are_an_option(found):
     write_image(root / "Objects365" / "Obj365_v2" / "train" / "patch16" / "objects365_v2_00908727.jpg")
     cfg = OmegaConf.create({**options, "annotations": str(path), "rename": str(v1)})
     data = instantiate(cfg)()
-    assert data.classes[3] == "hat" and data.classes[5] == "bottle"  # datasets.md, section 7
+    assert data.classes[3] == "hat" and data.classes[5] == "bottle"  # docs/published_system.md#objects365
     assert instantiate(OmegaConf.create({**options, "annotations": str(path)}))().classes[3] == "class 3"

@@ -1,5 +1,6 @@
-"""Attention with SAM's decomposed relative positions as plain fused attention (vit.md section 2).
+"""Attention with SAM's decomposed relative positions as plain fused attention.
 
+See docs/published_system.md#vit-network.
 bias[(y,x),(y',x')] = q·Rh[y-y'] + q·Rw[x-x'] is itself a dot product: append (q·Rh)[y'] and (q·Rw)[x'] to the
 query and one-hot (y', x') to the key: no [N, N] bias is built, at the price of wider keys. Where that price
 is the larger one (CPU without gradients) the bias is built piece by piece instead.

@@ -141,7 +141,10 @@ class AnswerCache:
 
 @dataclass(frozen=True)
 class Compat:
-    """Known bugs of the published language models (mllm.md section 6); only their recordings need them."""
+    """Known bugs of the published language models; only their recordings need them.
+
+    See docs/published_system.md#quirks.
+    """
 
     end_of_longest_only: bool = False  # a batch learns to end its longest answers only
     embedding_of_first: bool = False  # the first token's feature is its embedding, not what emitted it

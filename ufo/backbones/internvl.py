@@ -1,4 +1,4 @@
-"""InternVL 2.5, 3 and later, as transformers has them (mllm.md sections 0 to 2, 7)."""
+"""InternVL 2.5, 3 and later, as transformers has them (docs/published_system.md#tiles)."""
 
 from __future__ import annotations
 

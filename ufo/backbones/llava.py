@@ -1,4 +1,4 @@
-"""LLaVA-1.5 as transformers has it (mllm.md sections 0 to 2, 7).
+"""LLaVA-1.5 as transformers has it (docs/published_system.md#tiles).
 
 UFO reads the vision tower's last layer where LLaVA itself reads the last but one: `vision_feature_layer: -1`.
 """

@@ -2,7 +2,7 @@
 
 Adapters are put into the backbone's own modules, nothing is wrapped around it. What does not train has no
 gradient and no optimizer state, and is not saved where a file holds it already: the base, known by its name
-and a fingerprint of its values (mllm.md sections 0 and 7). Shapes: `r` rank, weight `[out, in]`.
+and a fingerprint of its values. Shapes: `r` rank, weight `[out, in]`.
 """
 
 from __future__ import annotations

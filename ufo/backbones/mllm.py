@@ -1,5 +1,6 @@
-"""What language-model backbones share: tiles, the prefix pass, answers against it (mllm.md sections 1, 3, 4).
+"""What language-model backbones share: tiles, the prefix pass, answers against it.
 
+See docs/published_system.md#prefix.
 `net` is an unmodified transformers model; its decoder layers run one by one, so that a query's local image
 prompt can be added between them. Prompt and image form the prefix, whose keys and values all answers share.
 Shapes: `B` images, `I` image tokens, `N` prefix tokens, `Q` queries, `R = B*Q` rows, `T` answer tokens.

@@ -1,5 +1,6 @@
-"""Any-resolution images as square tiles that a vision tower reads one by one (mllm.md section 1).
+"""Any-resolution images as square tiles that a vision tower reads one by one.
 
+See docs/published_system.md#tiles.
 Shapes: `B` images, `P` tiles of an image, `I` image tokens, `C` width, `t` pixels of a tile's side.
 """
 

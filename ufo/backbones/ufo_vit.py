@@ -1,4 +1,4 @@
-"""UFO-ViT: one SAM-style transformer for prompt, image, queries and answers (paper section 3.4, vit.md).
+"""UFO-ViT: one SAM-style transformer for prompt, image, queries and answers (paper section 3.4).
 
 The four streams pass through the same layers and differ in what they may attend to:
 prompt `[B, n, C]` -> image `[B, H, W, C]` -> queries `[B, Q, C]` -> answers `[R, T, C]`, R = B*Q.
@@ -103,7 +103,8 @@ class UFOViT(Backbone):
     `depth` SAM layers (global attention at `global_layers`) are followed by `new_layers` windowed ones;
     `mean_layers` (default: the new ones) are averaged for the output. `query_update_at_global` says when
     the start state and the local image sample are added to queries at global layers, which queries skip:
-    the published weights were trained with it and are scored without ("training"); see traps.md 53.
+    the published weights were trained with it and are scored without ("training"); see
+    docs/published_system.md#queries.
     """
 
     def __init__(

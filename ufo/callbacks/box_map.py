@@ -1,4 +1,4 @@
-"""COCO box AP of detections (spec/metrics.md 2)."""
+"""COCO box AP of detections (docs/published_system.md#average-precision)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BLEU, CIDEr and ROUGE-L of captions, without Java (spec/metrics.md 4)."""
+"""BLEU, CIDEr and ROUGE-L of captions, without Java (docs/published_system.md#caption-scores)."""
 
 from __future__ import annotations
 

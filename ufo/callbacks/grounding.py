@@ -1,4 +1,4 @@
-"""Accuracy of grounded boxes (spec/metrics.md 5)."""
+"""Accuracy of grounded boxes (docs/published_system.md#box-accuracy)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO mask AP of instance segmentations (spec/metrics.md 2)."""
+"""COCO mask AP of instance segmentations (docs/published_system.md#average-precision)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The base of all metric callbacks: collect per image, gather once, compute on the union, log.
 
 torchmetrics' own synchronisation stops or hangs when processes hold different numbers of images,
-and counts the repeats that pad a distributed sampler's last batch (spec/traps.md 12). So each
+and counts the repeats that pad a distributed sampler's last batch. So each
 process keeps a small record per image, one `all_gather_object` joins them, and repeats are dropped.
 """
 

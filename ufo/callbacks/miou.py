@@ -1,4 +1,4 @@
-"""Mean IoU of semantic segmentations over the whole data set (spec/metrics.md 3)."""
+"""Mean IoU of semantic segmentations over the whole data set (docs/published_system.md#mean-iou)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pictures of the same few validation images at every validation, in a folder and in the loggers.
 
 TensorBoard gets the contact sheet. Weights & Biases gets images whose boxes and masks are toggled
-in the dashboard, and a table of captions or grounded expressions (issue: sections 7 and 8).
+in the dashboard, and a table of captions or grounded expressions.
 Shapes: N objects, `H W` pixels of the original image; boxes are xyxy in its pixels.
 """
 

@@ -1,4 +1,4 @@
-"""cIoU and gIoU of referring and of reasoning segmentation (spec/metrics.md 6 and 7)."""
+"""cIoU and gIoU of referring and of reasoning segmentation (docs/published_system.md#mask-iou)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and architecture of the published UFO-ViT checkpoints (vit.md sections 2 and 8).
+"""Names and architecture of the published UFO-ViT checkpoints (docs/published_system.md#vit-network).
 
 A published state dict holds everything under `backbone.`. Reading the file and making a model of it is
 published.py's work: here are only names and shapes.
@@ -138,7 +138,8 @@ def architecture(
         "patch_size": patch_size,
         "window_size": (window_rows + 1) // 2,
         "max_positions": len(weights["embedding.position.weight"]),
-        "query_update_at_global": "training",  # how the published weights were trained: traps.md 53
+        # how the published weights were trained: docs/published_system.md#queries
+        "query_update_at_global": "training",
     }
 
 

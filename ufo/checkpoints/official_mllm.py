@@ -1,4 +1,4 @@
-"""Names and shapes of the published UFO-InternVL and UFO-LLaVA weights (mllm.md section 7).
+"""Names and shapes of the published UFO-InternVL and UFO-LLaVA weights (docs/published_system.md#mllm-files).
 
 `read_official_mllm(state_dict)` gives the native weights, the LoRA factors and a description, `merge` adds
 the factors to the weights. The layout that InternVL2.5 was published in (no `backbone.`) is read as well.

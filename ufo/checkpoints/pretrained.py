@@ -1,7 +1,7 @@
 """Starting weights and bases of language models: transformers' own checkpoints and the published ones.
 
 `init=` and a LoRA's base may be a folder or hub name for the backbone's transformers class, InternVL2.5 in
-the layout it was published in, or an official `.pth` (mllm.md section 7). No code of a checkpoint is run.
+the layout it was published in, or an official `.pth`. No code of a checkpoint is run.
 """
 
 from __future__ import annotations

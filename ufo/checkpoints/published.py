@@ -1,6 +1,6 @@
 """From a published UFO-ViT file to a model of this project.
 
-The file brings weights only (vit.md section 8): tasks, class names and vocabulary are those of the recipe
+The file brings weights only: tasks, class names and vocabulary are those of the recipe
 that it was trained with.
 """
 

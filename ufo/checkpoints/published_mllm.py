@@ -1,6 +1,6 @@
 """From a published UFO-InternVL or UFO-LLaVA file to a model of this project.
 
-The file brings weights only (mllm.md section 7): tasks, class names, tokenizer and what tensors do not tell
+The file brings weights only: tasks, class names, tokenizer and what tensors do not tell
 are those of the recipe that it was trained with. A LoRA is merged into its weights.
 """
 

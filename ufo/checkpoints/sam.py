@@ -1,5 +1,6 @@
-"""Starting weights for UFO-ViT (`init=sam`): SAM's image encoder and BERT's embeddings (vit.md section 7).
+"""Starting weights for UFO-ViT (`init=sam`): SAM's image encoder and BERT's embeddings.
 
+See docs/published_system.md#vit-start.
 Read from transformers' files (`facebook/sam-vit-*`, `bert-*-uncased`), on the hub or in a folder. SAM fills
 patches, positions and the first layers, BERT the text embedding; new layers and UFO's own tokens stay random.
 """

@@ -1,4 +1,4 @@
-"""The augmentations that torchvision.transforms.v2 lacks (configs.md, section 2).
+"""The augmentations that torchvision.transforms.v2 lacks (docs/published_system.md#transforms).
 
 Each maps a `Sample` to a `Sample`, or to None if the sample lost what it is about, so that another
 one is drawn. All randomness comes from torch's global generator.
@@ -176,7 +176,7 @@ class RandomSemanticCrop:
 class PhotometricDistort(v2.RandomPhotometricDistort):
     """Brightness, contrast, saturation and hue, each with probability `p`; channels stay in order.
 
-    Ranges are those of configs.md, 2.4: hue +-18 of 180 is a tenth of the circle. Where the
+    The published ranges: hue +-18 of 180 is a tenth of the circle. Where the
     reference adds up to 32 of 255 to every pixel, v2 scales; 25 % is the same at mid-grey.
     """
 
@@ -213,7 +213,7 @@ class DropTiny:
 
 
 class CopyPaste:
-    """Paste objects of a second sample onto the first one (configs.md, 2.1, step 5).
+    """Paste objects of a second sample onto the first one.
 
     Args:
         transform: applied to both samples; must yield equal sizes.

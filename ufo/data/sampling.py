@@ -1,7 +1,7 @@
 """How often a source and its samples are drawn: caps, repeats of rare classes, shares by size.
 
 All of it is decided before training from the data and fixed numbers, so the mixer draws and resumes as ever:
-a view of a data set is a list of sample numbers, some of them more than once (datasets.md, section 6).
+a view of a data set is a list of sample numbers, some of them more than once (docs/published_system.md#lvis).
 """
 
 from __future__ import annotations

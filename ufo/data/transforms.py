@@ -1,7 +1,8 @@
-"""Sample -> Sample: resizing and augmentation on torchvision.transforms.v2 (configs.md, section 2).
+"""Sample -> Sample: resizing and augmentation on torchvision.transforms.v2.
 
+See docs/published_system.md#transforms.
 Factories of the published pipelines, for Hydra. The last resize is always to a square, whatever
-the image's ratio (traps.md, 15). All randomness comes from torch's global generator.
+the image's ratio. All randomness comes from torch's global generator.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def square_resize(size: int, interpolation: str = "bilinear", antialias: bool = 
     """Resize to `size` x `size` pixels; masks and semantic maps by nearest neighbour.
 
     The reference uses bilinear without antialias for detection, segmentation and grounding
-    training, bicubic with antialias for captions and grounding tests (traps.md, 18).
+    training, bicubic with antialias for captions and grounding tests.
     """
     return Resize((size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias)
 
@@ -111,7 +112,7 @@ def detection_train(
     min_mask_area: int = 0,
     copy_paste: bool = True,
 ) -> Transform:
-    """COCO training, detection and instance segmentation (configs.md, 2.1 and 2.2).
+    """COCO training, detection and instance segmentation.
 
     With probability `multi_scale`: resize the short side to one of `short_sides` pixels, crop to
     between `crop[0]` and `crop[1]` pixels per side. Then a resize to `size` x `size`. Instance
@@ -137,7 +138,7 @@ def semantic_train(
     crop: float = 0.5,
     flip: float = 0.5,
 ) -> Pipeline:
-    """ADE20K training (configs.md, 2.4).
+    """ADE20K training.
 
     With probability `crop`: resize to a square of `scale` times `size` pixels, in steps of a tenth,
     and crop `size` x `size` out of it; else resize to `size` x `size`. Flip, distort colours.
@@ -161,7 +162,7 @@ def caption_train(
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
 ) -> Pipeline:
-    """Caption training: a crop of `scale` of the area, resized; flip (configs.md, 2.5)."""
+    """Caption training: a crop of `scale` of the area, resized; flip."""
     crop = v2.RandomResizedCrop(
         (size, size), tuple(scale), tuple(ratio), v2.InterpolationMode.BICUBIC, antialias=True
     )
@@ -169,7 +170,7 @@ def caption_train(
 
 
 def grounding_train(size: int, crop: Sequence[float] = (0.8, 1.0), jitter: float = 0.5) -> Pipeline:
-    """Grounding training: crop, resize, colour jitter with probability `jitter` (configs.md, 2.6).
+    """Grounding training: crop, resize, colour jitter with probability `jitter`.
 
     Each side of the crop is `crop[0]` to `crop[1]` of the image's. No flip: texts know left and
     right. A crop that lost the object gives None. The reference jitters first, all pixels of the file instead

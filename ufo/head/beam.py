@@ -1,4 +1,4 @@
-"""Beam search over all queries at once (paper Table 14, metrics.md section 1.8); knows no backbone.
+"""Beam search over all queries at once (docs/published_system.md#beam-search); knows no backbone.
 
 A hypothesis of n tokens scores Σ log p / (n + 1)^alpha: the sum includes the end token, the length
 counts the start token instead. With a large alpha a box outranks the one-word answer `background`.

@@ -1,4 +1,4 @@
-"""Greedy answers that mostly follow known templates: guess the rest, check it in one call (mllm.md 8).
+"""Greedy answers that mostly follow known templates: guess the rest, check it in one call.
 
 A sentence around a mask ("Sure, it is <MASK>...<MASK>.") is fed as a whole; up to the first token that the
 model would not have said, and with that one, it is what single steps give: two or three calls per template.

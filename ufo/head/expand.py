@@ -1,5 +1,6 @@
-"""Top-k first tokens: a query may answer for several objects, the best pairs are decoded (mllm.md 3.7).
+"""Top-k first tokens: a query may answer for several objects, the best pairs are decoded.
 
+See docs/published_system.md#single-answers.
 Shapes: `B` images, `Q` queries, `R = B*Q` rows, `k` tokens of a row, `n` pairs of an image, `V` vocabulary.
 """
 

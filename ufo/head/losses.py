@@ -1,4 +1,4 @@
-"""The losses of every task: token cross-entropy, focal and dice (paper section 3.5, vit.md section 5).
+"""The losses of every task: token cross-entropy, focal and dice (paper section 3.5).
 
 Each is a sum divided by a count that is averaged over all ranks, so that batches may differ between ranks.
 Shapes: `M` supervised tokens or masks, `C` width, `V` vocabulary, `P` sampled points.

@@ -1,4 +1,4 @@
-"""Teacher forcing: written answers as tokens, and which of them the model learns to say (mllm.md 3, 4).
+"""Teacher forcing: written answers as tokens, and which of them the model learns to say (paper section 3.5).
 
 An answer starts anew with a start token, or it continues the text of its prompt. Both are rows of tokens,
 the first of which is only fed. Shapes: `R` rows, `T` tokens, `M` tokens that are computed.

@@ -1,5 +1,6 @@
-"""Caption scores that torchmetrics lacks: CIDEr-D and ROUGE-L of pycocoevalcap (spec/metrics.md 4).
+"""Caption scores that torchmetrics lacks: CIDEr-D and ROUGE-L of pycocoevalcap.
 
+See docs/published_system.md#caption-scores.
 Both take captions that `ptb_tokenize` has made: lower-case words with single spaces between them.
 """
 

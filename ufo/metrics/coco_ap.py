@@ -1,5 +1,6 @@
-"""COCO average precision of boxes and masks, by pycocotools' own evaluator (spec/metrics.md 2).
+"""COCO average precision of boxes and masks, by pycocotools' own evaluator.
 
+See docs/published_system.md#average-precision.
 Shapes: N predicted objects, M annotated objects of one image; boxes are xyxy in original pixels,
 masks are COCO RLE dicts at the original size.
 """

@@ -1,4 +1,4 @@
-"""Visual grounding: how many sentences' boxes are right (spec/metrics.md 5)."""
+"""Visual grounding: how many sentences' boxes are right (docs/published_system.md#box-accuracy)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Captions into words, the way the field's caption scores expect them (spec/metrics.md 4).
+"""Captions into words, the way the field's caption scores expect them.
 
+See docs/published_system.md#caption-scores.
 pycocoevalcap pipes captions through Stanford's PTBTokenizer (Java; `-preserveLines -lowerCase`) and
 then drops punctuation tokens. `ptb_words` gives the same words in pure Python. Its rules were found
 by feeding that program probes; tests/metrics/test_ptb.py compares with recorded output.

@@ -1,5 +1,6 @@
-"""Referring and reasoning segmentation: cIoU and gIoU of one mask per text (spec/metrics.md 6 and 7).
+"""Referring and reasoning segmentation: cIoU and gIoU of one mask per text.
 
+See docs/published_system.md#mask-iou.
 An overlap is int64 `[2]`: pixels in the intersection and in the union of two masks.
 """
 

@@ -1,4 +1,4 @@
-"""Semantic segmentation scores from histograms over the whole data set (spec/metrics.md 3).
+"""Semantic segmentation scores from histograms over the whole data set (docs/published_system.md#mean-iou).
 
 A histogram is int64 `[3, C]` for C classes: pixels in the intersection, predicted, annotated.
 """

@@ -1,4 +1,7 @@
-"""Learning rates: the linear layer-wise ramp, warm-up + cosine per optimizer step (configs.md 1.4)."""
+"""Learning rates: the linear layer-wise ramp, warm-up + cosine per optimizer step.
+
+See docs/published_system.md#vit-recipe.
+"""
 
 from __future__ import annotations
 

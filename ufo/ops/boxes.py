@@ -1,4 +1,4 @@
-"""Boxes as integers of an answer and back (arXiv 2503.01342; spec/vit.md 5, spec/metrics.md 1.1).
+"""Boxes as integers of an answer and back (docs/published_system.md#boxes).
 
 A box is written as the bins of (centre x, centre y, width, height) in units of the image; its
 centre may be relative to the query's reference point. Shapes: `[..., 4]`, any leading dimensions.

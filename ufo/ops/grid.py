@@ -1,4 +1,4 @@
-"""Query grids: a regular lattice of reference points over the image (paper section 3.3, vit.md section 4).
+"""Query grids: a regular lattice of reference points over the image (paper section 3.3).
 
 A backbone cuts its image into `rows x cols` windows (or tiles); a task asks R x R queries in each. References
 are normalised (x, y) and listed row by row over the whole image.

@@ -1,4 +1,4 @@
-"""Masks: from K planes of logits to a picture, and to COCO RLE (arXiv 2503.01342; spec/vit.md 5).
+"""Masks: from K planes of logits to a picture, and to COCO RLE (paper section 3.2).
 
 Shapes: N masks, K = s*s mask tokens, `h w` patches, `H W` pixels.
 """
@@ -50,7 +50,7 @@ def arrange_planes(planes: Tensor) -> Tensor:
 
 
 def resize_mask_logits(logits: Tensor, size: tuple[int, int], chunk: int = 64) -> Tensor:
-    """Upsample *logits* (never probabilities: spec/traps.md 7) bilinearly, `align_corners=False`.
+    """Upsample *logits* (never probabilities, which gives other edges) bilinearly, `align_corners=False`.
 
     Args:
         logits: `[N, h, w]`.

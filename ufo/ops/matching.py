@@ -1,4 +1,4 @@
-"""Which query answers for which object, and which queries are trained (spec/vit.md 4, 5).
+"""Which query answers for which object, and which queries are trained (docs/published_system.md#assignment).
 
 Shapes: B images, Q queries, N objects, W windows. Points are normalised xy, boxes xyxy pixels.
 """
@@ -21,7 +21,7 @@ def assignment_cost(
     mask_weight: float = 100.0,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Cost of letting each query answer for each object (spec/vit.md 5).
+    """Cost of letting each query answer for each object (docs/published_system.md#assignment).
 
     `point_weight * L1(point, box centre) [+ mask_weight * (point outside the mask)] [+ noise]`, the
     distance in units of the image.
@@ -112,8 +112,9 @@ def assign(
 def sample_per_window(
     assigned: Tensor, windows: Tensor, quota: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Choose the queries to train on: `quota` of every window, positives first (spec/vit.md 4, 5).
+    """Choose the queries to train on: `quota` of every window, positives first.
 
+    See docs/published_system.md#assignment.
     Within a window: positives in ascending index, then random negatives. Where the positives exceed
     the quota, a random subset of them in random order.
 

@@ -1,7 +1,7 @@
 """Which class an answer names, although a tokenizer may not give the name back letter by letter.
 
 BERT puts blanks around punctuation ("cabinet / shelf"), drops capitals and accents and joins some words
-("'s"); names that differ in nothing else are told apart by what they are exactly (traps.md, 37).
+("'s"); names that differ in nothing else are told apart by what they are exactly.
 """
 
 from __future__ import annotations

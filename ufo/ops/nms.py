@@ -1,6 +1,6 @@
 """Suppressing duplicates: soft-NMS for boxes (arXiv 1704.04503), matrix NMS for masks (SOLOv2).
 
-Facts of the reference in spec/metrics.md 1.1, 1.2 and spec/vit.md 8. Shapes: N candidates of one
+What the published system does: docs/published_system.md#post-processing. Shapes: N candidates of one
 image, `H W` pixels.
 """
 

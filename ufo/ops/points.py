@@ -1,5 +1,6 @@
-"""Where a mask loss looks: PointRend's uncertain points (arXiv 1912.08193; spec/vit.md 5).
+"""Where a mask loss looks: PointRend's uncertain points (arXiv 1912.08193).
 
+See docs/published_system.md#mask-loss.
 Shapes: M masks, P points per mask, `h w` pixels. Points are xy in 0..1 of the mask.
 """
 

@@ -1,7 +1,7 @@
 """What detection, instance and semantic segmentation share: grid queries and their assignment.
 
 Every object is matched to up to `repeat` queries, `samples_per_window` queries of each window are trained
-(vit.md sections 4 and 5). Shapes: `B` images, `Q` queries, `S` trained queries, `N` objects.
+(docs/published_system.md#assignment). Shapes: `B` images, `Q` queries, `S` trained queries, `N` objects.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DenseTask(Task):
     """A task whose queries each answer for at most one object.
 
     With probability `class_sampling` a training batch asks each image for a list of its own: the classes that
-    are there and `negatives` times as many others, shuffled (mllm.md section 2).
+    are there and `negatives` times as many others, shuffled (docs/published_system.md#words).
     """
 
     names_first: ClassVar[bool] = True

@@ -20,7 +20,7 @@ from ufo.types import Batch, Prediction
 
 @dataclass(kw_only=True)
 class Detection(DenseTask):
-    """Boxes with classes; soft-NMS on the parsed answers (metrics.md section 1.1)."""
+    """Boxes with classes; soft-NMS on the parsed answers (docs/published_system.md#post-processing)."""
 
     name: ClassVar[str] = "detection"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels"})

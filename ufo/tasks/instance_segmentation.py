@@ -17,7 +17,7 @@ from ufo.types import Batch, Prediction
 
 @dataclass(kw_only=True)
 class InstanceSegmentation(MaskTask):
-    """Masks with classes; matrix NMS on the parsed answers (metrics.md section 1.2)."""
+    """Masks with classes; matrix NMS on the parsed answers (docs/published_system.md#post-processing)."""
 
     name: ClassVar[str] = "instance_segmentation"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "masks"})

@@ -1,6 +1,6 @@
 """Reasoning segmentation (ReasonSeg): the mask that answers a question or fits a description (paper 4.3).
 
-The user's words are asked as they are; a whole sentence and a phrase are put differently (mllm.md section 2).
+The user's words are asked as they are; a whole sentence and a phrase are put differently.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Semantic segmentation: a class's region is one object; queries without one stay unsupervised.
 
-Prediction is the per-pixel argmax over classes of the summed score x mask (metrics.md section 1.3).
+Prediction is the per-pixel argmax over classes of the summed score x mask.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Visual question answering: free text about an image, over several turns (mllm.md section 4).
+"""Visual question answering: free text about an image, over several turns.
 
 A conversation is one answer row: its first question is the prompt, only the answers in it are learned.
 """

@@ -1,4 +1,4 @@
-"""Captions in the Karpathy JSON format of BLIP (datasets.md, section 4).
+"""Captions in the Karpathy JSON format of BLIP (docs/published_system.md#captions).
 
 Training: one sample per (image, caption) pair, so a caption is drawn uniformly over pairs.
 Evaluation: one sample per image with all its reference captions.

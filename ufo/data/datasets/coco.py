@@ -1,4 +1,4 @@
-"""COCO-format detection and instance segmentation (datasets.md, section 2).
+"""COCO-format detection and instance segmentation (docs/published_system.md#coco).
 
 Labels are ranks of the categories in the JSON's order (ids may be sparse) or in a list of names.
 Boxes are xyxy in pixels of the original image; masks stay polygons or RLE until asked for.

@@ -130,7 +130,7 @@ def outside(box: Box, size: tuple[int, int]) -> bool:
 
 
 def unusable(record: dict[str, Any], box: Box, size: tuple[int, int]) -> str | None:
-    """Why an annotation is not trained on (datasets.md, section 2), or None."""
+    """Why an annotation is not trained on (docs/published_system.md#coco), or None."""
     if record.get("ignore", False):
         return "annotation marked as ignored"
     if outside(box, size):

@@ -1,4 +1,4 @@
-"""A COCO detection file as flat arrays, read record by record (datasets.md, section 2).
+"""A COCO detection file as flat arrays, read record by record (docs/published_system.md#coco).
 
 `n` images in file order, `m` usable annotations sorted by image: what `CocoDataset` looks things up in and
 what its index on disk holds. Boxes are xyxy pixels of the original image.

@@ -1,5 +1,6 @@
-"""Conversations about images in LLaVA's format: a JSON list, or one record per line (datasets.md, 13).
+"""Conversations about images in LLaVA's format: a JSON list, or one record per line.
 
+See docs/published_system.md#conversations.
 A record is `{id, image, conversations: [{from: human | gpt, value}, ...]}`; `<image>` in a message marks the
 image and is removed, since where it stands is the backbone's business.
 """

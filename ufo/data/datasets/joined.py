@@ -1,4 +1,4 @@
-"""Several data sets as one: every sample equally often, whichever data set it is of (configs.md, 4.1)."""
+"""Several data sets as one: every sample equally often, whichever data set it is of."""
 
 from __future__ import annotations
 

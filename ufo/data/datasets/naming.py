@@ -1,5 +1,6 @@
-"""What classes and images are called: lists in text files, other names, objects and parts (datasets.md, 12).
+"""What classes and images are called: lists in text files, other names, objects and parts.
 
+See docs/published_system.md#parts.
 A part of an object is "car wheel" or "the wheel of the car"; a training batch draws one wording for all.
 """
 

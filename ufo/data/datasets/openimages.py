@@ -1,4 +1,4 @@
-"""OpenImages boxes and instance masks from the official csv files (datasets.md, section 8).
+"""OpenImages boxes and instance masks from the official csv files (docs/published_system.md#openimages).
 
 Rows become COCO records, so that all else is as with a COCO file: boxes are normalised in the csv and
 multiplied with the size that `ufo data prepare openimages` has read from each image's header.

@@ -1,5 +1,6 @@
-"""ReasonSeg: an image with one mask, and several texts that need reasoning to find it (datasets.md, 14).
+"""ReasonSeg: an image with one mask, and several texts that need reasoning to find it.
 
+See docs/published_system.md#reasonseg.
 `<name>.jpg` lies beside `<name>.json` with `shapes` (polygons), `text` and `is_sentence`; every text is a
 sample of its own.
 """

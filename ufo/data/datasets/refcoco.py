@@ -1,5 +1,6 @@
-"""Referring expressions in the RefCOCO format: `instances.json`, `refs(*.p)` (datasets.md, 5).
+"""Referring expressions in the RefCOCO format: `instances.json`, `refs(*.p)`.
 
+See docs/published_system.md#refer.
 Every sentence of every referred object is a sample of its own, in training and in evaluation. A sentence may
 say `is_sentence`: whether it is a whole sentence or a phrase (reasoning segmentation).
 """

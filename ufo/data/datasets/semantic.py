@@ -1,5 +1,6 @@
-"""Semantic segmentation from an image folder and a folder of label PNGs (datasets.md, section 3).
+"""Semantic segmentation from an image folder and a folder of label PNGs.
 
+See docs/published_system.md#semantic-maps.
 Semantic maps are uint8 [H, W]: class index, or 255 where neither the loss nor the metric looks.
 """
 

@@ -1,4 +1,4 @@
-"""Pascal VOC detection: one XML file per image, as COCO records (datasets.md, section 0).
+"""Pascal VOC detection: one XML file per image, as COCO records.
 
 Corners in the files count pixels from 1 and include the last one.
 """

@@ -1,6 +1,6 @@
 """Label maps with other numbers: COCO-Stuff and Cityscapes as downloaded -> class index, 255 = ignored.
 
-The converted maps stand beside the original ones under another suffix (datasets.md, section 10).
+The converted maps stand beside the original ones under another suffix.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""nuImages: tables of the release -> COCO files with boxes and RLE masks, and label maps (datasets.md, 9).
+"""nuImages: tables of the release -> COCO files with boxes and RLE masks, and label maps.
 
+See docs/published_system.md#nuimages.
 Masks in the tables are RLE in base64. Label maps count surfaces first, then objects in the order of their
 tokens, each over what was there; 0 is unlabelled.
 """

@@ -1,4 +1,7 @@
-"""Objects365 v2: images that were unpacked to other folders become `patchN/name.jpg` (datasets.md, 7)."""
+"""Objects365 v2: images that were unpacked to other folders become `patchN/name.jpg`.
+
+See docs/published_system.md#objects365.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenImages: image sizes, and masks as RLE in one csv per split (datasets.md, section 8)."""
+"""OpenImages: image sizes, and masks as RLE in one csv per split (docs/published_system.md#openimages)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Pascal-Part: the `.mat` files of the release -> COCO files of 93 kinds of parts (datasets.md, section 12).
+"""Pascal-Part: the `.mat` files of the release -> COCO files of 93 kinds of parts.
 
+See docs/published_system.md#parts.
 The release tells parts finely apart ("lfleg" is a left front leg); a part belongs to the first kind of its
 object whose short name its own name contains, as in the file that the published model was trained with.
 """

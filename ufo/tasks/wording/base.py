@@ -1,6 +1,6 @@
 """What differs between families in the text of a task: its questions, and how boxes and masks are answered.
 
-Tasks ask their `wording` instead of the family's name, so a new family is one file here (mllm.md section 2).
+Tasks ask their `wording` instead of the family's name, so a new family is one file here.
 The chat format around a question (system text, roles, place of the image) belongs to the backbone.
 """
 

@@ -1,4 +1,4 @@
-"""InternVL's words: questions in whole sentences, boxes in tags (mllm.md section 2).
+"""InternVL's words: questions in whole sentences, boxes in tags (docs/published_system.md#words).
 
 The released weights were trained with these texts to the letter (a leading blank and a curly quote included).
 `<image>` in a question says where the image stands; elsewhere the chat format puts it after the question.

@@ -1,4 +1,7 @@
-"""LLaVA's words: those of InternVL with a line break before lists of classes (mllm.md section 2)."""
+"""LLaVA's words: those of InternVL with a line break before lists of classes.
+
+See docs/published_system.md#words.
+"""
 
 from __future__ import annotations
 

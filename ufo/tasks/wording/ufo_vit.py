@@ -1,4 +1,4 @@
-"""UFO-ViT's words: one plain sentence per task, numbers and masks without anything around (datasets.md 15).
+"""UFO-ViT's words: one plain sentence per task, numbers and masks without anything around.
 
 The last three tasks are not the paper's: they follow the pattern of the others.
 """
