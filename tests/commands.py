@@ -61,7 +61,8 @@ SCENES = {"train": 24, "val": 7}
 IMPORTED = (
     "lightning.pytorch.loggers",
     "ufo.build",
-    "ufo.callbacks",
+    "ufo.callbacks.run_info",
+    "ufo.metrics.box_map",
     "ufo.check",
     "ufo.checkpoints.native",
     "ufo.data.datasets",

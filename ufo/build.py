@@ -15,12 +15,12 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
-from ufo.callbacks.metric import MetricCallback
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.latest import last_good
 from ufo.checkpoints.native import prepare_training
 from ufo.data.module import UFODataModule
+from ufo.metrics.base import MetricCallback
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.strategies import for_evaluation

@@ -7,16 +7,14 @@ import random
 import torch
 from lightning.pytorch import LightningModule
 
-from ufo.callbacks import (
-    BoxMAP,
-    CaptionScores,
-    GroundingAccuracy,
-    MaskMAP,
-    MeanIoU,
-    ReasoningScores,
-    ReferringScores,
-    VQAScores,
-)
+from ufo.metrics.answers import AnswerScores
+from ufo.metrics.box_map import BoxMAP
+from ufo.metrics.caption import CaptionScores
+from ufo.metrics.grounding import GroundingAccuracy
+from ufo.metrics.mask_map import MaskMAP
+from ufo.metrics.mean_iou import MeanIoU
+from ufo.metrics.reasoning import ReasoningScores
+from ufo.metrics.referring import ReferringScores
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Batch, Prediction, Target
 
@@ -29,7 +27,7 @@ CALLBACKS = {
     "grounding": GroundingAccuracy,
     "referring_segmentation": ReferringScores,
     "reasoning_segmentation": ReasoningScores,
-    "vqa": VQAScores,
+    "vqa": AnswerScores,
 }
 HEADLINES = {
     "detection": "mAP",

@@ -11,7 +11,11 @@ from lightning.pytorch import Trainer
 from metric_examples import CALLBACKS, CLASSES, HEADLINES, Replay, batch_of, example
 from torch.utils.data import DataLoader
 
-from ufo.callbacks import BoxMAP, GroundingAccuracy, MaskMAP, MeanIoU, MetricCallback
+from ufo.metrics.base import MetricCallback
+from ufo.metrics.box_map import BoxMAP
+from ufo.metrics.grounding import GroundingAccuracy
+from ufo.metrics.mask_map import MaskMAP
+from ufo.metrics.mean_iou import MeanIoU
 
 TASKS = sorted(CALLBACKS)
 every_task = pytest.mark.parametrize("task", TASKS)

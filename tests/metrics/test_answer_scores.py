@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ufo.metrics import AnswerAccuracy, normalize_answer
-from ufo.metrics.answers import similarity
+from ufo.metrics.answers import AnswerAccuracy, normalize_answer, similarity
 
 
 @pytest.mark.parametrize(

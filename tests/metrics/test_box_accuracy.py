@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ufo.metrics import BoxAccuracy
+from ufo.metrics.grounding import BoxAccuracy
 
 UNIT = torch.tensor([[0.0, 0, 10, 10]])
 

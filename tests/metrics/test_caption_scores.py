@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from torchmetrics.text import BLEUScore
 
-from ufo.callbacks import CaptionScores
-from ufo.metrics import CIDEr, RougeL
+from ufo.metrics.caption import CaptionScores, CIDEr, RougeL
 from ufo.types import Prediction, Target
 
 RECORDED = json.loads((Path(__file__).parent / "fixtures" / "captions.json").read_text())

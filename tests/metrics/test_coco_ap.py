@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchmetrics.detection import MeanAveragePrecision
 
-from ufo.metrics import CocoAP
+from ufo.metrics.coco_ap import CocoAP
 
 CLASSES = ("cat", "dog", "cow", "never annotated")
 NAMES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ufo.metrics import ReasoningIoU, ReferringIoU, mask_overlap
+from ufo.metrics.reasoning import ReasoningIoU
+from ufo.metrics.referring import ReferringIoU, mask_overlap
 
 
 def masks(count: int, seed: int = 0) -> torch.Tensor:

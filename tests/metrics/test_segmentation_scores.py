@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from ufo.metrics import SegmentationScores, class_histograms
+from ufo.metrics.mean_iou import SegmentationScores, class_histograms
 from ufo.types import IGNORE
 
 C = 6

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ufo.callbacks.stages import EvaluationCallback
 from ufo.data.datasets.base import read_image
 from ufo.data.errors import DataError
 from ufo.draw import contact_sheet, side_by_side
 from ufo.ops.masks import rle_decode
+from ufo.stages import EvaluationCallback
 from ufo.types import IGNORE, Batch, Prediction, Target
 
 log = logging.getLogger(__name__)

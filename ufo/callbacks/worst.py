@@ -19,10 +19,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from ufo.callbacks.metric import MetricCallback
 from ufo.callbacks.pictures import Example, wandb_images
-from ufo.callbacks.stages import EvaluationCallback
 from ufo.draw import contact_sheet, side_by_side
+from ufo.metrics.base import MetricCallback
+from ufo.stages import EvaluationCallback
 from ufo.types import IGNORE, Batch, Prediction
 
 log = logging.getLogger(__name__)

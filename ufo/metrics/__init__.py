@@ -1,25 +1,5 @@
-"""torchmetrics Metrics that torchmetrics lacks, and the tokenisation of captions."""
+"""Metrics, one file each: the callback that logs it and the torchmetrics it needs beyond torchmetrics' own.
 
-from ufo.metrics.answers import AnswerAccuracy, normalize_answer
-from ufo.metrics.captions import CIDEr, RougeL
-from ufo.metrics.coco_ap import CocoAP
-from ufo.metrics.grounding import BoxAccuracy
-from ufo.metrics.ptb import ptb_tokenize, ptb_words
-from ufo.metrics.referring import ReasoningIoU, ReferringIoU, mask_overlap
-from ufo.metrics.segmentation import SegmentationScores, class_histograms
-
-__all__ = [
-    "AnswerAccuracy",
-    "BoxAccuracy",
-    "CIDEr",
-    "CocoAP",
-    "ReasoningIoU",
-    "ReferringIoU",
-    "RougeL",
-    "SegmentationScores",
-    "class_histograms",
-    "mask_overlap",
-    "normalize_answer",
-    "ptb_tokenize",
-    "ptb_words",
-]
+A metric has one name: `box_map` is this folder's `box_map.py`, `conf/metric/box_map.yaml` and the config's
+`callbacks.box_map`.
+"""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from ufo.metrics.base import MetricCallback, Record, required
+from ufo.types import Prediction, Target
 
 ARTICLES = {"a", "an", "the"}
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -79,3 +82,16 @@ class AnswerAccuracy(Metric):
             "accuracy": self.right / total,
             "ANLS": self.near / total,
         }
+
+
+class AnswerScores(MetricCallback):
+    """exact_match, accuracy (after normalisation) and ANLS; see `AnswerAccuracy`."""
+
+    task: ClassVar[str] = "vqa"
+
+    def make_metric(self, classes: tuple[str, ...]) -> AnswerAccuracy:
+        return AnswerAccuracy(sync_on_compute=False)
+
+    def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
+        (references,) = required(target, "answers")
+        return prediction.text, references

@@ -15,7 +15,7 @@ class ExampleMetric(Metric):
 
     It never synchronises by itself: torchmetrics gathers list states element by element, which
     stops or hangs as soon as two processes hold different numbers of images. Gather the examples
-    first and update one metric with their union, as `ufo.callbacks.MetricCallback` does.
+    first and update one metric with their union, as `ufo.metrics.base.MetricCallback` does.
     """
 
     full_state_update = False

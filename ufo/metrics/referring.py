@@ -1,18 +1,20 @@
-"""Referring and reasoning segmentation: cIoU and gIoU of one mask per text.
-
+"""Referring segmentation: cIoU and gIoU of one mask per text.
 See docs/published_system.md#mask-iou.
+
 An overlap is int64 `[2]`: pixels in the intersection and in the union of two masks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ufo.metrics.examples import ExampleMetric
+from ufo.metrics.base import MetricCallback, Record, required
+from ufo.ops.masks import rle_decode
+from ufo.types import Prediction, Target
 
 EPS = 1e-5
 """Added to the union where gIoU divides by it, as in the published numbers."""
@@ -85,46 +87,30 @@ def single_iou(overlap: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / (union + EPS), torch.ones_like(union))
 
 
-class ReasoningIoU(ExampleMetric):
-    """`ReferringIoU` of all texts, of phrases (`short`) and of sentences (`long`), each counted in two ways.
-
-    `gIoU` and `cIoU` count every text. `gIoU_best_of_sentences` and `cIoU_best_of_sentences` count one text
-    per image, the one with the best IoU (the first of equals): an oracle over paraphrases, which the
-    published fine-tuned numbers are. `gIoU_short`, `gIoU_long` and so on are the same over one kind of text;
-    a kind that does not occur is left out. There the best text is chosen among those of that kind.
-    """
-
-    def update(self, overlap: Tensor, image: str, sentence: bool | None) -> None:
-        """One text: its overlap `[2]`, what names its image, whether it is a sentence (None: unknown)."""
-        self.examples.append((tuple(overlap.tolist()), image, sentence))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Scalars float64 in 0..1."""
-        kinds = {
-            "": self.examples,
-            "_short": [e for e in self.examples if e[2] is False],
-            "_long": [e for e in self.examples if e[2] is True],
-        }
-        values = {}
-        for kind, examples in kinds.items():
-            if examples or not kind:
-                values |= {k + kind: v for k, v in _scores([e[0] for e in examples]).items()}
-                best = _scores(_best_per_image(examples))
-                values |= {f"{k}{kind}_best_of_sentences": v for k, v in best.items()}
-        return values
+def overlap(prediction: Prediction, target: Target) -> Tensor:
+    """`mask_overlap` of the predicted and the annotated masks of one text, each joined to one."""
+    predicted, annotated = required(prediction, "masks") + required(target, "masks")
+    wanted = rle_decode(annotated, target.size).any(0)
+    ignore = None if target.ignore is None else rle_decode([target.ignore], target.size)[0]
+    return mask_overlap(predicted.any(0), wanted, ignore)
 
 
-def _scores(overlaps: list[tuple[int, int]]) -> dict[str, Tensor]:
-    metric = ReferringIoU(sync_on_compute=False)
-    metric.update(torch.tensor(overlaps, dtype=torch.float64).reshape(-1, 2))
-    return metric.compute()
+def iou(record: Record) -> float:
+    """Of one text, from its `overlap`; 1 where nothing was to be found and nothing was."""
+    intersection, union = record[0].tolist()
+    return intersection / union if union else 1.0
 
 
-def _best_per_image(examples: list[tuple]) -> list[tuple[int, int]]:
-    """The overlap with the largest IoU of each image."""
-    best: dict[str, tuple[float, tuple[int, int]]] = {}
-    for overlap, image, _ in examples:
-        iou = float(single_iou(torch.tensor([overlap]))[0])
-        if image not in best or iou > best[image][0]:
-            best[image] = (iou, overlap)
-    return [overlap for _, overlap in best.values()]
+class ReferringScores(MetricCallback):
+    """cIoU and gIoU over all texts; see `ReferringIoU` for the formulas."""
+
+    task: ClassVar[str] = "referring_segmentation"
+
+    def make_metric(self, classes: tuple[str, ...]) -> ReferringIoU:
+        return ReferringIoU(sync_on_compute=False)
+
+    def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
+        return (overlap(prediction, target),)
+
+    def score(self, record: Record) -> float:
+        return iou(record)

@@ -1,17 +1,18 @@
-"""Semantic segmentation scores from histograms over the whole data set (docs/published_system.md#mean-iou).
+"""Mean IoU of class maps, from histograms over the whole data set (docs/published_system.md#mean-iou).
 
 A histogram is int64 `[3, C]` for C classes: pixels in the intersection, predicted, annotated.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ufo.types import IGNORE
+from ufo.metrics.base import MetricCallback, Record, required
+from ufo.types import IGNORE, Prediction, Target
 
 
 def class_histograms(prediction: Tensor, target: Tensor, num_classes: int, ignore: int = IGNORE) -> Tensor:
@@ -79,3 +80,21 @@ class SegmentationScores(Metric):
             "mAcc": (intersection / annotated).nanmean(),
         }
         return {name: value.nan_to_num() for name, value in values.items()}
+
+
+class MeanIoU(MetricCallback):
+    """mIoU, aAcc and mAcc; classes that occur nowhere and pixels labelled `IGNORE` do not count."""
+
+    task: ClassVar[str] = "semantic_segmentation"
+
+    def make_metric(self, classes: tuple[str, ...]) -> SegmentationScores:
+        return SegmentationScores(len(classes), sync_on_compute=False)
+
+    def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
+        (predicted,), (annotated,) = required(prediction, "semantic"), required(target, "semantic")
+        return (class_histograms(predicted, annotated, len(classes)),)
+
+    def score(self, record: Record) -> float:
+        scores = SegmentationScores(record[0].shape[1], sync_on_compute=False)
+        scores.update(*record)
+        return float(scores.compute()["mIoU"])

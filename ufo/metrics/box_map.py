@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from ufo.callbacks.metric import MetricCallback, Record, required
+from ufo.metrics.base import MetricCallback, Record, required
 from ufo.metrics.coco_ap import CocoAP
 from ufo.metrics.samples import objects_score
 from ufo.types import Prediction, Target

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ufo.metrics.ptb import ptb_tokenize, ptb_words
+from ufo.ops.ptb import ptb_tokenize, ptb_words
 
-RECORDED = json.loads((Path(__file__).parent / "fixtures" / "captions.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "metrics" / "fixtures" / "captions.json").read_text())
 
 
 def recorded_pairs() -> list[tuple[str, str]]:

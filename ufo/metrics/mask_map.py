@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ufo.callbacks.box_map import BoxMAP
-from ufo.callbacks.metric import Record, required
+from ufo.metrics.base import Record, required
+from ufo.metrics.box_map import BoxMAP
 from ufo.ops.masks import rle_encode
 from ufo.types import Prediction, Target
 

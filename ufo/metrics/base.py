@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from ufo.callbacks.stages import EvaluationCallback
+from ufo.stages import EvaluationCallback
 from ufo.types import Batch, Prediction, Target
 
 Record = tuple[Any, ...]

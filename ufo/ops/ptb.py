@@ -3,7 +3,7 @@
 See docs/published_system.md#caption-scores.
 pycocoevalcap pipes captions through Stanford's PTBTokenizer (Java; `-preserveLines -lowerCase`) and
 then drops punctuation tokens. `ptb_words` gives the same words in pure Python. Its rules were found
-by feeding that program probes; tests/metrics/test_ptb.py compares with recorded output.
+by feeding that program probes; tests/ops/test_ptb.py compares with recorded output.
 """
 
 from __future__ import annotations

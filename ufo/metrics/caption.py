@@ -1,7 +1,8 @@
-"""Caption scores that torchmetrics lacks: CIDEr-D and ROUGE-L of pycocoevalcap.
-
+"""BLEU, CIDEr-D and ROUGE-L of captions, equal to pycocoevalcap's and without Java.
 See docs/published_system.md#caption-scores.
-Both take captions that `ptb_tokenize` has made: lower-case words with single spaces between them.
+
+`CIDEr` and `RougeL` are what torchmetrics lacks. They take captions that `ptb_tokenize` has made: lower-case
+words with single spaces between them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.text import BLEUScore
 
+from ufo.metrics.base import MetricCallback, Record, required
 from ufo.metrics.examples import ExampleMetric
+from ufo.ops.ptb import ptb_tokenize
+from ufo.types import Prediction, Target
 
 NGram = tuple[str, ...]
 
@@ -163,3 +168,32 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
             row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
             diagonal = above
     return row[-1]
+
+
+class CaptionScores(MetricCallback):
+    """BLEU-1 to BLEU-4, CIDEr (0..10) and ROUGE-L, equal to pycocoevalcap's.
+
+    METEOR and SPICE need Java programs and are left out. BLEU is exactly 0 when no n-gram of the
+    whole data set is right, where pycocoevalcap gives a value below 0.001.
+    """
+
+    task: ClassVar[str] = "caption"
+
+    def make_metric(self, classes: tuple[str, ...]) -> MetricCollection:
+        metrics = {f"BLEU-{n}": BLEUScore(n, sync_on_compute=False) for n in (1, 2, 3, 4)}
+        metrics |= {"CIDEr": CIDEr(), "ROUGE-L": RougeL(sync_on_compute=False)}
+        return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)
+
+    def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
+        (captions,) = required(target, "captions")
+        if not captions:
+            raise ValueError("it has no reference captions; leave it out of the data set")
+        # of two references equally far in length from the caption, BLEU counts the shorter;
+        # torchmetrics takes the first
+        references = sorted(map(ptb_tokenize, captions), key=lambda text: len(text.split()))
+        return [ptb_tokenize(prediction.text)], [references]
+
+    def score(self, record: Record) -> float:
+        rouge = RougeL(sync_on_compute=False)
+        rouge.update(*record)
+        return float(rouge.compute())
