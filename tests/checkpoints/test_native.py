@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import ufo
+from ufo import files
 from ufo.checkpoints import folder as folder_module
 from ufo.checkpoints import native
 from ufo.checkpoints.native import CheckpointError, check_resumable, initialise, load, save
@@ -264,7 +265,7 @@ def test_a_save_that_fails_leaves_the_previous_model(
     new = make_model(seed=1)
     with monkeypatch.context() as patch:
         if not cleanup:  # SIGKILL: no `except` and no `finally` puts anything back
-            patch.setattr(folder_module.shutil, "rmtree", lambda *_, **__: None)
+            patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
         if where == "save_file":
             patch.setattr(folder_module, "save_file", failure)
         else:
@@ -272,7 +273,7 @@ def test_a_save_that_fails_leaves_the_previous_model(
             rename = nth(number, failure, os.rename)
             if not cleanup and number == 2:  # nor does it get to a third rename
                 rename = nth(3, killed, rename)
-            patch.setattr(folder_module.os, "rename", rename)
+            patch.setattr(files.os, "rename", rename)
         with pytest.raises((CheckpointError, Killed)) as error:
             save(new, folder)
     if failure is full_disk and isinstance(error.value, CheckpointError):

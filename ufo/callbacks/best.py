@@ -5,15 +5,15 @@ A sweep's report and its dashboard compare runs by it, also those that failed la
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+
+from ufo.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,8 @@ class BestMetrics(Callback):
             known |= {"best": value, "step": step}
 
     def _write(self) -> None:
-        part = self.path.with_name(f".{self.path.name}.part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, self.path)
+            write_json(self.path, self.metrics, indent=2)
         except OSError as error:
             log.warning("The best metrics could not be written to %s: %s", self.path, error)
 

@@ -17,6 +17,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ufo.files import second_name, writing
+
 log = logging.getLogger(__name__)
 
 
@@ -33,19 +35,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write `checkpoint` to the local file `path`."""
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
+            with writing(path, "wb", alone=True, durable=True) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-            _sync_folder(path.parent)
             self.failed = None
         # torch's zip writer turns a failed write into a RuntimeError
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
             reason = _reason(error, path.parent)
             log.error("%s could not be written (%s); the checkpoint before it is kept", path, reason)
             self.failed = path
@@ -61,20 +56,6 @@ def _reason(error: BaseException, folder: Path) -> str:
     except OSError:
         pass
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename itself survive a crash of the machine, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -105,21 +86,6 @@ class RunCheckpoint(ModelCheckpoint):
 
 def _is_one_file(trainer: Trainer) -> bool:
     return isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-
-
-def second_name(file: Path, name: Path) -> bool:
-    """Let `name` be another name of `file`, replacing what was there; False where that is impossible."""
-    if not file.is_file():
-        return False
-    part = name.with_name(f".{name.name}.part")
-    try:
-        part.unlink(missing_ok=True)
-        os.link(file, part)
-        os.replace(part, name)
-        part.unlink(missing_ok=True)  # renaming onto a name of the same file does nothing
-    except OSError:
-        return False
-    return True
 
 
 def save_now(trainer: Trainer, pl_module: LightningModule) -> Path | None:

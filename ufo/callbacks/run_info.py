@@ -23,6 +23,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from ufo.files import write_json, write_text
+
 log = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -99,8 +101,8 @@ def write(folder: Path, info: dict[str, Any], config: dict[str, Any]) -> None:
         earlier[-1]["config"] = f"config_{len(earlier)}.yaml"
         os.replace(before, folder / earlier[-1]["config"])
     record = {**info, "earlier": earlier} if earlier else info
-    _replace(before, text)
-    _replace(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_text(before, text)
+    write_json(folder / "run.json", record, indent=2)
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:
@@ -110,12 +112,6 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
         return [*known.pop("earlier", []), known]
     except (FileNotFoundError, ValueError, AttributeError, TypeError):  # none, or not one of ours
         return []
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def git_revision() -> dict[str, Any] | None:

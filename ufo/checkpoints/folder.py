@@ -7,7 +7,6 @@ with ours under `ufo`. With adapters only what no other file holds is written.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ufo.backbones.lora import has_adapters, held_elsewhere
 from ufo.checkpoints.errors import CheckpointError
+from ufo.files import replace_folder
 from ufo.model import UFO
 
 FORMAT = 1
@@ -213,20 +213,9 @@ def _write_generation(model: UFO, net: nn.Module, folder: Path) -> None:
 
 def _replace(new: Path, path: Path) -> None:
     """Put a finished folder in place of an older model folder."""
-    old = previous(path)
-    if path.exists():
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"'{path}' exists and is no model folder; choose another name")
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(path, old)  # a kill after this line leaves `old`, where `read` finds it
-        try:
-            os.rename(new, path)
-        except OSError:
-            os.rename(old, path)
-            raise
-    else:
-        os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+    if path.exists() and not (path / "config.json").is_file():
+        raise CheckpointError(f"'{path}' exists and is no model folder; choose another name")
+    replace_folder(new, path, aside=previous(path))  # where `read` finds it after a kill
 
 
 def previous(path: Path) -> Path:

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             for task, some in records.items():
                 found[task] += some
     if outputs.json:
-        results.write_json(outputs.json, found if args.task == ANY else found[args.task])
+        results.write_results(outputs.json, found if args.task == ANY else found[args.task])
         print(f"results: {outputs.json}")
     if outputs.pictures and failed < len(paths):
         print(f"pictures: {args.out}")

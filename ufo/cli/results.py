@@ -6,9 +6,6 @@ records are `[x, y, width, height]` in pixels of the original image, masks are c
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ufo.cli import CommandError
+from ufo.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,18 +120,12 @@ def summary(prediction: Prediction, min_score: float, text: str = "") -> str:
     return line + (f"; {hidden} more below {min_score:g}" if hidden else "")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_results(path: Path, content: Any) -> None:
     """Write whole or not at all, so that a kill or a full disk leaves no half file."""
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.chmod(scratch, 0o644)  # mkstemp's files are for their owner only
-        os.replace(scratch, path)
+        write_json(path, content)
     except OSError as error:
         raise CommandError(f"the results could not be written to {path}: {error}") from error
-    finally:
-        Path(scratch).unlink(missing_ok=True)
 
 
 def _category(label: int, prediction: Prediction) -> dict[str, Any]:

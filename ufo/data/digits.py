@@ -29,6 +29,7 @@ from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES, VARIANTS, d
 from ufo.data.digits_text import Thing, captions, expressions, vocabulary
 from ufo.data.errors import DataError
 from ufo.data.processes import process_pool
+from ufo.files import replace_folder
 
 __all__ = ["CLASSES", "COLORS", "SEMANTIC_CLASSES", "generate", "main", "question_words", "vocabulary"]
 
@@ -82,11 +83,7 @@ def generate(
         (partial_out / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
         if _finished(out, stamp, force):  # another process was faster
             return out
-        if out.exists():
-            old = partial_out / "replaced"
-            out.rename(old)
-            shutil.rmtree(old)
-        partial_out.rename(out)
+        replace_folder(partial_out, out, aside=_partial_name(out, f"replaced-{os.getpid()}"))
     finally:
         shutil.rmtree(partial_out, ignore_errors=True)
     return out

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ufo.files import scratch_for
+
 log = logging.getLogger(__name__)
 
 VERSION = 1
@@ -63,17 +65,12 @@ class Index(Mapping[str, np.ndarray]):
         about = json.dumps({"meta": self.meta, "shapes": shapes}).encode()
         schema = pa.schema([(name, c.type) for name, c in columns.items()], metadata={b"ufo": about})
         batch = pa.record_batch(list(columns.values()), schema=schema)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            with pa.OSFile(scratch, "wb") as file, pa.ipc.new_file(file, schema) as writer:
-                writer.write_batch(batch)
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        with (
+            scratch_for(path) as scratch,
+            pa.OSFile(str(scratch), "wb") as file,
+            pa.ipc.new_file(file, schema) as writer,
+        ):
+            writer.write_batch(batch)
 
     @classmethod
     def open(cls, path: Path) -> Index:

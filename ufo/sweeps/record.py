@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.command_line import job_begins
+from ufo.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,7 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Whole or not at all."""
-        part = folder / f".{FILE}.part"
-        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, folder / FILE)
+        write_json(folder / FILE, asdict(self), indent=2)
 
 
 def read(folder: Path) -> Record | None:

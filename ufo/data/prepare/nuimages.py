@@ -24,7 +24,8 @@ from ufo.data.datasets.segmentations import run_lengths
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.prepare import preparation
-from ufo.data.prepare.runner import is_done, run_shards, save_label_map, writing
+from ufo.data.prepare.runner import is_done, run_shards, save_label_map
+from ufo.files import writing
 
 SPLITS = {"train": "training", "val": "validation"}
 CLASSES = {  # categories of the tables by class; the others are no objects of the detection task

@@ -14,7 +14,7 @@ from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.prepare import preparation
 from ufo.data.prepare.nuimages import link
-from ufo.data.prepare.runner import writing
+from ufo.files import writing
 
 SPLITS = ("train", "val")
 NAME = FileName(parts=2)

@@ -23,7 +23,8 @@ from ufo.data.datasets.openimages import (
 )
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparation
-from ufo.data.prepare.runner import is_done, run_shards, writing
+from ufo.data.prepare.runner import is_done, run_shards
+from ufo.files import writing
 
 SPLITS = ("train", "validation", "test")
 BOXES = {

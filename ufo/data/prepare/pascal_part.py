@@ -22,7 +22,8 @@ from ufo.data.datasets.base import Problems, require
 from ufo.data.datasets.naming import read_split
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparation
-from ufo.data.prepare.runner import is_done, run_shards, writing
+from ufo.data.prepare.runner import is_done, run_shards
+from ufo.files import writing
 
 PARTS = {
     "aeroplane": "body wing tail wheel",

@@ -7,12 +7,9 @@ all. They belong to one job, that is to what `fingerprint` says of the input; an
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ufo.data.datasets.base import Problems
 from ufo.data.errors import DataError
 from ufo.data.processes import process_pool
+from ufo.files import writing
 
 SHARD = 500
 """Items of one shard: some seconds of work, so little is lost with an interrupted one."""
@@ -104,22 +102,6 @@ def _shard(work: Work, items: list[Any], path: Path) -> None:
                 results.append(result)
     with writing(path) as file:
         json.dump({"results": results, "problems": problems}, file)
-
-
-@contextmanager
-def writing(path: Path, mode: str = "w") -> Iterator[Any]:
-    """A file (text, or bytes with mode "wb") that appears when the block ends well, else not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
 
 
 def save_label_map(labels: np.ndarray, path: Path) -> None:
