@@ -38,6 +38,11 @@ IGNORED = (
     "mmengine.config.config.Config",
     "mmengine.config.config.ConfigDict",
     "builtins.getattr",  # how pickle names a method: the buffers list their statistics
+    # what DeepSpeed puts beside the weights
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
     "numpy.ndarray",
     "numpy.dtype",
     *(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ufo.checkpoints.official import _listing
 
+Family = Literal["internvl", "llava"]
 SCALE = 2.0  # alpha / rank of every published LoRA; the factors alone do not tell
 HEAD_WIDTH = {"text_config": 128, "vision_config": 64}  # of InternLM2, LLaMA; InternViT, CLIP
 
@@ -135,9 +136,12 @@ def read_official_mllm(
     Raises:
         ValueError: keys without a place or missing (all listed), or shapes that do not fit.
     """
-    state, factors = _split_lora(_strip(state_dict))
+    state, factors = split_lora(strip_names(state_dict))
     family = _family(state)
-    table = _table(state, family)
+    tower = "vision_model." if family == "internvl" else "vision_tower.vision_model."
+    table = name_table(
+        family, len(_layers(state, f"{tower}encoder.layers.")), len(_layers(state, f"{_LM}model.layers."))
+    )
     unmapped = [name for name in state if name not in table]
     missing = [name for name in table if name not in state]
     if unmapped or missing:
@@ -183,7 +187,7 @@ def is_official_mllm(names: Mapping[str, Any]) -> bool:
 _NAMES = {"internvl": "InternVL", "llava": "LLaVA"}
 
 
-def _strip(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+def strip_names(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights without what trainers and peft put before their names."""
     state = state_dict.get("state_dict", state_dict)
     short = {}
@@ -195,7 +199,7 @@ def _strip(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     return short
 
 
-def _split_lora(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_lora(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights by their plain names, and LoRA factors as `<module>.lora_A.weight`."""
     weights, factors = {}, {}
     for name, value in state.items():
@@ -207,10 +211,12 @@ def _split_lora(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     return weights, factors
 
 
-def _family(state: Mapping[str, Tensor]) -> str:
-    if any(name.startswith("mlp1.") for name in state):
+def _family(state: Mapping[str, Tensor]) -> Family:
+    """By the projector, or by the language model's layers where a file holds nothing else."""
+    if any(name.startswith("mlp1.") or ".attention.wqkv." in name for name in state):
         return "internvl"
-    if any(name.startswith("multi_modal_projector.") for name in state):
+    text = f"{_LM}model.layers."
+    if any(name.startswith(("multi_modal_projector.", text)) and ".attention." not in name for name in state):
         return "llava"
     raise ValueError(
         f"these are neither a UFO-InternVL nor a UFO-LLaVA: {_listing('unmapped', list(state))}; they have "
@@ -225,8 +231,8 @@ def _layers(state: Mapping[str, Tensor], start: str) -> range:
     return range(min(highest + 1, len(state)))
 
 
-def _table(state: Mapping[str, Tensor], family: str) -> _Table:
-    """Official name -> native names for a model with as many layers as `state` has."""
+def name_table(family: Family, tower_layers: int, text_layers: int) -> _Table:
+    """Official name -> native names for a model with so many layers."""
     table: _Table = {}
     if family == "internvl":
         table |= {name: _TOWER + ours for name, ours in _INTERNVIT.items()}
@@ -238,13 +244,12 @@ def _table(state: Mapping[str, Tensor], family: str) -> _Table:
         start, target = inner + "encoder.layers.", _TOWER + "encoder.layers."
         rows = {name: name for name in _CLIP_LAYER}
         parts = {f"multi_modal_projector.{n}": n for n in ("linear_1", "linear_2")}
-    table |= _of_layers(_layers(state, start), start, rows, target)
+    table |= _of_layers(range(tower_layers), start, rows, target)
     table |= {f"{a}.{k}": f"{_PROJECTOR}{b}.{k}" for a, b in parts.items() for k in ("weight", "bias")}
     fused = family == "internvl"
     table |= {_LM + name: ours for name, ours in (_INTERNLM if fused else _LLAMA).items()}
     rows = _INTERNLM_LAYER if fused else {name: name for name in _LLAMA_LAYER}
-    start = _LM + "model.layers."
-    return table | _of_layers(_layers(state, start), start, rows, _TEXT_LAYER)
+    return table | _of_layers(range(text_layers), _LM + "model.layers.", rows, _TEXT_LAYER)
 
 
 def _of_layers(layers: range, start: str, rows: _Table, target: str) -> _Table:
