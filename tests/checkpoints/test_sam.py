@@ -232,10 +232,50 @@ def test_what_cannot_be_had_says_what_to_do(tokenizer, tmp_path, monkeypatch, fo
         initialise(model, {"sam": str(tmp_path)})
 
 
-def test_a_width_without_bert_keeps_its_text_embedding_and_says_so(tokenizer, folders, caplog):
-    model = make(tokenizer)
-    before = model.backbone.output_embedding.detach().clone()
+# ---------------------------------------------------------------- the embedding published with UFO
+
+
+def embedding_file(path, rows: int, width: int = WIDTH, positions: int = 40) -> dict[str, torch.Tensor]:
+    """A text embedding as it was published, as a file."""
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        "word_embeddings.weight": torch.randn(rows, width, generator=generator),
+        "position_embeddings.weight": torch.randn(positions, width, generator=generator),
+        "LayerNorm.weight": torch.randn(width, generator=generator),
+        "LayerNorm.bias": torch.randn(width, generator=generator),
+        "position_ids": torch.arange(positions)[None],
+    }
+    torch.save(state, path)
+    return state
+
+
+def test_a_published_embedding_has_all_rows(tokenizer, folders, tmp_path, caplog):
+    model, path = make(tokenizer), tmp_path / "bert_embed.pt"
+    state = embedding_file(path, len(tokenizer))
     with caplog.at_level(logging.INFO, logger="ufo"):
-        initialise(model, folders["sam"])
-    assert torch.equal(model.backbone.output_embedding, before)
-    assert "the text embedding stays random, as there is no published BERT of width 16" in caplog.text
+        initialise(model, {"sam": folders["sam"], "bert": str(path)})
+    after = model.backbone.state_dict()
+    assert torch.equal(after["embedding.word.weight"], state["word_embeddings.weight"])
+    assert torch.equal(after["embedding.position.weight"], state["position_embeddings.weight"][:32])
+    assert torch.equal(after["embedding.norm.weight"], state["LayerNorm.weight"])
+    assert "UFO's own included" in caplog.text
+
+
+@pytest.mark.parametrize("rows, width", [(-1, WIDTH), (1, WIDTH), (0, 2 * WIDTH)])
+def test_a_published_embedding_of_another_model(tokenizer, folders, tmp_path, rows, width):
+    path = tmp_path / "bert_embed_womask.pt"
+    embedding_file(path, len(tokenizer) + rows, width)
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        initialise(make(tokenizer), {"sam": folders["sam"], "bert": str(path)})
+
+
+def test_another_file_is_no_embedding(tokenizer, folders, tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="no text embedding"):
+        initialise(make(tokenizer), {"sam": folders["sam"], "bert": str(tmp_path / "x.pt")})
+
+
+def test_without_a_bert_of_its_width_a_model_does_not_start(tokenizer, folders):
+    # width 16, as 1280, has no published BERT: a random embedding must be asked for
+    with pytest.raises(CheckpointError, match=r"bert_embed_huge\.pt"):
+        initialise(make(tokenizer), {"sam": folders["sam"]})

@@ -3,6 +3,7 @@
 See docs/published_system.md#vit-start.
 Read from transformers' files (`facebook/sam-vit-*`, `bert-*-uncased`), on the hub or in a folder. SAM fills
 patches, positions and the first layers, BERT the text embedding; new layers and UFO's own tokens stay random.
+A published `bert_embed*.pt` may stand for BERT: it has rows for UFO's own tokens as well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ufo.backbones.ufo_vit import UFOViT, _resize_grid
 from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.stored import PICKLED, read_tensors
 
 if TYPE_CHECKING:
     from ufo.model import UFO
@@ -187,8 +189,13 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
     if name is None:
         return {}, "the text embedding stays random"
     if name == AUTO and default is None:
-        return {}, f"the text embedding stays random, as there is no published BERT of width {width}"
+        raise CheckpointError(
+            f"there is no published BERT of width {width}; give the embedding that was published with UFO: "
+            "init='{sam: auto, bert: bert_embed_huge.pt}', or init='{sam: auto, bert: null}' for a random one"
+        )
     chosen = default if name == AUTO else name
+    if Path(chosen).suffix in PICKLED and Path(chosen).is_file():
+        return _embedding_file(model, Path(chosen))
     found = _read(chosen, lambda key: _BERT.get(key.removeprefix("bert.")))
     missing = sorted(set(_BERT.values()) - found.keys())
     if missing:
@@ -210,6 +217,30 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
     for norm in ("embedding.norm.weight", "embedding.norm.bias"):
         ours[norm].copy_(found[norm])
     return ours, f"{tokens} tokens from {chosen}, UFO's own {extra} stay random"
+
+
+def _embedding_file(model: UFO, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The text embedding of a published `bert_embed*.pt`, with the rows of UFO's own tokens."""
+    state = {f"embeddings.{key}": value.float() for key, value in read_tensors(path).items()}
+    found = {_BERT[key]: value for key, value in state.items() if key in _BERT}
+    missing = sorted(set(_BERT.values()) - found.keys())
+    if missing:
+        raise CheckpointError(f"'{path}' is no text embedding: it has nothing for {', '.join(missing)}")
+    ours = {k: v for k, v in model.backbone.state_dict().items() if k in found}
+    positions = "embedding.position.weight"
+    if len(found[positions]) > len(ours[positions]):
+        found[positions] = found[positions][: len(ours[positions])]
+    wrong = [
+        f"{key} is {tuple(found[key].shape)}, not {tuple(value.shape)}"
+        for key, value in ours.items()
+        if found[key].shape != value.shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"'{path}' belongs to another model: {'; '.join(wrong)} (bert_embed.pt has a row for <MASK>, "
+            "bert_embed_womask.pt has none; _large and _huge are wider)"
+        )
+    return found, f"{len(found['embedding.word.weight'])} tokens from {path}, UFO's own included"
 
 
 # ---------------------------------------------------------------- files
