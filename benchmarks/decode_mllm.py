@@ -25,7 +25,9 @@ from transformers import DynamicCache, LogitsProcessor
 from ufo.backbones.base import Context
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.prefix_attention import NAME
-from ufo.head.decoding import greedy
+from ufo.head.greedy import greedy
+from ufo.head.guesses import MaskRun
+from ufo.head.strategy import Strategy
 from ufo.ops.grid import query_grid
 
 PATCH, MASK, START, END, COMMA, BACKGROUND, FIRST_NAME = range(7)
@@ -112,10 +114,11 @@ class Scripted:
         return hidden + PUSH * self.output_embedding[told]
 
 
-def default(scripted: Scripted, context: Context, hopeless: Tensor | None = None):
+def default(scripted: Scripted, context: Context, leave_after: Tensor | None = None):
     """This project's decoder: ids and features `[Q, 30, ...]`."""
-    inputs = (scripted.context(context), START, END, MAX_LENGTH, MASK, MASKS)
-    found = greedy(scripted, *inputs, hopeless=hopeless)
+    masks = (MaskRun(MASK, MASKS),)
+    strategy = Strategy(START, END, MAX_LENGTH, guesses=masks, leave_after=leave_after)
+    found = greedy(scripted, scripted.context(context), strategy)
     return found.ids, found.features
 
 
@@ -225,11 +228,11 @@ def measure_dense(backbone, arguments, clock) -> list[list[str]]:
     scripted = Scripted(backbone, said)
 
     # as `UFO.predict_batch` asks: what begins no class name is not asked what it would say next
-    hopeless = torch.zeros(arguments.vocabulary, dtype=torch.bool)
-    hopeless[BACKGROUND] = True
-    default(scripted, context, hopeless)  # warm up
+    leave_after = torch.zeros(arguments.vocabulary, dtype=torch.bool)
+    leave_after[BACKGROUND] = True
+    default(scripted, context, leave_after)  # warm up
     scripted.calls = 0
-    fast, fast_time, fast_peak = with_peak(clock, default, scripted, context, hopeless)
+    fast, fast_time, fast_peak = with_peak(clock, default, scripted, context, leave_after)
     calls = scripted.calls
     whole, whole_time, whole_peak = with_peak(clock, default, scripted, context)
     slow, slow_time, slow_peak = with_peak(clock, lock_step, scripted, context)
@@ -247,7 +250,7 @@ def measure_dense(backbone, arguments, clock) -> list[list[str]]:
     needed = int((said != END).sum()) + len(said)
     fewer = needed - int((said[:, 0] == BACKGROUND).sum())
     slow_flops, whole_flops = flops(lock_step, scripted, context), flops(default, scripted, context)
-    fast_flops = flops(default, scripted, context, hopeless)
+    fast_flops = flops(default, scripted, context, leave_after)
     return [
         row("prefix", prefix_time, prefix_flops, str(embedded.shape[1]), ""),
         row("(a) lock-step", slow_time, slow_flops, str(slow[0].numel()), f"{slow_peak:.1f}"),
@@ -268,9 +271,10 @@ def measure_single(backbone, arguments, clock) -> list[list[str]]:
     said = torch.full((1, MAX_LENGTH), END)
     said[0, : 3 + MASKS] = torch.tensor([FIRST_NAME, FIRST_NAME + 1, *[MASK] * MASKS, FIRST_NAME + 2])
     rows, answers = [], []
-    for name, chunk in (("token by token", 0), ("verified chunk", MASKS)):
+    for name, guesses in (("token by token", ()), ("verified chunk", (MaskRun(MASK, MASKS),))):
         scripted = Scripted(backbone, said)
-        inputs = (scripted, scripted.context(context), START, END, MAX_LENGTH, MASK, chunk)
+        strategy = Strategy(START, END, MAX_LENGTH, guesses=guesses)
+        inputs = (scripted, scripted.context(context), strategy)
         greedy(*inputs)
         scripted.calls = 0
         found, seconds = clock(greedy, *inputs)

@@ -47,7 +47,7 @@ def lock_step(backbone: Scripted, context: Context, tokenizer, task) -> Decoded:
         ids.append(token), scores.append(probability), features.append(hidden)
         if bool(ended.all()):
             break
-    return Decoded(torch.stack(ids, 1), scores[0], torch.stack(features, 1))
+    return Decoded(torch.stack(ids, 1), scores[0][:, None], torch.stack(features, 1))
 
 
 def assert_equal(default: Decoded, reference: Decoded, end_id: int) -> None:

@@ -180,7 +180,7 @@ def scripted(model: UFO, batch: Batch, texts: list[str], features: torch.Tensor,
     rows = [row[1:] for row in model.tokenizer.encode(texts)]
     length = features.shape[1]
     ids = torch.tensor([row + [model.tokenizer.end_id] * (length - len(row)) for row in rows])
-    decoded = Decoded(ids, torch.full((len(rows),), 0.9), features)
+    decoded = Decoded(ids, torch.full((len(rows), 1), 0.9), features)
     with patch.object(model, "encode", return_value=context), patch("ufo.model.decode", return_value=decoded):
         return model.predict_batch(batch)
 

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from ufo.backbones.base import AnswerCache, Context
 from ufo.backbones.ufo_vit import UFOViT
-from ufo.head.beam import Step, Winners, beam_search
-from ufo.head.decoding import answer_step, decode, greedy
+from ufo.head.beam import CachedLogits, NextLogits, beam_search
+from ufo.head.decoding import Decoded, decode
+from ufo.head.greedy import greedy
+from ufo.head.guesses import MaskRun
+from ufo.head.strategy import Strategy
 from ufo.ops.grid import query_grid
 from ufo.tasks.caption import Caption
 
@@ -44,7 +47,7 @@ class Script:
         """Prefixes `[R, key + tokens]` -> row of the tables."""
         return (prefix * 5 ** torch.arange(prefix.shape[1])).sum(1) % 101
 
-    def step(self, keys: Tensor, calls: list[int] | None = None) -> Step:
+    def step(self, keys: Tensor, calls: list[int] | None = None) -> NextLogits:
         """The step of queries with these keys; `calls` takes down the rows of each call."""
         prefix = keys[:, None]
 
@@ -59,7 +62,7 @@ class Script:
         return step
 
 
-def search(step: Step, queries: int, beams: int, temperature=1.0, penalty=1.0, **changes):
+def search(step: NextLogits, queries: int, beams: int, temperature=1.0, penalty=1.0, **changes):
     arguments = {"start_id": START, "end_id": END, "max_length": LENGTH, **changes}
     return beam_search(
         step,
@@ -93,7 +96,7 @@ def plain_search(script: Script, key: int, beams: int, temperature: float, penal
     return max(done)[1:]
 
 
-def assert_equal(one: Winners, other: Winners) -> None:
+def assert_equal(one: Decoded, other: Decoded) -> None:
     assert torch.equal(one.ids, other.ids)
     torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(one.features, other.features, atol=1e-4, rtol=1e-4)
@@ -242,7 +245,7 @@ def common_token(ids: Tensor) -> int:
     return max(range(20), key=lambda t: (missing[t], spread[t]))
 
 
-def uncached(backbone: UFOViT, context: Context) -> Step:
+def uncached(backbone: UFOViT, context: Context) -> NextLogits:
     """A step that runs the whole answers so far from scratch."""
     rows, prefix = torch.arange(context.num_rows), torch.empty(context.num_rows, 0).long()
 
@@ -260,7 +263,7 @@ def test_greedy_rows_that_leave_equal_lock_step(backbone, case):
     context = encode(backbone, case)
     ids, features, logits = lock_step(backbone, context)
     end = common_token(ids)
-    decoded = greedy(backbone, context, START, end, LENGTH)
+    decoded = greedy(backbone, context, Strategy(START, end, LENGTH))
     ended = (ids == end).cumsum(1) > 0
     assert 0 < ended.any(1).sum() < len(ids) and len(ended.sum(1).unique()) > 2
     assert torch.equal(decoded.ids, ids.masked_fill(ended, end))
@@ -281,8 +284,9 @@ def test_verified_mask_chunks_give_the_answers_of_single_steps(backbone, case, c
     for mask in ids.unique().tolist():
         if mask == end:
             continue
-        plain = greedy(backbone, context, START, end, LENGTH)
-        chunked = greedy(backbone, context, START, end, LENGTH, mask, chunk)
+        plain = greedy(backbone, context, Strategy(START, end, LENGTH))
+        runs_of_masks = Strategy(START, end, LENGTH, guesses=(MaskRun(mask, chunk),))
+        chunked = greedy(backbone, context, runs_of_masks)
         assert torch.equal(chunked.ids, plain.ids), mask
         torch.testing.assert_close(chunked.features, plain.features, atol=1e-4, rtol=1e-4)
         runs = (ids.unfold(1, chunk, 1) == mask).all(-1).any(1)
@@ -295,7 +299,7 @@ def test_verified_mask_chunks_give_the_answers_of_single_steps(backbone, case, c
 def test_greedy_with_cache_equals_without(backbone, case):
     context = encode(backbone, case)
     end = common_token(lock_step(backbone, context)[0])
-    decoded = greedy(backbone, context, START, end, LENGTH)
+    decoded = greedy(backbone, context, Strategy(START, end, LENGTH))
     inputs = torch.cat([torch.full_like(decoded.ids[:, :1], START), decoded.ids[:, :-1]], 1)
     hidden = backbone.answer(context, inputs)
     emitted = (decoded.ids == end).cumsum(1) <= 1
@@ -310,11 +314,11 @@ def test_beams_with_cache_equal_those_without(backbone, case, beams, penalty):
     context = encode(backbone, case)
     end = common_token(lock_step(backbone, context)[0])
     arguments = {"beams": beams, "temperature": 1.5, "penalty": penalty, "end_id": end}
-    one = search(answer_step(backbone, context, LENGTH), context.num_rows, **arguments)
+    one = search(CachedLogits(backbone, context, LENGTH), context.num_rows, **arguments)
     other = search(uncached(backbone, context), context.num_rows, **arguments)
     assert_equal(one, other)
     if beams == 1:
-        assert torch.equal(one.ids, greedy(backbone, context, START, end, LENGTH).ids)
+        assert torch.equal(one.ids, greedy(backbone, context, Strategy(START, end, LENGTH)).ids)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -337,12 +341,12 @@ def test_decode_does_what_the_task_says(backbone, case):
     end = common_token(lock_step(backbone, context)[0])
     tokenizer = SimpleNamespace(start_id=START, end_id=end, mask_id=-1)
     settings = {"image_size": 16, "max_length": LENGTH, "temperature": 1.5, "length_penalty": 10.0}
-    expected = greedy(backbone, context, START, end, LENGTH)
+    expected = greedy(backbone, context, Strategy(START, end, LENGTH))
     plain = decode(backbone, context, tokenizer, Caption(num_beams=1, **settings))
     assert torch.equal(plain.ids, expected.ids)
     beams = decode(backbone, context, tokenizer, Caption(num_beams=3, **settings))
     arguments = {"beams": 3, "temperature": 1.5, "penalty": 10.0, "end_id": end}
-    winners = search(answer_step(backbone, context, LENGTH), context.num_rows, **arguments)
+    winners = search(CachedLogits(backbone, context, LENGTH), context.num_rows, **arguments)
     assert torch.equal(beams.ids, winners.ids) and not torch.equal(beams.ids, plain.ids)
     assert torch.equal(beams.first_scores, winners.scores[:, 0])
     assert torch.equal(beams.features, winners.features)

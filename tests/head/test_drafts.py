@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from mllm_models import make_backbone
 
 from ufo.backbones.internvl import InternVL
-from ufo.head.decoding import greedy
-from ufo.head.drafts import follow_drafts
+from ufo.head.decoding import Decoded
+from ufo.head.greedy import greedy
+from ufo.head.guesses import Drafts
+from ufo.head.strategy import Strategy
 
 LENGTH = 12
 
@@ -20,8 +24,16 @@ def made():
     images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
     with torch.no_grad():
         context = backbone.encode(images, ids, mask)
-        expected = greedy(backbone, context, tokenizer.start_id, tokenizer.end_id, LENGTH)
+        expected = greedy(backbone, context, Strategy(tokenizer.start_id, tokenizer.end_id, LENGTH))
     return backbone, tokenizer, context, expected
+
+
+def follow(backbone, context, tokenizer, drafts: list[list[int]]) -> tuple[Decoded, int]:
+    """What is decoded with these drafts, and in how many calls."""
+    strategy = Strategy(tokenizer.start_id, tokenizer.end_id, LENGTH, guesses=(Drafts(drafts),))
+    with patch.object(backbone, "answer", wraps=backbone.answer) as answer:
+        found = greedy(backbone, context, strategy)
+    return found, answer.call_count
 
 
 def variants(rows: list[list[int]]) -> dict[str, list[list[int]]]:
@@ -44,7 +56,7 @@ def test_same_as_single_steps(made, kind):
     backbone, tokenizer, context, expected = made
     rows = [[t for t in row if t != tokenizer.end_id] + [tokenizer.end_id] for row in expected.ids.tolist()]
     drafts = variants(rows)[kind]
-    found = follow_drafts(backbone, context, drafts, tokenizer.start_id, tokenizer.end_id, LENGTH)
+    found, _ = follow(backbone, context, tokenizer, drafts)
     assert torch.equal(found.ids, expected.ids)
     torch.testing.assert_close(found.first_scores, expected.first_scores)
     torch.testing.assert_close(found.features, expected.features, rtol=1e-3, atol=1e-4)
@@ -57,8 +69,7 @@ def test_templates_that_share_their_beginning_take_few_calls(made):
     context = context.select(torch.tensor([0]))
     row = expected.ids[0].tolist()
     others = [[*row[:i], row[i] + 1, 7, 7] for i in range(1, 6)]
-    ids = (tokenizer.start_id, tokenizer.end_id, LENGTH)
-    right = follow_drafts(backbone, context, [[*row, tokenizer.end_id]], *ids)
-    assert right.calls == 1
-    last = follow_drafts(backbone, context, [*others, [*row, tokenizer.end_id]], *ids)
-    assert torch.equal(last.ids[0], expected.ids[0]) and last.calls <= 6
+    _, calls = follow(backbone, context, tokenizer, [[*row, tokenizer.end_id]])
+    assert calls == 1
+    last, calls = follow(backbone, context, tokenizer, [*others, [*row, tokenizer.end_id]])
+    assert torch.equal(last.ids[0], expected.ids[0]) and calls <= 6

@@ -7,8 +7,9 @@ import torch
 from mllm_models import make_backbone
 
 from ufo.backbones.internvl import InternVL
-from ufo.head.decoding import greedy
 from ufo.head.expand import Expansion
+from ufo.head.greedy import greedy
+from ufo.head.strategy import Strategy
 from ufo.ops.grid import query_grid
 
 
@@ -37,8 +38,8 @@ def test_expanded_rows_are_decoded_as_if_alone():
     ids, mask = tokenizer.encode_prompts([backbone.chat("three")] * 2)
     images = torch.randint(256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
     context = backbone.encode(images, ids, mask, query_grid(1, 1, 3))
-    arguments = (tokenizer.start_id, tokenizer.end_id, 6)
-    found = greedy(backbone, context, *arguments, expansion=Expansion(3, 14, silent=0))
+    strategy = Strategy(tokenizer.start_id, tokenizer.end_id, 6, expansion=Expansion(3, 14, silent=0))
+    found = greedy(backbone, context, strategy)
     assert len(found.ids) == 28 and found.queries.max() < 9
     for row in (0, 5, 13, 14, 27):
         query = found.queries[row] + (row // 14) * 9

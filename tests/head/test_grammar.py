@@ -1,4 +1,4 @@
-"""Constrained decoding: well-formed answers only, and unchanged where they were; rows without hope."""
+"""Constrained decoding: well-formed answers only, and unchanged where they were; rows that leave early."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ufo.head.decoding import decode
-from ufo.head.grammar import DEAD, START, grammar_of, hopeless_tokens
+from ufo.head.early_leaving import tokens_without_class
+from ufo.head.grammar import DEAD, START, grammar_of
 from ufo.ops.names import find_class
 from ufo.tasks.wording import UFO_VIT
 
@@ -80,7 +81,8 @@ def test_states_of_rows_follow_their_tokens(tokenizer):
     before = grammar.advance(torch.tensor([START]), torch.tensor(said[1:2]))
     for token in said[2:5]:
         before = grammar.advance(before, torch.tensor([token]))
-    run = grammar.repeat(before, tokenizer.mask_id, 5)  # after the first mask: three more, then the end
+    masks = torch.full((1, 4), tokenizer.mask_id)
+    run = grammar.follow(before, masks)  # after the first mask: three more, then the end
     assert run.shape == (1, 5) and run[0, :4].ne(DEAD).all() and run[0, 4] == DEAD
 
 
@@ -197,16 +199,16 @@ def test_well_formed_answers_get_the_room_they_need(encoded):
     assert all(well_formed(task, model.tokenizer, text, batch.classes) for text in texts)
 
 
-# ------------------------------------------------------------------------------- rows without hope
+# ------------------------------------------------------------------------------- rows that leave early
 
 
-def test_no_answer_that_names_a_class_begins_hopelessly(tokenizer):
+def test_no_answer_that_names_a_class_begins_with_a_token_that_leaves(tokenizer):
     """Class names in any pieces: a name may be spelled letter by letter, too."""
     classes = ("Red cat", "owl", "t-shirt", "dog, left")
-    hopeless = hopeless_tokens(tokenizer, classes, len(tokenizer) + 3)
-    assert not hopeless[len(tokenizer) :].any()
-    assert hopeless[tokenizer.encode(["background"])[0][1]]
-    assert 0.5 < hopeless.float().mean() < 1
+    leaves = tokens_without_class(tokenizer, classes, len(tokenizer) + 3)
+    assert not leaves[len(tokenizer) :].any()
+    assert leaves[tokenizer.encode(["background"])[0][1]]
+    assert 0.5 < leaves.float().mean() < 1
     generator = torch.Generator().manual_seed(0)
     letters = [ids[1] for ids in tokenizer.encode(list("redcatowl-shg,"))]
     pieces = [i for i in range(len(tokenizer)) if tokenizer.decode([[letters[0], i]])[0][:2] in ("re", "rd")]
@@ -214,17 +216,17 @@ def test_no_answer_that_names_a_class_begins_hopelessly(tokenizer):
     rows = pool[torch.randint(len(pool), (3000, 5), generator=generator)]
     named = [find_class(text, classes)[0] >= 0 for text in tokenizer.decode(rows.tolist())]
     assert sum(named) >= 3
-    assert not (hopeless[rows[:, 0]] & torch.tensor(named)).any()
+    assert not (leaves[rows[:, 0]] & torch.tensor(named)).any()
 
 
 @torch.no_grad()
 def test_giving_up_changes_no_prediction(encoded):
     """Rows that go on say what they said, and the others would have been left out."""
     model, task, batch, context = encoded("detection")
-    hopeless = hopeless_tokens(model.tokenizer, batch.classes, len(model.tokenizer))
+    leaves = tokens_without_class(model.tokenizer, batch.classes, len(model.tokenizer))
     whole = decode(model.backbone, context, model.tokenizer, task)
     short = decode(model.backbone, context, model.tokenizer, task, batch.classes)
-    stops = hopeless[whole.ids[:, 0]]
+    stops = leaves[whole.ids[:, 0]]
     assert stops.any()
     assert torch.equal(short.ids[~stops], whole.ids[~stops])
     assert torch.equal(short.ids[:, 0], whole.ids[:, 0])

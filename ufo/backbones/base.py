@@ -128,15 +128,25 @@ class AnswerCache:
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only these rows (in this order); a row may be repeated, as beam search does."""
-        self.layers = {i: (k[rows], v[rows]) for i, (k, v) in self.layers.items()}
+    def select(self, rows: Tensor, length: int | None = None, max_length: int | None = None) -> AnswerCache:
+        """A cache of its own with these rows, in this order; a row may be repeated, as beam search does.
 
-    def copy(self, rows: Tensor) -> AnswerCache:
-        """A cache of its own with these rows."""
-        other = AnswerCache(self.max_length, self.length, dict(self.layers))
-        other.select(rows)
-        return other
+        The first `length` tokens are kept (default: all), `max_length` gives room for more. Only what is
+        kept is copied.
+        """
+        kept = self.length if length is None else length
+        room = self.max_length if max_length is None else max_length
+        copy = AnswerCache(room, kept)
+        for layer, (k, v) in self.layers.items():
+            copy.layers[layer] = _pick(k, rows, kept, room), _pick(v, rows, kept, room)
+        return copy
+
+
+def _pick(x: Tensor, rows: Tensor, length: int, room: int) -> Tensor:
+    """Rows and first tokens of `[R, heads, T, d]`, in a buffer with room for more tokens."""
+    buffer = x.new_empty(len(rows), x.shape[1], room, x.shape[3])
+    buffer[:, :, :length] = x[:, :, :length][rows]
+    return buffer
 
 
 @dataclass(frozen=True)

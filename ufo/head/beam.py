@@ -1,4 +1,4 @@
-"""Beam search over all queries at once (docs/published_system.md#beam-search); knows no backbone.
+"""Beam search over all queries at once: the best whole answers (docs/published_system.md#beam-search).
 
 A hypothesis of n tokens scores Σ log p / (n + 1)^alpha: the sum includes the end token, the length
 counts the start token instead. With a large alpha a box outranks the one-word answer `background`.
@@ -11,20 +11,63 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# (tokens [R], parents [R]) -> (logits [R, V], features [R, C]). `parents` are the rows of the last
-# call that these rows continue: one may be repeated, change places within its query, or be missing
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+from ufo.backbones.base import AnswerCache, Backbone, Context
+from ufo.head.decoded import Decoded
+from ufo.head.grammar import START, Grammar
+from ufo.head.strategy import Strategy
+
+NextLogits = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(tokens [R], parents [R]) -> (logits [R, V], features [R, C]): runs one more token of each row.
+
+`parents` are the rows of the last call that these rows continue: one may be repeated, change places within
+its query, or be missing.
+"""
 
 
-@dataclass
-class Winners:
-    """The best hypothesis of each query, without start and end token."""
+def beams(backbone: Backbone, context: Context, strategy: Strategy) -> Decoded:
+    """Beam search with a backbone, as a strategy with `beams` says."""
+    settings = strategy.beams
+    assert settings is not None
+    return beam_search(
+        CachedLogits(backbone, context, strategy.max_length, strategy.grammar),
+        context.num_rows,
+        start_id=strategy.start_id,
+        end_id=strategy.end_id,
+        max_length=strategy.max_length,
+        num_beams=settings.number,
+        temperature=settings.temperature,
+        length_penalty=settings.length_penalty,
+        device=backbone.device,
+    )
 
-    ids: Tensor  # int64 [Q, T], `end_id` after the last token
-    scores: Tensor  # float32 [Q, T], probability of each token given those before; 1 after the last
-    features: Tensor  # [Q, T, C], what emitted each token; 0 after the last
+
+class CachedLogits:
+    """`NextLogits` of a backbone; the first rows are those of the context.
+
+    With a `grammar` the probabilities are those among the allowed tokens.
+    """
+
+    def __init__(self, backbone: Backbone, context: Context, max_length: int, grammar: Grammar | None = None):
+        self.backbone, self.context, self.rows = backbone, context, context.num_rows
+        self.cache, self.grammar = AnswerCache(max_length), grammar
+        self.state: Tensor | None = None  # int64 [R], of the grammar
+
+    def __call__(self, tokens: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
+        if self.cache.length:
+            self.cache = self.cache.select(parents)
+        # all rows of a query share its memory: where no query left, changing places changes nothing
+        if len(parents) != self.rows:
+            self.context, self.rows = self.context.select(parents), len(parents)
+        hidden = self.backbone.answer(self.context, tokens[:, None], cache=self.cache)[:, -1]  # [R, C]
+        logits = F.linear(hidden, self.backbone.output_embedding)
+        if self.grammar is not None:
+            start = torch.full_like(tokens, START)
+            self.state = start if self.state is None else self.grammar.advance(self.state[parents], tokens)
+            logits = self.grammar.forbid(logits, self.state)
+        return logits, hidden
 
 
 @dataclass
@@ -34,7 +77,6 @@ class _Depth:
     tokens: Tensor  # int64 [R]
     parents: Tensor  # int64 [R], rows of the level above
     log_probs: Tensor  # float32 [R], of all tokens so far
-    features: Tensor | None = None  # [R, C]; None at the deepest level, which is never fed
 
 
 class _Hypotheses:
@@ -56,7 +98,7 @@ class _Hypotheses:
 
 
 def beam_search(
-    step: Step,
+    next_logits: NextLogits,
     queries: int,
     *,
     start_id: int,
@@ -66,18 +108,17 @@ def beam_search(
     temperature: float = 1.0,
     length_penalty: float = 1.0,
     device: torch.device | str = "cpu",
-) -> Winners:
-    """The best of `num_beams` hypotheses of every query.
+) -> Decoded:
+    """The best of `num_beams` hypotheses of every query, with the probability of every token.
 
     A query stops once it has K hypotheses and its best beam does not promise to beat the worst of
     them; then its rows leave the batch. At `max_length` unfinished beams become hypotheses.
 
     Args:
-        step: runs one token per row; the first call has one row per query, later ones `num_beams`.
+        next_logits: the first call has one row per query, later ones `num_beams`.
         queries: Q.
         max_length: tokens that an answer may have, T.
-        temperature: the logits are divided by it, for the search and for the returned scores.
-        length_penalty: alpha >= 0, the exponent of the length; a larger one favours longer answers.
+        num_beams, temperature, length_penalty: see `Beams`.
 
     Raises:
         ValueError: the vocabulary has fewer than 2 * num_beams tokens.
@@ -85,9 +126,10 @@ def beam_search(
     live = torch.arange(queries, device=device)  # queries that have not finished, [n]
     found = _Hypotheses(queries, num_beams, live.device)
     level = _Depth(torch.full_like(live, start_id), live, torch.zeros(queries, device=device))
-    tree = [level]
+    tree, features = [level], []  # the deepest level is never fed and has no features
     for depth in range(max_length):
-        logits, level.features = step(level.tokens, level.parents)
+        logits, hidden = next_logits(level.tokens, level.parents)
+        features.append(hidden)
         totals, tokens, rows = _candidates(
             logits, level.log_probs.view(len(live), -1), temperature, 2 * num_beams
         )
@@ -110,7 +152,7 @@ def beam_search(
     last = level.log_probs.view(-1, num_beams) / (max_length + 1) ** length_penalty
     rows = torch.arange(len(level.tokens), device=device).view(-1, num_beams)
     found.add(live, last, max_length, rows)
-    return _trace_back(tree, found, max_length, end_id)
+    return _trace_back(tree, features, found, max_length, end_id)
 
 
 def _candidates(
@@ -135,13 +177,14 @@ def _candidates(
     return totals, tokens, first + index // count
 
 
-def _trace_back(tree: list[_Depth], found: _Hypotheses, length: int, end_id: int) -> Winners:
+def _trace_back(
+    tree: list[_Depth], features: list[Tensor], found: _Hypotheses, length: int, end_id: int
+) -> Decoded:
     """Follow each query's best hypothesis from its last token up to the start."""
     depth, queries = found.depths[:, 0], len(found.depths)
     ids = torch.full((queries, length), end_id, device=depth.device)
     scores = torch.ones(queries, length, device=depth.device)
-    like = tree[0].features
-    features = like.new_zeros(queries, length, like.shape[-1])
+    emitted = features[0].new_zeros(queries, length, features[0].shape[-1])
     row = torch.zeros_like(depth)  # where a hypothesis is shorter than the level: any row, unused
     for level in range(len(tree) - 1, 0, -1):
         here, above = tree[level], tree[level - 1]
@@ -154,6 +197,6 @@ def _trace_back(tree: list[_Depth], found: _Hypotheses, length: int, end_id: int
         ids[:, at] = torch.where(inside, here.tokens[row], end_id)
         gain = (here.log_probs[row] - above.log_probs[parent]).exp()
         scores[:, at] = torch.where(inside, gain, 1.0)
-        features[:, at] = torch.where(inside[:, None], above.features[parent], 0.0)
+        emitted[:, at] = torch.where(inside[:, None], features[at][parent], 0.0)
         row = parent
-    return Winners(ids, scores, features)
+    return Decoded(ids, scores, emitted)

@@ -1,8 +1,8 @@
-"""What answers may look like, token by token: for constrained decoding and for giving up hopeless rows early.
+"""Constrained decoding: which tokens keep an answer well-formed, as a table of states and tokens.
 
 A task says which answers are well-formed as alternatives of fields of texts (class names, separators, bins,
-runs of `<MASK>`); here they become a table of states and tokens.
-Shapes: `R` rows, `S` states, `U` tokens that occur in answers, `V` vocabulary.
+runs of `<MASK>`); here they become a deterministic automaton.
+Shapes: `R` rows, `k` tokens of each, `S` states, `U` tokens that occur in answers, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ufo.ops.names import FOLDS
 from ufo.tokenizer import UFOTokenizer
 
 Fields = tuple[tuple[str, ...], ...]
@@ -45,15 +44,15 @@ class Grammar:
 
     def advance(self, state: Tensor, tokens: Tensor) -> Tensor:
         """The states after tokens `[...]`; DEAD once an answer is not well-formed any more."""
-        column = torch.searchsorted(self.ids, tokens).clamp(max=len(self.ids) - 1)
+        column = torch.searchsorted(self.ids, tokens.contiguous()).clamp(max=len(self.ids) - 1)
         following = self.table[state.clamp(min=0), column]
         return following.masked_fill((self.ids[column] != tokens) | (state == DEAD), DEAD)
 
-    def repeat(self, state: Tensor, token: int, count: int) -> Tensor:
-        """The states `[R, count]` before each of `count` tokens, all but the first after a `token`."""
+    def follow(self, state: Tensor, tokens: Tensor) -> Tensor:
+        """The states `[R, k + 1]` before and after each of the tokens `[R, k]`."""
         states = [state]
-        for _ in range(count - 1):
-            states.append(self.advance(states[-1], torch.full_like(state, token)))
+        for token in tokens.unbind(1):
+            states.append(self.advance(states[-1], token))
         return torch.stack(states, 1)
 
     def forbid(self, logits: Tensor, state: Tensor) -> Tensor:
@@ -92,10 +91,17 @@ class _Node:
     ends: bool
 
 
-def _trie(rows: Sequence[Sequence[int]], shared: dict | None = None) -> _Node:
+_Key = tuple[tuple[tuple[int, int], ...], bool]
+_Place = tuple[int, int, int]
+"""Where an answer may be: its alternative, the field, and the identity of the node."""
+_FINISHED: _Place = (-1, 0, 0)  # the end token is next
+_OVER: _Place = (-1, 1, 0)  # nothing is
+
+
+def _trie(rows: Sequence[Sequence[int]], shared: dict[_Key, _Node] | None = None) -> _Node:
     """All continuations of a field, with equal ones shared."""
     shared = {} if shared is None else shared
-    after: dict[int, list] = {}
+    after: dict[int, list[Sequence[int]]] = {}
     for row in rows:
         if row:
             after.setdefault(row[0], []).append(row[1:])
@@ -106,29 +112,29 @@ def _trie(rows: Sequence[Sequence[int]], shared: dict | None = None) -> _Node:
 
 def _automaton(chains: list[list[_Node]], end_id: int) -> Grammar:
     """Follow all alternatives at once; a state is the set of places that an answer may be at."""
-    finished = ("end",)
+    nothing = _Node((), False)
 
-    def reach(chain: int, field: int, node: _Node) -> dict:
-        """A place and the starts of fields that may come next, by what tells them apart."""
+    def reach(chain: int, field: int, node: _Node) -> dict[_Place, _Node]:
+        """A place and the starts of fields that may come next."""
         found = {(chain, field, id(node)): node}
         if node.ends:
             if field + 1 == len(chains[chain]):
-                found[finished] = None
+                found[_FINISHED] = nothing
             else:
                 found |= reach(chain, field + 1, chains[chain][field + 1])
         return found
 
-    places: dict = {}
+    places: dict[_Place, _Node] = {}
     for chain in range(len(chains)):
         places |= reach(chain, 0, chains[chain][0])
-    numbers, queue, edges = {frozenset(places): START}, [places], []
+    numbers, queue = {frozenset(places): START}, [places]
+    edges: list[dict[int, int]] = []
     for state in queue:  # grows meanwhile
-        following: dict[int, dict] = {}
+        following: dict[int, dict[_Place, _Node]] = {}
         for place, node in state.items():
-            if place == finished:
-                following.setdefault(end_id, {})["over",] = None
-                continue
-            for token, child in node.edges if node else ():
+            if place == _FINISHED:
+                following.setdefault(end_id, {})[_OVER] = nothing
+            for token, child in node.edges:
                 following.setdefault(token, {}).update(reach(place[0], place[1], child))
         edges.append({})
         for token, places in following.items():
@@ -155,22 +161,3 @@ def _tabulate(edges: list[dict[int, int]]) -> Grammar:
         return longest[state]
 
     return Grammar(torch.tensor(ids), table, length(START))
-
-
-# ------------------------------------------------------------------------------- rows without hope
-
-
-@lru_cache(maxsize=_KEPT)
-def hopeless_tokens(tokenizer: UFOTokenizer, classes: tuple[str, ...], size: int) -> Tensor:
-    """First tokens, bool `[size]`, after which no answer can name one of the classes any more.
-
-    Names are compared as tolerantly as answers are read (`ufo.ops.names`). Wherever a token's own text does
-    not tell (it vanishes, is punctuation or a part of a letter) there is hope.
-    """
-    fold = FOLDS[-1]
-    beginnings = {fold(name)[:n] for name in classes for n in range(len(fold(name)) + 1)} | {""}
-    texts = tokenizer.decode([[i] for i in range(len(tokenizer))])
-    hope = ["\ufffd" in text or fold(text.partition(",")[0]) in beginnings for text in texts]
-    hopeless = torch.zeros(size, dtype=torch.bool)
-    hopeless[: len(hope)] = ~torch.tensor(hope)[:size]
-    return hopeless
