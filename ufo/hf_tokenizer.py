@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 
 from ufo.tokenizer import pad_rows
+from ufo.tokenizer_files import FILES, pieces_file, read_added, without_prepend
 
 MASK_TOKEN = "<MASK>"
 
@@ -82,14 +83,10 @@ class HFTokenizer:
         Raises FileNotFoundError that says what was looked for.
         """
         path = Path(name_or_path)
-        if path.is_dir():
-            found = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
-            if not found:
-                raise FileNotFoundError(f"'{path}' holds neither tokenizer.json nor tokenizer.model")
-            path = found[0]
-        if not path.is_file():
+        if not path.exists():
             path = _from_hub(str(name_or_path))
-        return cls(read_backend(path.read_bytes(), path.suffix), **settings)
+        path = pieces_file(path) if path.is_dir() else path
+        return cls(read_backend(path), **settings)
 
     @classmethod
     def from_content(cls, content: str, **settings) -> HFTokenizer:
@@ -209,13 +206,22 @@ class HFTokenizer:
         return self._backend.decode_batch(kept, skip_special_tokens=False)
 
 
-def read_backend(content: bytes, suffix: str) -> Tokenizer:
-    """The tokenizer in the bytes of a `tokenizer.json` or of a sentencepiece `.model`."""
-    if suffix == ".model":
-        from ufo.sentencepiece_backend import SentencePieceBackend
+def read_backend(path: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`, or in a sentencepiece `.model` with what lies beside it.
 
-        return SentencePieceBackend(content)
-    return backend_from_text(content.decode("utf-8"))
+    Raises ValueError that names a damaged file.
+    """
+    added = read_added(path.parent)
+    try:
+        if path.suffix == ".model":
+            from ufo.sentencepiece_backend import SentencePieceBackend
+
+            return SentencePieceBackend(path.read_bytes(), added)
+        return backend_from_text(without_prepend(path.read_text(encoding="utf-8"), added))
+    except ImportError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare exceptions
+        raise ValueError(f"'{path}': {str(error)[:200]}") from error
 
 
 def backend_from_text(text: str) -> Tokenizer:
@@ -226,17 +232,18 @@ def backend_from_text(text: str) -> Tokenizer:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
 
-    for file in ("tokenizer.json", "tokenizer.model"):
-        try:
-            return Path(hf_hub_download(name, file))
-        except Exception as error:
-            last = error
-    raise FileNotFoundError(
-        f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable on the "
-        f"hub ({type(last).__name__}); download the model's tokenizer.json and give its path"
-    ) from last
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        pieces_file(folder)
+        return folder
+    except Exception as error:
+        raise FileNotFoundError(
+            f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable on "
+            f"the "
+            f"hub ({type(error).__name__}); download the model's tokenizer and give its folder"
+        ) from error
 
 
 def build_tokenizer(vocab: Sequence[str], special: Sequence[str]) -> Tokenizer:

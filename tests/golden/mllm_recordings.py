@@ -80,7 +80,7 @@ def tokenizer(name: str) -> HFTokenizer:
     family = FAMILIES[name]
     known = json.loads((FOLDER / "tokenizer" / f"{name}_ids.json").read_text(encoding="utf-8"))
     path = FOLDER / "tokenizer" / f"{family.tokenizer}.model"
-    backend = read_backend(path.read_bytes(), path.suffix)
+    backend = read_backend(path)
     pieces = backend.get_vocab_size()
     by_id = {i: text for text, i in known["ids"].items()}
     added = [by_id.get(i, f"<unused{i}>") for i in range(pieces, known["vocab"])]
