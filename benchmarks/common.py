@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ufo.backbones.base import Context
+from ufo.backbones.context import Context
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.model import UFO
 from ufo.tasks import make_task
@@ -174,7 +174,7 @@ def script(model: UFO, task_name: str, rows: int, objects: int, seed: int = 0) -
         repeats = sum(1 + n for n in draw(3, here))
         for row in torch.randperm(rows, generator=generator)[:repeats].tolist():
             fields = [",".join(map(str, draw(task.num_bins, 4)))] if task_name == "detection" else []
-            fields += ["<MASK>" * task.mask_tokens] if hasattr(task, "mask_tokens") else []
+            fields += ["<MASK>" * task.mask_tokens] if task.mask_tokens else []
             texts[row] = ",".join([names[draw(len(names), 1)[0]], *fields])
     ids = torch.full((rows, task.max_length), model.tokenizer.end_id)
     for out, row in zip(ids, model.tokenizer.encode(texts, task.max_length + 1), strict=True):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, LogitsProcessor
 
-from ufo.backbones.base import Context
+from ufo.backbones.context import Context
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.prefix_attention import NAME
 from ufo.head.greedy import greedy
@@ -131,13 +131,13 @@ def lock_step(scripted: Scripted, context: Context):
     for index, memory in enumerate(context.memory):
         cache.update(*memory.shared, index)
     prefix = context.memory[0].shared[0].shape[2]
-    x, ended = context.start.embedding[None], torch.zeros(queries, dtype=torch.bool)
+    x, ended = context.first_token.embedding[None], torch.zeros(queries, dtype=torch.bool)
     ids, features = [], []
     for step in range(MAX_LENGTH):
         own = torch.eye(queries, dtype=torch.bool).repeat(1, step + 1)
         seen = torch.cat([torch.ones(queries, prefix, dtype=torch.bool), own], 1)
         mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
-        rope = decoder.rotary_emb(x, context.start.position[None] + step)
+        rope = decoder.rotary_emb(x, context.first_token.position[None] + step)
         for memory, layer in zip(context.memory, decoder.layers, strict=True):
             if step == 0 and memory.local is not None:
                 x = x + memory.local[None]
@@ -204,7 +204,7 @@ def per_query(backbone, context, prefix, said, clock, samples: int) -> tuple[flo
     for kind in (one_word, ~one_word):
         rows = kind.nonzero()[:, 0]
         for row in rows[:samples].tolist():
-            arguments = (backbone, prefix, context.start.embedding[row], said[row])
+            arguments = (backbone, prefix, context.first_token.embedding[row], said[row])
             ids, time = clock(generate, *arguments)
             assert torch.equal(ids[:-1], said[row][: len(ids) - 1]) and ids[-1] == END
             share = len(rows) / len(rows[:samples])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from common import Clock, Scripted, class_names, make_model, parser, script, show, with_peak
 from torch import Tensor
 
-from ufo.backbones.base import AnswerCache, Context
+from ufo.backbones.context import AnswerCache, Context
 from ufo.backbones.ufo_vit import UFOViT, _partition, _unpartition
 from ufo.head.decoding import Decoded, decode
 

@@ -64,8 +64,8 @@ def make_answers(count: int, size: tuple[int, int], patches: int) -> Answers:
         size=size,
         classes=names,
         mask_counts=[tokens] * count,
-        masks=masks,
-        mask_logits=mask_logits,
+        retrieve_masks=masks,
+        retrieve_logits=mask_logits,
     )
 
 
@@ -73,7 +73,7 @@ def straightforward(task: InstanceSegmentation, answers: Answers):
     """Scores, labels and RLE of what is kept."""
     names = {name: i for i, name in enumerate(answers.classes)}
     labels = torch.tensor([names[text.split(",")[0]] for text in answers.texts])
-    probabilities = answers.masks(torch.arange(len(labels)))
+    probabilities = answers.retrieve_masks(torch.arange(len(labels)))
     masks = probabilities > task.mask_threshold
     scores = answers.scores.clone()
     for i in range(len(masks)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ufo.backbones.base import Context
+from ufo.backbones.context import Context
 from ufo.head.decoding import Decoded
 from ufo.head.losses import token_loss
 from ufo.head.retrieval import retrieve_masks

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from ufo.tokenizer import pad_rows
+from ufo.tokenizer import Encoded, distinct_rows, join_segments, pad_prompts, pad_rows
 from ufo.tokenizer_files import FILES, pieces_file, read_added, without_prepend
+from ufo.types import MASK_TOKEN, Segment
 
-MASK_TOKEN = "<MASK>"
+if TYPE_CHECKING:
+    from ufo.sentencepiece_backend import SentencePieceBackend
 
-Segment = tuple[str, bool]
-"""A piece of a conversation and whether the model should learn to say it."""
-
-
-class Encoded(NamedTuple):
-    """Tokens of one text and which of them are supervised."""
-
-    ids: list[int]
-    supervised: list[bool]
+    Backend = tokenizers.Tokenizer | SentencePieceBackend
 
 
 class HFTokenizer:
-    """A fast tokenizer, with the same interface as `ufo.tokenizer.UFOTokenizer`.
+    """A fast tokenizer of the Hugging Face library; meets `ufo.tokenizer.Tokenizer`.
 
     Args:
         backend: a `tokenizers.Tokenizer` or something that behaves like one.
@@ -46,7 +40,7 @@ class HFTokenizer:
 
     def __init__(
         self,
-        backend: Tokenizer,
+        backend: Backend,
         *,
         start: str = "<s>",
         end: str = "</s>",
@@ -68,7 +62,7 @@ class HFTokenizer:
         self.start, self.end, self.pad_token = start, end, pad
         self.added, self.max_prompt_length = tuple(added), max_prompt_length
         self.start_prompts = start_prompts
-        self.start_id, self.end_id, self.pad_id = (backend.token_to_id(t) for t in (start, end, pad))
+        self.start_id, self.end_id, self.pad_id = (self.token_id(t) for t in (start, end, pad))
         mask = backend.token_to_id(MASK_TOKEN)
         self.has_mask = mask is not None
         self.mask_id = -1 if mask is None else mask  # -1 is no token's id
@@ -77,7 +71,7 @@ class HFTokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **settings) -> HFTokenizer:
+    def from_pretrained(cls, name_or_path: str | Path, **settings: Any) -> HFTokenizer:
         """Read `tokenizer.json` or a sentencepiece `.model` from a file, a folder, or the hub.
 
         Raises FileNotFoundError that says what was looked for.
@@ -89,14 +83,14 @@ class HFTokenizer:
         return cls(read_backend(path), **settings)
 
     @classmethod
-    def from_content(cls, content: str, **settings) -> HFTokenizer:
+    def from_content(cls, content: str, **settings: Any) -> HFTokenizer:
         """The tokenizer that `content` and `settings` of another one describe."""
         return cls(backend_from_text(content), **settings)
 
     # ---------------------------------------------------------------- stored with a model
 
     @property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """The arguments, besides the vocabulary, that build this tokenizer again."""
         return {
             "start": self.start,
@@ -118,7 +112,7 @@ class HFTokenizer:
         """The file of this tokenizer as text."""
         return self._backend.to_str()
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """All that builds this tokenizer again, for a model's description."""
         return {"tokenizer": {**self.settings, "content": self.content}}
 
@@ -151,13 +145,7 @@ class HFTokenizer:
         """
         texts = ["".join(text for text, _ in row) for row in rows]
         encoded = self._backend.encode_batch(texts, add_special_tokens=False)
-        result = []
-        for row, one in zip(rows, encoded, strict=True):
-            flags = [supervised for text, supervised in row for _ in text]
-            said = [flags[min(start, len(flags) - 1)] for start, _ in one.offsets]
-            begin = [self.start_id] * self.start_prompts
-            result.append(Encoded([*begin, *one.ids], [False] * len(begin) + said))
-        return result
+        return join_segments(rows, encoded, [self.start_id] * self.start_prompts)
 
     def can_write(self, text: str) -> bool:
         """Whether a text has no unknown pieces."""
@@ -173,25 +161,14 @@ class HFTokenizer:
 
         Raises ValueError for a prompt of more than `max_prompt_length` tokens.
         """
-        distinct = list(dict.fromkeys(prompts))
+        distinct, index = distinct_rows(prompts)
         rows = [e.ids for e in self.encode_segments([[(p, False)] for p in distinct])]
         ids, mask = self.pad_prompts(rows)
-        if len(distinct) > 1:
-            row = {p: i for i, p in enumerate(distinct)}
-            index = torch.tensor([row[p] for p in prompts])
-            ids, mask = ids[index], mask[index]
-        return ids, mask
+        return (ids, mask) if index is None else (ids[index], mask[index])
 
     def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids `[B, n]` and mask of prompts that are tokens already."""
-        longest = max(len(row) for row in rows)
-        if longest > self.max_prompt_length:
-            raise ValueError(
-                f"a prompt has {longest} tokens and the model reads at most {self.max_prompt_length}; "
-                "shorten the question or the list of classes"
-            )
-        lengths = torch.tensor([len(row) for row in rows])
-        return self.pad(rows), torch.arange(longest)[None] < lengths[:, None]
+        return pad_prompts(rows, self.pad_id, self.max_prompt_length)
 
     # ---------------------------------------------------------------- tokens to text
 
@@ -206,7 +183,7 @@ class HFTokenizer:
         return self._backend.decode_batch(kept, skip_special_tokens=False)
 
 
-def read_backend(path: Path) -> Tokenizer:
+def read_backend(path: Path) -> Backend:
     """The tokenizer in a `tokenizer.json`, or in a sentencepiece `.model` with what lies beside it.
 
     Raises ValueError that names a damaged file.
@@ -224,11 +201,15 @@ def read_backend(path: Path) -> Tokenizer:
         raise ValueError(f"'{path}': {str(error)[:200]}") from error
 
 
-def backend_from_text(text: str) -> Tokenizer:
+def backend_from_text(text: str) -> Backend:
     """The tokenizer that `HFTokenizer.content` is the text of."""
     from ufo.sentencepiece_backend import PREFIX, SentencePieceBackend
 
-    return SentencePieceBackend.from_str(text) if text.startswith(PREFIX) else Tokenizer.from_str(text)
+    return (
+        SentencePieceBackend.from_str(text)
+        if text.startswith(PREFIX)
+        else tokenizers.Tokenizer.from_str(text)
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -240,19 +221,18 @@ def _from_hub(name: str) -> Path:
         return folder
     except Exception as error:
         raise FileNotFoundError(
-            f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable on "
-            f"the "
+            f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable on the "
             f"hub ({type(error).__name__}); download the model's tokenizer and give its folder"
         ) from error
 
 
-def build_tokenizer(vocab: Sequence[str], special: Sequence[str]) -> Tokenizer:
+def build_tokenizer(vocab: Sequence[str], special: Sequence[str]) -> tokenizers.Tokenizer:
     """A small WordPiece tokenizer: `special` tokens first, then `vocab` (see `ufo.tokenizer.build_vocab`).
 
     `special` holds `<unk>`. White space separates words and is not written back exactly.
     """
     tokens = list(dict.fromkeys([*special, *vocab]))
-    backend = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
+    backend = tokenizers.Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(cleanup=True)

@@ -1,29 +1,43 @@
 """The UFO model: backbone + tokenizer + tasks + class names. What users load, call `predict` on and export.
 
-Plain torch (paper section 3; design section 1): `loss` answers for a training batch, `predict_batch` for an
-evaluation batch. Shapes: `B` images, `Q` queries, `R = B*Q` rows, `T` answer tokens, `C` width.
+Plain torch (paper section 3): `loss` answers for a training batch, `predict_batch` for an evaluation batch.
+Shapes: `B` images, `Q` queries, `R = B*Q` rows, `T` answer tokens, `M` masks or computed tokens,
+`K` mask tokens, `C` width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
-from ufo.backbones.base import Backbone, Context
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import Context
 from ufo.head.decoding import Decoded, decode
 from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
 from ufo.head.retrieval import retrieve_masks
-from ufo.head.teacher import Written, continue_prompts, teacher_forcing, write_answers
+from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
 from ufo.ops.grid import Queries, query_grid
 from ufo.ops.masks import resize_mask_logits
-from ufo.tasks.base import Answers, Supervision, Task
+from ufo.tasks.base import Answers, Asked, Task
 from ufo.tasks.wording import WORDINGS
-from ufo.tokenizer import UFOTokenizer
+from ufo.tokenizer import Tokenizer
 from ufo.types import Batch, Prediction
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class TrainingPass(NamedTuple):
+    """What one training batch gives."""
+
+    losses: dict[str, Tensor]  # the weighted parts and their sum `loss`
+    tokens: int  # image patches and answer tokens that were computed
 
 
 class UFO(nn.Module):
@@ -37,7 +51,7 @@ class UFO(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        tokenizer: UFOTokenizer,
+        tokenizer: Tokenizer,
         tasks: Mapping[str, Task],
         classes: Mapping[str, Sequence[str]] | None = None,
         loss_weights: Mapping[str, float] | None = None,
@@ -45,21 +59,19 @@ class UFO(nn.Module):
     ):
         super().__init__()
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.tasks = dict(tasks)
         backbone.attach(tokenizer)
-        for task in self.tasks.values():
-            task.wording = WORDINGS[backbone.wording]
+        wording = WORDINGS[backbone.wording]
+        self.tasks = {name: task.worded(wording) for name, task in tasks.items()}
         self.classes = {k: tuple(v) for k, v in (classes or {}).items()}
         self.loss_weights = dict(loss_weights or {})
         self.mask_points = mask_points
-        self.last_tokens = 0  # image patches and answer tokens of the last training batch
         rows = len(backbone.output_embedding)
         if rows != len(tokenizer):
             raise ValueError(
                 f"the backbone knows {rows} tokens and the tokenizer {len(tokenizer)}; "
                 "set backbone.vocab_size to the tokenizer's size"
             )
-        masked = [name for name, task in self.tasks.items() if hasattr(task, "mask_tokens")]
+        masked = [name for name, task in self.tasks.items() if task.mask_tokens]
         if masked and not tokenizer.has_mask:
             raise ValueError(f"the vocabulary has no <MASK>, which the task {masked[0]} answers with")
 
@@ -67,49 +79,40 @@ class UFO(nn.Module):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The parts of the training loss of one batch (weighted) and their sum `loss`."""
-        task = self.task(batch.task)
-        grid = self.grid(task, *batch.images.shape[-2:])
-        supervision = task.supervise(batch, grid)
-        prompts = task.prompts(batch, supervision)
-        answers = supervision.answers
-        if self.backbone.continues and supervision.queries is None:
-            ids, mask, rows = continue_prompts(
-                self.backbone, self.tokenizer, prompts, answers, task.max_length
-            )
-        else:
-            limit = task.max_length if supervision.queries is None else None
-            ids, mask = self.tokenizer.encode_prompts([self.backbone.chat(p) for p in prompts])
-            rows = write_answers(self.backbone, self.tokenizer, answers, limit)
-        context = self._encode(batch.images, ids, mask, supervision.queries, task)
-        parts = self._answer_losses(context, supervision, rows)
-        parts = {k: v * self.loss_weights.get(k, 1.0) for k, v in parts.items()}
-        return {"loss": sum(parts.values()), **parts}
+        return self.training_pass(batch).losses
 
-    def _answer_losses(
-        self, context: Context, supervision: Supervision, rows: Sequence[Written]
-    ) -> dict[str, Tensor]:
+    def training_pass(self, batch: Batch) -> TrainingPass:
+        """Ask, encode, answer: the losses of one batch, and how many tokens that took."""
+        task = self.task(batch.task)
+        asked = task.supervise(batch, self.grid(task, *batch.image_size))
+        ids, mask, forced = encode_training(self.backbone, self.tokenizer, asked, task.max_length)
+        context = self._encode(batch.images, ids, mask, asked.queries, task)
+        parts = self._answer_losses(context, asked, forced)
+        weighted = {name: value * self.loss_weights.get(name, 1.0) for name, value in parts.items()}
+        total = reduce(torch.add, weighted.values())
+        tokens = context.image_features.shape[:-1].numel() + len(forced.packed)
+        return TrainingPass({"loss": total, **weighted}, tokens)
+
+    def _answer_losses(self, context: Context, asked: Asked, forced: TeacherForcing) -> dict[str, Tensor]:
         """Teacher forcing: every token of an answer predicts the next; only those positions are computed."""
-        longest_only = self.backbone.compat.end_of_longest_only and supervision.queries is not None
-        forced = teacher_forcing(self.tokenizer, rows, longest_only)
-        to = partial(torch.Tensor.to, device=self.backbone.device, non_blocking=True)
-        hidden = self.backbone.answer(context, to(forced.inputs), to(forced.packed))  # [M, C]
-        self.last_tokens = context.image_features.shape[:-1].numel() + len(forced.packed)
+        hidden = self.backbone.answer(context, self._move(forced.inputs), self._move(forced.packed))  # [M, C]
         if forced.supervised is not None:  # some tokens are only there for others to see
-            hidden = hidden[to(forced.supervised)]
-        embedding = self.backbone.output_embedding
-        losses = {"token": token_loss(hidden, to(forced.targets), embedding)}
-        if supervision.masks is not None:
-            emits = to((forced.targets == self.tokenizer.mask_id).nonzero()[:, 0])
-            masks = to(supervision.masks)
-            embeddings = hidden[emits].unflatten(0, (len(masks), -1)) if len(masks) else None
-            losses |= self._mask_losses(embeddings, masks, context, supervision.mask_counts)
+            hidden = hidden[self._move(forced.supervised)]
+        losses = {"token": token_loss(hidden, self._move(forced.targets), self.backbone.output_embedding)}
+        if asked.masks is not None:
+            emits = self._move(forced.targets.eq(self.tokenizer.mask_id).nonzero()[:, 0])
+            losses |= self._mask_losses(hidden[emits], self._move(asked.masks), context, asked.mask_counts)
         return losses
 
-    def _mask_losses(self, embeddings, masks, context, counts) -> dict[str, Tensor]:
+    def _mask_losses(
+        self, embeddings: Tensor, masks: Tensor, context: Context, counts: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Of the states that emit mask tokens `[M*K, C]` and the true masks `[M, H, W]`."""
         features = context.image_features
         # without a mask an empty part of the features keeps every rank's graph the same
-        empty = features[:0, ..., 0]
-        logits = empty if embeddings is None else retrieve_masks(embeddings, features, counts)
+        logits = features[:0, ..., 0]
+        if len(masks):
+            logits = retrieve_masks(embeddings.unflatten(0, (len(masks), -1)), features, counts)
         if not self.mask_points:
             return full_mask_losses(logits, masks)
         return sampled_mask_losses(logits, masks, self.mask_points)
@@ -120,28 +123,35 @@ class UFO(nn.Module):
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """A prediction for each image, in its original size (`batch.sizes`, or those of its targets)."""
         task = self.task(batch.task)
-        grid = self.grid(task, *batch.images.shape[-2:])
-        prompts = task.prompts(batch)
-        context = self.encode(batch.images, prompts, grid, task)
+        asked = task.ask(batch, self.grid(task, *batch.image_size))
+        context = self.encode(batch.images, asked.prompts, asked.queries, task)
         decoded = decode(self.backbone, context, self.tokenizer, task, batch.classes)
         sizes = batch.sizes or [t.size for t in batch.targets]
         return [
-            task.parse(self._answers(i, decoded, context, grid, size, batch.classes, task))
+            task.parse(self._answers(i, decoded, context, asked.queries, size, batch.classes, task))
             for i, size in enumerate(sizes)
         ]
 
-    def _answers(self, image, decoded: Decoded, context, grid, size, classes, task: Task) -> Answers:
+    def _answers(
+        self,
+        image: int,
+        decoded: Decoded,
+        context: Context,
+        queries: Queries | None,
+        size: tuple[int, int],
+        classes: tuple[str, ...],
+        task: Task,
+    ) -> Answers:
         """The decoded rows of one image as a task reads them."""
         per_image = len(decoded.ids) // len(context.image_features)
         rows = slice(image * per_image, (image + 1) * per_image)
         ids = decoded.ids[rows]
-        is_mask = ids == self.tokenizer.mask_id
-        mask_tokens = getattr(task, "mask_tokens", 0)
+        is_mask = ids.eq(self.tokenizer.mask_id)
         features = context.image_features[image : image + 1]
 
-        def mask_logits(chosen: Tensor) -> Tensor:
+        def logits(chosen: Tensor) -> Tensor:
             emitted = is_mask[chosen]
-            emitted = emitted & (emitted.cumsum(1) <= mask_tokens)  # the first mask of each answer
+            emitted = emitted & (emitted.cumsum(1) <= task.mask_tokens)  # the first mask of each answer
             embeddings = decoded.features[rows][chosen][emitted]
             embeddings = embeddings.unflatten(0, (len(chosen), -1))  # [M, K, C]
             return retrieve_masks(embeddings, features, [len(chosen)])
@@ -149,9 +159,9 @@ class UFO(nn.Module):
         def masks(chosen: Tensor) -> Tensor:
             if not len(chosen):
                 return features.new_zeros(0, *size, dtype=torch.float32)
-            return resize_mask_logits(mask_logits(chosen), size).sigmoid()
+            return resize_mask_logits(logits(chosen), size).sigmoid()
 
-        references = None if grid is None else grid.references[0].to(ids.device)
+        references = None if queries is None else queries.references[0].to(ids.device)
         if references is not None and decoded.queries is not None:
             references = references[decoded.queries[rows]]
         return Answers(
@@ -161,13 +171,13 @@ class UFO(nn.Module):
             size=size,
             classes=classes,
             mask_counts=is_mask.sum(1).tolist(),
-            masks=masks,
-            mask_logits=mask_logits,
+            retrieve_masks=masks,
+            retrieve_logits=logits,
         )
 
     def predict(
         self,
-        image,
+        image: str | Path | Image.Image | Tensor,
         task: str,
         text: str | None = None,
         classes: Sequence[str] | None = None,
@@ -189,7 +199,7 @@ class UFO(nn.Module):
         if chosen.needs_text and not text:
             raise ValueError(f"task '{task}' needs a text: predict(image, '{task}', text=...)")
         pixels = as_image(image)
-        size = tuple(pixels.shape[-2:])
+        height, width = pixels.shape[-2:]
         side = [chosen.image_size, chosen.image_size]
         resized = TF.resize(pixels, side, antialias=True)
         batch = Batch(
@@ -198,7 +208,7 @@ class UFO(nn.Module):
             classes=tuple(classes or self.classes.get(task, ())),
             images=resized[None].as_subclass(Tensor).to(self.backbone.device),
             texts=[text or ""],
-            sizes=[size],
+            sizes=[(height, width)],
         )
         training = self.training
         self.eval()
@@ -209,12 +219,12 @@ class UFO(nn.Module):
 
     # ---------------------------------------------------------------- shared
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """All that builds this model again, without weights: plain values only, fit for JSON."""
-        partial = {"lora": self.backbone.lora, "base": self.backbone.base}
+        optional = {"lora": self.backbone.lora, "base": self.backbone.base}
         return {
             "backbone": {"type": type(self.backbone).__name__, **self.backbone.config},
-            **{key: value for key, value in partial.items() if value},
+            **{key: value for key, value in optional.items() if value},
             "tasks": {name: task.settings for name, task in self.tasks.items()},
             "classes": {name: list(names) for name, names in self.classes.items()},
             **self.tokenizer.describe(),
@@ -224,11 +234,11 @@ class UFO(nn.Module):
 
     def compile_backbone(self) -> None:
         """Compile the two entry points of the backbone with `torch.compile`; names of weights stay."""
-        self.backbone.encode = torch.compile(self.backbone.encode, dynamic=True)
-        self.backbone.answer = torch.compile(self.backbone.answer, dynamic=True)
+        for name in ("encode", "answer"):
+            setattr(self.backbone, name, torch.compile(getattr(self.backbone, name), dynamic=True))
 
     def task(self, name: str) -> Task:
-        """The task of that name; KeyError-free: says which tasks this model has."""
+        """The task of that name. Raises ValueError that lists the tasks of this model."""
         if name not in self.tasks:
             raise ValueError(f"this model has no task '{name}'; it has: {', '.join(self.tasks)}")
         return self.tasks[name]
@@ -245,11 +255,17 @@ class UFO(nn.Module):
         self, images: Tensor, prompts: Sequence[str], queries: Queries | None, task: Task | None = None
     ) -> Context:
         """Encode images `[B, 3, H, W]` with questions, put into the backbone's chat format, and queries."""
-        ids, mask = self.tokenizer.encode_prompts([self.backbone.chat(p) for p in prompts])
+        ids, mask = encode_prompts(self.backbone, self.tokenizer, prompts)
         return self._encode(images, ids, mask, queries, task)
 
-    def _encode(self, images, ids, mask, queries, task: Task | None) -> Context:
-        self.backbone.check_prompt(ids, mask, *images.shape[-2:], task.max_length if task else 0)
-        to = partial(torch.Tensor.to, device=self.backbone.device, non_blocking=True)
-        moved = None if queries is None else queries.map(to)
-        return self.backbone.encode(images, to(ids), to(mask), moved, causal=bool(task and task.causal_image))
+    def _encode(
+        self, images: Tensor, ids: Tensor, mask: Tensor, queries: Queries | None, task: Task | None
+    ) -> Context:
+        height, width = images.shape[-2:]
+        self.backbone.check_prompt(ids, mask, height, width, task.max_length if task else 0)
+        moved = None if queries is None else queries.map(self._move)
+        causal = bool(task and task.causal_image)
+        return self.backbone.encode(images, self._move(ids), self._move(mask), moved, causal=causal)
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.backbone.device, non_blocking=True)

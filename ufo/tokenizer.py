@@ -1,19 +1,90 @@
-"""The text side: BERT WordPiece plus `[DEC]`, `[ENC]` and `<MASK>` (docs/published_system.md#vit-text).
+"""Text to tokens and back: what every tokenizer offers, and UFO-ViT's own, BERT WordPiece.
 
-An answer is `[CLS] text [SEP]`; a prompt is encoded the same way and loses its last column. The small
-experiments store an own vocabulary of a few hundred words in the same format.
+UFO appends `[DEC]`, `[ENC]` and `<MASK>` to BERT's vocabulary. An answer is `[CLS] text [SEP]`; a prompt is
+encoded the same way and loses its last column. The small experiments store a vocabulary of a few hundred
+words in the same format. Shapes: `B` prompts, `n` prompt tokens, `N` rows, `T` tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+import tokenizers
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-MASK_TOKEN = "<MASK>"
+from ufo.types import MASK_TOKEN, Segment
+
+
+class Encoded(NamedTuple):
+    """Tokens of one text and which of them are supervised."""
+
+    ids: list[int]
+    supervised: list[bool]
+
+
+class Tokenizer(Protocol):
+    """What the model, its head and its checkpoints ask of a tokenizer.
+
+    `UFOTokenizer` and `ufo.hf_tokenizer.HFTokenizer` meet it. An answer is `start ... end`; whether prompts
+    begin with the start token, and what padding is, the tokenizer knows.
+    """
+
+    start_id: int
+    end_id: int
+    pad_id: int
+    mask_id: int  # of `<MASK>`; -1, which no token has, where the vocabulary lacks it
+    has_mask: bool
+    end: str  # the text of the end token
+    added: tuple[str, ...]  # the tokens that this project appends where the vocabulary lacks them
+    appended: int  # how many it did append: the last rows, which a pretrained embedding lacks
+    max_prompt_length: int  # tokens of a prompt, without those of the image
+
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        """The words that a description stores."""
+
+    def __len__(self) -> int:
+        """How many tokens there are, appended ones included."""
+
+    def token_id(self, token: str) -> int:
+        """The id of a token. Raises ValueError where the vocabulary lacks it."""
+
+    def can_write(self, text: str) -> bool:
+        """Whether a text has no unknown pieces."""
+
+    def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each text: `start ... end`, cut to `max_length` with the end kept."""
+
+    def encode_segments(self, rows: Sequence[Sequence[Segment]]) -> list[Encoded]:
+        """How a prompt begins and the tokens of each row's segments, cut into tokens as one text.
+
+        A token belongs to the segment in which it begins.
+        """
+
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Prompt ids `[B, n]`, padded on the right, and mask (True = visible); equal prompts give one row."""
+
+    def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids `[B, n]` and mask of prompts that are tokens already.
+
+        Raises ValueError for a prompt of more than `max_prompt_length` tokens.
+        """
+
+    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
+        """Right-pad id lists to one int64 tensor `[N, T]`."""
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of id lists up to their end; `<MASK>` and the other words of an answer stay."""
+
+    def describe(self) -> dict[str, Any]:
+        """All that builds this tokenizer again, for a model's description."""
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary's file."""
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> Tensor:
@@ -23,6 +94,42 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = No
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row)
     return out
+
+
+def pad_prompts(rows: Sequence[Sequence[int]], pad_id: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Ids `[B, n]` and mask of prompts that are tokens already; ValueError where one is over the `limit`."""
+    longest = max(len(row) for row in rows)
+    if longest > limit:
+        raise ValueError(
+            f"a prompt has {longest} tokens and the model reads at most {limit}; "
+            "shorten the question or the list of classes"
+        )
+    lengths = torch.tensor([len(row) for row in rows])
+    return pad_rows(rows, pad_id), torch.arange(longest)[None] < lengths[:, None]
+
+
+def join_segments(
+    rows: Sequence[Sequence[Segment]], encoded: Sequence[Any], begin: Sequence[int]
+) -> list[Encoded]:
+    """Tokens of texts that consist of segments: `begin`, and each token with the flag of where it starts.
+
+    `encoded` has `ids` and `offsets` (begin and end character of each token) of every row's whole text.
+    """
+    result = []
+    for row, one in zip(rows, encoded, strict=True):
+        flags = [supervised for text, supervised in row for _ in text]
+        learned = [flags[min(start, len(flags) - 1)] for start, _ in one.offsets]
+        result.append(Encoded([*begin, *one.ids], [False] * len(begin) + learned))
+    return result
+
+
+def distinct_rows(texts: Sequence[str]) -> tuple[list[str], Tensor | None]:
+    """The different texts, and which of them each text is, `[B]`; None where all are the same."""
+    distinct = list(dict.fromkeys(texts))
+    if len(distinct) <= 1:
+        return distinct, None
+    row = {text: i for i, text in enumerate(distinct)}
+    return distinct, torch.tensor([row[text] for text in texts])
 
 
 class UFOTokenizer:
@@ -37,9 +144,9 @@ class UFOTokenizer:
         missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in ids]
         if missing:
             raise ValueError(f"the vocabulary lacks {', '.join(missing)}; give a BERT-style vocab.txt")
-        self.vocab = tuple(vocab)
+        self._vocab = tuple(vocab)
         self.max_prompt_length = max_prompt_length
-        backend = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+        backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
         backend.normalizer = normalizers.BertNormalizer(lowercase=True)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         # clean-up joins " ," to the word before it: the parser relies on it
@@ -52,14 +159,21 @@ class UFOTokenizer:
             backend.add_tokens([AddedToken(MASK_TOKEN, normalized=True)])
         self._backend = backend
         self.pad_id, self.start_id, self.end_id = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
-        self.has_mask = mask_token
-        self.mask_id = backend.token_to_id(MASK_TOKEN) if mask_token else -1  # -1 is no token's id
+        self.end, self.has_mask = "[SEP]", mask_token
+        self.added = ("[DEC]", "[ENC]", *[MASK_TOKEN] * mask_token)
+        self.appended = len(self) - len(ids)
+        self.mask_id = self.token_id(MASK_TOKEN) if mask_token else -1  # -1 is no token's id
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        """The words of `vocab.txt`, without the appended tokens."""
+        return self._vocab
+
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **kwargs) -> UFOTokenizer:
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> UFOTokenizer:
         """Read `vocab.txt` from a file, a folder, or a repository of the Hugging Face hub."""
         path = Path(name_or_path)
         if path.is_dir():
@@ -68,7 +182,7 @@ class UFOTokenizer:
             path = _vocab_from_hub(str(name_or_path))
         return cls(path.read_text(encoding="utf-8").split("\n")[:-1], **kwargs)
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """All that builds this tokenizer again, for a model's description."""
         return {"vocab": list(self.vocab), "mask_token": self.has_mask}
 
@@ -81,6 +195,19 @@ class UFOTokenizer:
         room = None if max_length is None else max_length - 2
         encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[self.start_id, *e.ids[:room], self.end_id] for e in encoded]
+
+    def encode_segments(self, rows: Sequence[Sequence[Segment]]) -> list[Encoded]:
+        """`[CLS]` and the tokens of each row's segments, cut into tokens as one text."""
+        texts = ["".join(text for text, _ in row) for row in rows]
+        encoded = self._backend.encode_batch(texts, add_special_tokens=False)
+        return join_segments(rows, encoded, [self.start_id])
+
+    def token_id(self, token: str) -> int:
+        """The id of a token. Raises ValueError where the vocabulary lacks it."""
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the vocabulary has no token {token}; add it to the vocab.txt")
+        return found
 
     def can_write(self, text: str) -> bool:
         """Whether a text has no unknown pieces."""
@@ -96,14 +223,14 @@ class UFOTokenizer:
         The last column, which holds the longest prompt's `[SEP]`, is dropped; other `[SEP]` and padding
         are masked. Equal prompts are encoded once: the result then has one row.
         """
-        distinct = list(dict.fromkeys(prompts))
+        distinct, index = distinct_rows(prompts)
         ids = self.pad(self.encode(distinct, self.max_prompt_length))[:, :-1]
         mask = (ids != self.pad_id) & (ids != self.end_id)
-        if len(distinct) > 1:
-            row = {p: i for i, p in enumerate(distinct)}
-            index = torch.tensor([row[p] for p in prompts])
-            ids, mask = ids[index], mask[index]
-        return ids, mask
+        return (ids, mask) if index is None else (ids[index], mask[index])
+
+    def pad_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids `[B, n]` and mask of prompts that are tokens already."""
+        return pad_prompts(rows, self.pad_id, self.max_prompt_length)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Texts of id lists; special tokens vanish, `<MASK>` stays."""

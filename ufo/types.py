@@ -7,7 +7,7 @@ pixels; of the network's image in a `Batch`, of the original image in `Target` a
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,26 @@ from torchvision import tv_tensors
 
 IGNORE = 255
 """Label of pixels in a semantic map that count neither in the loss nor in a metric."""
+
+MASK_TOKEN = "<MASK>"
+"""The token whose hidden states find the pixels of a mask (paper section 3.2)."""
+
+Segment = tuple[str, bool]
+"""A piece of a conversation, and whether the model learns to say it."""
+
+T = TypeVar("T")
+
+
+def given(value: T | None, what: str) -> T:
+    """A value that a record of this module may lack, such as `given(batch.boxes, "boxes")`.
+
+    Raises ValueError that names what is missing.
+    """
+    if value is None:
+        raise ValueError(
+            f"there are no {what} here; use a data set that provides, and a task that answers with, {what}"
+        )
+    return value
 
 
 ANNOTATIONS = frozenset(
@@ -109,6 +129,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the network's images."""
+        height, width = self.images.shape[-2:]
+        return height, width
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its images on `device`.

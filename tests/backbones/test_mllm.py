@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ufo.backbones import make_backbone as by_name
-from ufo.backbones.base import AnswerCache
+from ufo.backbones.context import AnswerCache
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
 from ufo.backbones.qwen2_5_vl import Qwen2_5_VL
@@ -201,7 +201,7 @@ def test_a_query_starts_from_the_image_at_its_place(dense):
     last.references = torch.tensor([1 - 0.5 / width, 1 - 0.5 / height]).expand(2, 1, 2)
     ids, mask = make_tokenizer(InternVL).encode_prompts([backbone.chat("what")])
     found = backbone.encode(images(2, 32, 16), ids, mask, last)
-    torch.testing.assert_close(found.start.embedding, patches[:, -1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.first_token.embedding, patches[:, -1], rtol=1e-4, atol=1e-5)
     assert found.memory[0].local is None and all(m.local is not None for m in found.memory[1:])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ufo.backbones.attention import attend, image_attention
-from ufo.backbones.base import AnswerCache
+from ufo.backbones.context import AnswerCache
 from ufo.backbones.ufo_vit import UFOViT, _partition, _unpartition, drop_path
 from ufo.ops.grid import query_grid
 

@@ -59,7 +59,7 @@ def test_a_file_is_loaded_like_any_checkpoint(file, make_backbone):
     ours = make_backbone().state_dict()
     assert all(torch.equal(v, ours[k]) for k, v in model.backbone.state_dict().items())
     assert list(model.tasks) == ["detection", "grounding"]
-    assert model.backbone.query_update_at_global == "training"
+    assert model.backbone.quirks.query_update_at_global == "training"
     cfg = recipes.compose(["experiment=ufo_vit_b_multi"])
     assert model.tasks["detection"].settings == recipes.task_settings(cfg)["detection"]
     assert len(model.classes["detection"]) == 80 and "grounding" not in model.classes

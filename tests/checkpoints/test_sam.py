@@ -173,7 +173,7 @@ def test_resizing_equals_the_recorded_one():
         torch.testing.assert_close(sam._resize_table(table["src"], len(table["dst"])), table["dst"])
     for name in recorded.keys() - tables.keys():
         source, expected = recorded[name]["src"], recorded[name]["dst"]
-        torch.testing.assert_close(sam._resize_grid(source, expected.shape[1:3]), expected)
+        torch.testing.assert_close(sam.resize_position_grid(source, expected.shape[1:3]), expected)
 
 
 @pytest.mark.parametrize(

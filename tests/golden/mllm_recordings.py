@@ -22,7 +22,8 @@ from torch import Tensor
 from vit_recordings import FOLDER as VIT_FOLDER
 from vit_recordings import ROOT
 
-from ufo.backbones.base import Backbone, Context, LayerMemory
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import Context, LayerMemory
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
 from ufo.backbones.prefix_attention import AnswerPass, answer_attention
@@ -130,7 +131,7 @@ class Case:
         """What was answered to a prompt alone."""
         opening = {"internvl": "assistant", "llava": " ASSISTANT"}[
             self.family_name
-        ] + self.family.backbone.opening
+        ] + self.family.backbone.learned_prompt_end
         return [t.rsplit(opening, 1)[1].removesuffix(self.family.end) for t in self.texts]
 
     # ---------------------------------------------------------------- our side

@@ -22,9 +22,10 @@ def run(request) -> SimpleNamespace:
     repeated = case["pred_in_outputs_ids"].shape[1]
     task = case.task(**({"top_tokens": TOP, "keep_queries": repeated} if "repeatgrid" in case.name else {}))
     model, batch = case.model(task).eval(), case.batch()
+    task = model.task(task.name)  # in the words of its backbone
     grid = model.grid(task, *batch.images.shape[-2:])
     with torch.no_grad(), traced(model.backbone) as seen:
-        context = model.encode(batch.images, task.prompts(batch), grid, task)
+        context = model.encode(batch.images, task.ask(batch, grid).prompts, grid, task)
         decoded = decode(model.backbone, context, model.tokenizer, task)
     return SimpleNamespace(
         case=case, task=task, model=model, batch=batch, grid=grid, context=context, decoded=decoded, seen=seen
@@ -67,7 +68,7 @@ def live(run) -> torch.Tensor:
 
 
 def test_prompts(run):
-    backbone, prompts = run.model.backbone, run.task.prompts(run.batch)
+    backbone, prompts = run.model.backbone, run.task.ask(run.batch, None).prompts
     theirs = [text.replace(IMAGE, backbone.image_text) for text in run.case.texts]
     assert [backbone.chat(p) for p in prompts] == theirs
 

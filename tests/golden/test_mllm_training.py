@@ -24,9 +24,9 @@ def step(request) -> SimpleNamespace:
         case.recorded_choices(model),
         traced(model.backbone) as seen,
         spied("ufo.model.token_loss") as token_loss,
-        spied("ufo.model.teacher_forcing") as forced,
+        spied("ufo.head.teacher.teacher_forcing") as forced,
         spied("ufo.model.retrieve_masks") as masks,
-        spied("ufo.model.continue_prompts") as continued,
+        spied("ufo.head.teacher.continue_prompts") as continued,
     ):
         losses = model.loss(batch)
     losses["loss"].backward()

@@ -7,7 +7,7 @@ import torch
 from vit_recordings import close, load
 
 from ufo.backbones.attention import relative_rows
-from ufo.backbones.ufo_vit import _resize_grid
+from ufo.backbones.ufo_vit import resize_position_grid
 
 pytestmark = pytest.mark.usefixtures("recordings")
 
@@ -20,7 +20,7 @@ def test_absolute_positions():
     assert resized
     for key, expected in resized.items():
         rows, columns = (int(n) for n in key[len("pos_(") : -1].split(","))
-        ours = _resize_grid(table.unflatten(1, (side, side)), (rows, columns))
+        ours = resize_position_grid(table.unflatten(1, (side, side)), (rows, columns))
         close(ours.flatten(1, 2), expected, rtol=1e-5)
 
 
@@ -40,7 +40,7 @@ def test_tables_of_another_image_size():
     for name, table in tables.items():
         source, expected = table["src"], table["dst"]
         if name.endswith("pos_embed"):
-            close(_resize_grid(source, expected.shape[1:3]), expected, rtol=1e-5)
+            close(resize_position_grid(source, expected.shape[1:3]), expected, rtol=1e-5)
             continue
         size = (len(expected) + 1) // 2
         rows = relative_rows(source, size)  # [size, size, d], row i - j + size - 1 of the table

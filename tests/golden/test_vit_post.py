@@ -42,7 +42,7 @@ def answers(recordings, answered, case) -> Answers:
         size=size,
         classes=recordings.classes(case),
         mask_counts=is_mask.sum(1).tolist(),
-        masks=partial(mask_probabilities, recording, is_mask, size),
+        retrieve_masks=partial(mask_probabilities, recording, is_mask, size),
     )
 
 
@@ -81,7 +81,7 @@ def check_grounding(recordings, answered):
             size=size,
             classes=(),
             mask_counts=[0],
-            masks=torch.empty,
+            retrieve_masks=torch.empty,
         )
         torch.testing.assert_close(task.parse(one).boxes[0], expected, rtol=1e-5, atol=1e-3)
 

@@ -27,7 +27,6 @@ from ufo.model import UFO
 from ufo.ops.masks import rle_decode
 from ufo.tasks import Task
 from ufo.tasks.caption import Caption
-from ufo.tasks.dense import assign_objects
 from ufo.tasks.detection import Detection
 from ufo.tasks.grounding import Grounding
 from ufo.tasks.instance_segmentation import InstanceSegmentation
@@ -290,7 +289,7 @@ def recorded_draws(recording: dict[str, Any]) -> Iterator[None]:
         "ufo.head.losses.sample_uncertain_points": lambda *_, **__: recording["points_coords"],
     }
     if "mask_random_cost_rand" in recording:
-        replaced["ufo.tasks.semantic_segmentation.assign_objects"] = _with_recorded_noise(recording)
+        replaced["ufo.tasks.semantic_segmentation.SemanticSegmentation.noise"] = _recorded_noise(recording)
     patches = [patch(name, function) for name, function in replaced.items()]
     with ExitStack() as stack:
         for one in patches:
@@ -305,13 +304,12 @@ def class_order(matched: dict[str, Tensor], repeat: int) -> Tensor:
     return (torch.arange(repeat)[:, None] * count + order).flatten()
 
 
-def _with_recorded_noise(recording: dict[str, Any]):
+def _recorded_noise(recording: dict[str, Any]):
     images = iter(zip(recording["mask_random_cost_rand"], recording["hungarian"], strict=True))
 
-    def assign(*arguments, noise, **settings):
+    def noise(task: SemanticSegmentation, queries: int, objects: int, generator) -> Tensor:
         recorded, matched = next(images)
-        assert noise.shape == recorded.shape
-        columns = class_order(matched, settings["repeat"])
-        return assign_objects(*arguments, noise=recorded[:, columns], **settings)
+        assert recorded.shape == (queries, objects)
+        return recorded[:, class_order(matched, task.repeat)]
 
-    return assign
+    return noise

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ufo.backbones.base import AnswerCache, Context
+from ufo.backbones.context import AnswerCache, Context
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.head.beam import CachedLogits, NextLogits, beam_search
 from ufo.head.decoding import Decoded, decode

@@ -119,7 +119,7 @@ def encoded(make_model, make_batch):
             setattr(task, key, value)
         with torch.no_grad():
             grid = model.grid(task, *batch.images.shape[-2:])
-            context = model.encode(batch.images, task.prompts(batch), grid)
+            context = model.encode(batch.images, task.ask(batch, grid).prompts, grid)
         return model, task, batch, context
 
     return encode

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mllm_models import make_backbone
 
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
-from ufo.head.teacher import Written, continue_prompts, teacher_forcing, write_answers
+from ufo.backbones.quirks import Quirks
+from ufo.head.teacher import continue_prompts, teacher_forcing, write_answers
+from ufo.tokenizer import Encoded
 
 
 @pytest.fixture(params=[InternVL, Llava], ids=lambda f: f.__name__)
@@ -15,7 +18,7 @@ def made(request):
     return make_backbone(request.param)
 
 
-def words(tokenizer, row: Written, supervised: bool = True) -> str:
+def words(tokenizer, row: Encoded, supervised: bool = True) -> str:
     ids = [i for i, said in zip(*row, strict=True) if said == supervised]
     names = tokenizer.vocab
     return " ".join(names[i] for i in ids)
@@ -66,11 +69,12 @@ def test_answers_of_queries_start_anew(made):
 def test_end_of_the_longest_only(made):
     backbone, tokenizer = made
     rows = write_answers(backbone, tokenizer, ["three,<MASK>", None, "background"], None)
-    forced = teacher_forcing(tokenizer, rows, end_of_longest_only=True)
+    ends = Quirks(end_of_longest_only=True).learned_ends(torch.tensor([len(row.ids) for row in rows]))
+    forced = teacher_forcing(tokenizer, rows, ends)
     assert forced.packed.tolist() == [0, 1, 2, 3, 8]
     assert forced.targets.tolist() == [*rows[0].ids[1:], rows[2].ids[1]]
 
 
 def test_nothing_to_learn(made):
-    forced = teacher_forcing(made[1], [Written([], []), Written([], [])])
+    forced = teacher_forcing(made[1], [Encoded([], []), Encoded([], [])])
     assert len(forced.packed) == len(forced.targets) == 0

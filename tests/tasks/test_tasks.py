@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ufo.ops.grid import Queries, query_grid
-from ufo.tasks import Answers, Supervision, make_task, task_names
+from ufo.tasks import Answers, Asked, make_task, task_names
 from ufo.types import IGNORE, Batch
 
 BIN = 24 / 48  # pixels per bin in the tiny dense batches
@@ -42,14 +42,19 @@ def answers(
         size=size,
         classes=batch.classes,
         mask_counts=[text.upper().count("<MASK>") for text in texts],
-        masks=lambda rows: torch.stack([masks[r] for r in rows.tolist()]) if len(rows) else nothing,
+        retrieve_masks=lambda rows: torch.stack([masks[r] for r in rows.tolist()]) if len(rows) else nothing,
     )
 
 
-def rows_of(supervision: Supervision, image: int, batch: Batch) -> list[str | None]:
+def rows_of(asked: Asked, image: int, batch: Batch) -> list[str | None]:
     """The answers of one image."""
-    per_image = len(supervision.answers) // len(batch)
-    return supervision.answers[image * per_image : (image + 1) * per_image]
+    per_image = len(asked.answers) // len(batch)
+    return asked.answers[image * per_image : (image + 1) * per_image]
+
+
+def mask_rows(asked: Asked) -> Tensor:
+    """The rows whose answers hold masks, in the order of `asked.masks`."""
+    return torch.tensor([i for i, a in enumerate(asked.answers) if a and "<MASK>" in a], dtype=torch.int64)
 
 
 # ---------------------------------------------------------------- all tasks
@@ -231,7 +236,7 @@ def test_instances_read_what_they_teach(make_tiny_task, make_batch, grid):
     batch = make_batch("instance_segmentation", (2, 3))
     made = task.supervise(batch, grid)
     masks = made.masks.split(made.mask_counts)
-    rows = made.mask_rows.split(made.mask_counts)
+    rows = mask_rows(made).split(made.mask_counts)
     for image in range(2):
         inside = (rows[image] - image * 16).tolist()
         given = {r: m.float() for r, m in zip(inside, masks[image], strict=True)}
@@ -247,8 +252,7 @@ def test_masks_belong_to_the_rows_that_name_them(mask_task, make_tiny_task, make
     """The m-th mask is of the m-th answer that holds mask tokens, and shows an object of its class."""
     task, batch = make_tiny_task(mask_task), make_batch(mask_task, (3, 2))
     made = task.supervise(batch, grid)
-    with_masks = [i for i, a in enumerate(made.answers) if a and "<MASK>" in a]
-    assert made.mask_rows.tolist() == with_masks
+    with_masks = mask_rows(made).tolist()
     assert made.mask_counts == [sum(r < 12 for r in with_masks), sum(r >= 12 for r in with_masks)]
     for row, mask in zip(with_masks, made.masks, strict=True):
         name, tokens = made.answers[row].split(",")
@@ -277,7 +281,7 @@ def test_semantic_reads_what_it_teaches(make_tiny_task, make_batch, grid):
     task = make_tiny_task("semantic_segmentation", samples_per_window=4)
     batch = make_batch("semantic_segmentation", (3, 3))
     made = task.supervise(batch, grid)
-    for image, rows in enumerate(made.mask_rows.split(made.mask_counts)):
+    for image, rows in enumerate(mask_rows(made).split(made.mask_counts)):
         masks = made.masks.split(made.mask_counts)[image]
         given = {int(r) - image * 16: m.float() for r, m in zip(rows, masks, strict=True)}
         texts = [a or "" for a in rows_of(made, image, batch)]

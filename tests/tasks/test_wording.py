@@ -16,8 +16,7 @@ EVERY = pytest.mark.parametrize("family", sorted(WORDINGS))
 
 @EVERY
 def test_every_family_has_words_for_every_task(family, task_name, make_tiny_task, make_batch):
-    task, batch = make_tiny_task(task_name), make_batch(task_name)
-    task.wording = WORDINGS[family]
+    task, batch = make_tiny_task(task_name).worded(WORDINGS[family]), make_batch(task_name)
     prompts = task.prompts(batch)
     assert len(prompts) == len(batch) and all(prompts)
     if task.needs_text:
@@ -126,7 +125,7 @@ def test_classes_asked_for_are_those_present_and_some_others(dense_task, make_ti
     for names, labels in zip(made.classes, batch.labels, strict=True):
         assert {batch.classes[j] for j in labels.tolist()} <= set(names) <= set(batch.classes)
         assert len(set(names)) == len(names)
-    prompts = task.prompts(batch, made)
+    prompts = made.prompts
     assert all(",".join(names) in p for names, p in zip(made.classes, prompts, strict=True))
     assert task.prompts(batch) == [task.prompt(batch.classes, "")] * 2
 
@@ -142,33 +141,30 @@ def test_no_class_sampling_leaves_the_supervision_as_it_was(dense_task, make_tin
 
 def test_wording_is_no_setting(task_name, make_tiny_task):
     task = make_tiny_task(task_name)
-    task.wording = LLAVA
-    assert "wording" not in task.settings and task == make_tiny_task(task_name)
+    other = task.worded(LLAVA)
+    assert other.wording is LLAVA and task.wording is UFO_VIT  # a model changes no task that it is given
+    assert "wording" not in other.settings and other == task
 
 
 def test_question_and_answer_are_drawn_apart(make_tiny_task, make_batch):
     """Else every wording of a question would always come with the same wording of the answer."""
-    task = make_tiny_task("referring_segmentation")
-    task.wording = INTERNVL
+    task = make_tiny_task("referring_segmentation").worded(INTERNVL)
     batch, pairs = make_batch("referring_segmentation", (1,)), set()
     for batch.seed in range(120):
         made = task.supervise(batch, None)
-        pairs.add((task.prompts(batch, made)[0], made.answers[0]))
+        pairs.add((made.prompts[0], made.answers[0]))
     assert len(pairs) == 3 * 5
 
 
 def test_a_batch_is_asked_the_same_again(make_tiny_task, make_batch):
-    task = make_tiny_task("grounding")
-    task.wording = INTERNVL
+    task = make_tiny_task("grounding").worded(INTERNVL)
     batch = make_batch("grounding", (1, 1, 1, 1))
-    made = task.supervise(batch, None)
-    assert task.prompts(batch, made) == task.prompts(batch, made)
+    assert task.supervise(batch, None).prompts == task.supervise(batch, None).prompts
     assert len(set(task.prompts(batch))) == 1
 
 
 def test_batch_knows_sentences_and_texts_tell_where_it_does_not(make_tiny_task, make_batch):
-    task = make_tiny_task("reasoning_segmentation")
-    task.wording = INTERNVL
+    task = make_tiny_task("reasoning_segmentation").worded(INTERNVL)
     batch: Batch = make_batch("reasoning_segmentation", (1, 1))
     batch.texts = ["Where do I sit?", "the Seat"]
     sentence, phrase = "Where do I sit? Please output", "What is the seat in this image? Please output"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
-from ufo.backbones.base import AnswerCache, Backbone, Context, LayerMemory
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import AnswerCache, Context, LayerMemory
 
 __all__ = ["AnswerCache", "Backbone", "Context", "LayerMemory", "make_backbone"]
 
 
-def make_backbone(type: str, **arguments) -> Backbone:
+def make_backbone(type: str, **arguments: Any) -> Backbone:
     """A backbone by its class name, for example from a checkpoint's config.
 
     Raises ValueError for an unknown one.
@@ -34,10 +36,6 @@ def make_backbone(type: str, **arguments) -> Backbone:
     else:
         raise ValueError(f"unknown backbone '{type}'; there are: {', '.join(sorted(classes))}")
     return classes[type](**arguments)
-
-
-def _subclasses(cls: type[Backbone]) -> list[type[Backbone]]:
-    return [c for direct in cls.__subclasses__() for c in (direct, *_subclasses(direct))]
 
 
 def _subclasses(cls: type[Backbone]) -> list[type[Backbone]]:

@@ -1,197 +1,37 @@
-"""The seam between a backbone and everything else (design: prefix -> query -> answer, paper section 3).
+"""The seam between a backbone and everything else (prefix -> query -> answer, paper section 3).
 
     context = backbone.encode(images, prompts, queries)      once per image
     hidden  = backbone.answer(context, ids)                  any number of times, whole answers or chunks
 
-Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tokens, `C` width, `d` of a head.
+Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tokens, `n` prompt tokens,
+`C` width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ufo.backbones.context import AnswerCache, Context
+from ufo.backbones.quirks import Quirks
 from ufo.ops.grid import Queries
-
-
-@dataclass
-class LayerMemory:
-    """Keys and values of one layer that an answer may attend to besides its own tokens.
-
-    `shared` belongs to an image and serves all its queries, `own` to one query; either may be absent.
-    """
-
-    shared: tuple[Tensor, Tensor] | None = None  # 2 x [B, heads, N, d]
-    own: tuple[Tensor, Tensor] | None = None  # 2 x [R, heads, n, d]
-    local: Tensor | None = None  # [R, C], added to the first token of an answer before this layer
-
-    def select(self, rows: Tensor, images: Tensor | None) -> LayerMemory:
-        """The memory of some rows (and, where images leave as well, of some images)."""
-
-        def pick(pair: tuple[Tensor, Tensor] | None, index: Tensor | None):
-            return pair if pair is None or index is None else (pair[0][index], pair[1][index])
-
-        local = None if self.local is None else self.local[rows]
-        return LayerMemory(pick(self.shared, images), pick(self.own, rows), local)
-
-
-@dataclass
-class Start:
-    """The first token of each answer where the prompt or the query decides what it is."""
-
-    embedding: Tensor  # [R, C], stands for the embedding of the start token
-    position: Tensor  # int64 [R], its place in the sequence; later tokens count on from there
-
-    def select(self, rows: Tensor) -> Start:
-        return Start(self.embedding[rows], self.position[rows])
-
-
-@dataclass
-class Rows:
-    """Which image each answer row belongs to, once rows have left or doubled: image `[R]`, slot `[R]`.
-
-    A row is the `slot`-th of its image; no image has more than `slots`.
-    """
-
-    image: Tensor
-    slot: Tensor
-    slots: int
-
-
-@dataclass
-class Context:
-    """An encoded image with its prompt and queries: all that answers need."""
-
-    image_features: Tensor  # [B, H, W, C]
-    memory: list[LayerMemory | None]  # one entry per layer; None: answers skip that layer
-    num_queries: int  # Q
-    start: Start | None = None
-    visible: Tensor | None = None  # bool [B, N], which shared keys are no padding; None: all
-    rows: Rows | None = None  # None: R = B * Q rows, image by image
-
-    @property
-    def num_rows(self) -> int:
-        if self.start is not None:
-            return len(self.start.position)
-        return self.image_features.shape[0] * self.num_queries
-
-    def select(self, rows: Tensor) -> Context:
-        """The context of some answer rows `[R']`; used when finished rows leave the batch.
-
-        `image_features` stays whole. Rows of an image share its memory, so with one query per image
-        the images leave together with their rows.
-        """
-        images = rows if self.num_queries == 1 else None
-        visible = self.visible
-        return replace(
-            self,
-            memory=[m.select(rows, images) if m else None for m in self.memory],
-            start=self.start and self.start.select(rows),
-            visible=visible[images] if visible is not None and images is not None else visible,
-            rows=None if images is not None else self._group(rows),
-        )
-
-    def _group(self, rows: Tensor) -> Rows | None:
-        """The images of some rows, where answers share an image's memory."""
-        shared = next((m.shared for m in self.memory if m), None)
-        if shared is None:
-            return None
-        image = rows // self.num_queries if self.rows is None else self.rows.image[rows]
-        if len(shared[0]) == 1:
-            return Rows(image, torch.arange(len(rows), device=rows.device), len(rows))
-        inside = F.one_hot(image, len(shared[0]))  # [R, B]
-        slot = (inside.cumsum(0) * inside).sum(1) - 1
-        return Rows(image, slot, int(slot.max()) + 1)  # synchronises: a step of many rows costs more
-
-
-@dataclass
-class AnswerCache:
-    """Keys and values of the answer tokens so far: one buffer per layer, allocated once."""
-
-    max_length: int
-    length: int = 0
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # 2 x [R, heads, T, d]
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the keys and values `[R, heads, t, d]` of a new chunk; returns all so far."""
-        if layer not in self.layers:
-            shape = (*k.shape[:2], self.max_length, k.shape[3])
-            self.layers[layer] = (k.new_empty(shape), v.new_empty(shape))
-        keys, values = self.layers[layer]
-        end = self.length + k.shape[2]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
-
-    def select(self, rows: Tensor, length: int | None = None, max_length: int | None = None) -> AnswerCache:
-        """A cache of its own with these rows, in this order; a row may be repeated, as beam search does.
-
-        The first `length` tokens are kept (default: all), `max_length` gives room for more. Only what is
-        kept is copied.
-        """
-        kept = self.length if length is None else length
-        room = self.max_length if max_length is None else max_length
-        copy = AnswerCache(room, kept)
-        for layer, (k, v) in self.layers.items():
-            copy.layers[layer] = _pick(k, rows, kept, room), _pick(v, rows, kept, room)
-        return copy
-
-
-def _pick(x: Tensor, rows: Tensor, length: int, room: int) -> Tensor:
-    """Rows and first tokens of `[R, heads, T, d]`, in a buffer with room for more tokens."""
-    buffer = x.new_empty(len(rows), x.shape[1], room, x.shape[3])
-    buffer[:, :, :length] = x[:, :, :length][rows]
-    return buffer
-
-
-@dataclass(frozen=True)
-class Compat:
-    """Known bugs of the published language models; only their recordings need them.
-
-    See docs/published_system.md#quirks.
-    """
-
-    end_of_longest_only: bool = False  # a batch learns to end its longest answers only
-    embedding_of_first: bool = False  # the first token's feature is its embedding, not what emitted it
-    padded_positions: bool = False  # answers of a shorter prompt count on from the longest prompt's end
+from ufo.tokenizer import Tokenizer
 
 
 class Backbone(nn.Module, ABC):
-    """Turns images and prompts into a `Context` and runs answer tokens against it. Knows no task."""
+    """Turns images and prompts into a `Context` and runs answer tokens against it. Knows no task.
+
+    A new backbone defines the attributes and the four members of the first part. All others have a default
+    that fits a network whose prompt is the question alone.
+    """
+
+    # ---------------------------------------------------------------- what every backbone defines
 
     width: int  # C
     window_pixels: int  # the image's sides are multiples of this
-    wording: ClassVar[str] = "ufo_vit"  # how its tasks phrase prompts and answers, see ufo.tasks.wording
-    opening: ClassVar[str] = ""  # the end of every chat prompt that the model learns to say itself
-    continues: ClassVar[bool] = False  # a single answer goes on where the prompt's text ends
-    compat = Compat()
-    lora: dict | None = None  # settings if not all of it trains, see ufo.backbones.lora
-    base: dict | None = None  # name and fingerprint of the frozen weights, if a file holds them
-
-    def chat(self, question: str) -> str:
-        """The whole prompt around a task's question: system text, place of the image, whose turn it is."""
-        return question
-
-    def turn(self, question: str) -> str:
-        """The text between the end of an answer and the next answer: a further question."""
-        return question
-
-    def attach(self, tokenizer) -> None:
-        """Look up the tokens that this backbone must recognise; called once by the model.
-
-        Raises ValueError where the tokenizer lacks one.
-        """
-
-    def check_prompt(self, ids: Tensor, mask: Tensor, height: int, width: int, answer: int) -> None:
-        """Raises ValueError where prompts `[B or 1, n]`, still on the CPU, cannot be encoded.
-
-        `answer` is how many tokens may follow, `height` and `width` are those of the image in pixels.
-        """
 
     @abstractmethod
     def encode(
@@ -230,8 +70,41 @@ class Backbone(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The arguments that build this backbone again (without weights)."""
+
+    # ---------------------------------------------------------------- prompts
+
+    wording: ClassVar[str] = "ufo_vit"  # how tasks phrase questions and answers, see `ufo.tasks.wording`
+    # an answer without queries is the continuation of the prompt's text, not a text of its own
+    answers_continue_prompt: ClassVar[bool] = False
+    learned_prompt_end: ClassVar[str] = (
+        ""  # the end of every prompt, which such a model learns to write itself
+    )
+
+    def chat(self, question: str) -> str:
+        """The whole prompt around a task's question: system text, place of the image, role marks."""
+        return question
+
+    def follow_up(self, question: str) -> str:
+        """A further question of a conversation: the text between the end of one answer and the next."""
+        return question
+
+    def attach(self, tokenizer: Tokenizer) -> None:
+        """Look up the tokens that this backbone must recognise; called once by the model.
+
+        Raises ValueError where the tokenizer lacks one.
+        """
+
+    def check_prompt(self, ids: Tensor, mask: Tensor, height: int, width: int, answer: int) -> None:
+        """Raises ValueError where prompts `[B or 1, n]`, still on the CPU, cannot be encoded.
+
+        `answer` is how many tokens may follow, `height` and `width` are those of the image in pixels.
+        """
+
+    # ---------------------------------------------------------------- images and answers
+
+    quirks: Quirks = Quirks()  # departures of published code that these weights need
 
     def grid_windows(self, height: int, width: int) -> tuple[int, int]:
         """How many windows (rows, columns) an image of this size in pixels has.
@@ -246,6 +119,15 @@ class Backbone(nn.Module, ABC):
                 f"use a multiple of {unit}, for example {fits}"
             )
         return height // unit, width // unit
+
+    def answer_features(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """What masks are retrieved with `[R, T, C]`: the states that emitted the decoded ids `[R, T]`."""
+        return hidden
+
+    # ---------------------------------------------------------------- weights
+
+    lora: dict[str, Any] | None = None  # settings if not all of it trains, see `ufo.backbones.lora`
+    base: dict[str, Any] | None = None  # name and fingerprint of the frozen weights, if a file holds them
 
     def layer_of(self, parameter: str) -> int | None:
         """The transformer layer a parameter of this name belongs to, None outside the layers."""

@@ -19,14 +19,14 @@ class InternVL(MLLM):
     model_class = InternVLForConditionalGeneration
     default_system = SYSTEM
     wording = "internvl"
-    opening = "\n"
+    learned_prompt_end = "\n"
     patch_token = "<IMG_CONTEXT>"
     image_text = "<img><IMG_CONTEXT></img>"
     tokens = ("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<box>", "</box>")
     pixel_mean_std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def chat(self, question: str) -> str:
-        return f"<|im_start|>system\n{self.system}<|im_end|>{self.turn(self.with_image(question))}"
+        return f"<|im_start|>system\n{self.system}<|im_end|>{self.follow_up(self.with_image(question))}"
 
-    def turn(self, question: str) -> str:
+    def follow_up(self, question: str) -> str:
         return f"<|im_start|>user\n{question}<|im_end|><|im_start|>assistant\n"

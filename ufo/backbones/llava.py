@@ -21,7 +21,7 @@ class Llava(MLLM):
     model_class = LlavaForConditionalGeneration
     default_system = SYSTEM
     wording = "llava"
-    opening = ": "
+    learned_prompt_end = ": "
     patch_token = "<image>"
     image_text = "<im_start><image><im_end>"
     tokens = ("<im_start>", "<im_end>", "<box>", "</box>")
@@ -30,8 +30,8 @@ class Llava(MLLM):
     def chat(self, question: str) -> str:
         if IMAGE in question:  # a conversation, whose format is not quite that of the other tasks
             image = self.image_text.replace(IMAGE, f"{IMAGE} ")
-            return f"{self.system} {self.turn(question.replace(IMAGE, image, 1))}"
+            return f"{self.system} {self.follow_up(question.replace(IMAGE, image, 1))}"
         return f"{self.system} User: {self.with_image(question)} ASSISTANT: "
 
-    def turn(self, question: str) -> str:
+    def follow_up(self, question: str) -> str:
         return f"USER: {question} ASSISTANT: "

@@ -9,7 +9,6 @@ Shapes: `B` images, `I` image tokens, `N` prefix tokens, `Q` queries, `R = B*Q` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,9 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ufo.backbones.base import Backbone, Compat, Context, LayerMemory, Start
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import Context, FirstToken, LayerMemory
 from ufo.backbones.prefix_attention import NAME, AnswerPass, PrefixPass
+from ufo.backbones.quirks import Quirks
 from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample, tile_layout
+from ufo.tokenizer import Tokenizer
 
 IMAGE = "<image>"  # where a question wants the image
 
@@ -34,7 +36,7 @@ class MLLM(Backbone):
         pretrained: a name on the hub or a folder instead: config and weights.
         max_tiles: most tiles that an image is cut into.
         system: what the chat format tells the model at first; default: as the published models were told.
-        compat: known bugs of the published code to repeat, see `Compat`.
+        compat: departures of the published code to repeat, flags of `ufo.backbones.quirks.Quirks`.
         gradient_checkpointing: compute the decoder's layers again in the backward pass.
         dtype: of the weights.
     """
@@ -45,7 +47,7 @@ class MLLM(Backbone):
     patch_token: ClassVar[str]
     tokens: ClassVar[tuple[str, ...]]  # special tokens of the chat format that the tokenizer must have
     pixel_mean_std: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
-    continues = True
+    answers_continue_prompt = True
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class MLLM(Backbone):
         self.net = self._build(config, pretrained, vocab_size, getattr(torch, dtype))
         self.net.set_attn_implementation({"text_config": NAME, "vision_config": NAME})
         self.system = self.default_system if system is None else system
-        self.max_tiles, self.compat = max_tiles, Compat(**(compat or {}))
+        self.max_tiles, self.quirks = max_tiles, Quirks(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
         self.patch_id = -1  # no token, until `attach`
         text = self.net.config.get_text_config()
@@ -141,14 +143,15 @@ class MLLM(Backbone):
         text = question if IMAGE in question else f"{question}\n{IMAGE}"
         return text.replace(IMAGE, self.image_text, 1)
 
-    def attach(self, tokenizer) -> None:
-        if not hasattr(tokenizer, "token_id"):
+    def attach(self, tokenizer: Tokenizer) -> None:
+        try:
+            for token in self.tokens:
+                tokenizer.token_id(token)
+        except ValueError as error:
             raise ValueError(
-                f"{type(self).__name__} needs the tokenizer of a language model; "
-                "use backbone.tokenizer._target_=ufo.hf_tokenizer.HFTokenizer.from_pretrained"
-            )
-        for token in self.tokens:
-            tokenizer.token_id(token)
+                f"{type(self).__name__} needs the tokenizer of its language model: {error}; "
+                "backbone.tokenizer._target_=ufo.hf_tokenizer.HFTokenizer.from_pretrained reads it"
+            ) from error
         self.patch_id = tokenizer.token_id(self.patch_token)
 
     def check_prompt(self, ids, mask, height, width, answer) -> None:
@@ -181,10 +184,10 @@ class MLLM(Backbone):
         points = None if queries is None else queries.references.expand(len(x), -1, -1)
         x, memory = self._run_prefix(x, inside, visible, positions, points, layout, causal)
         features = mosaic(self.decoder.norm(_image_part(x, inside, patches.shape[1])), layout)
-        start = self._start(last, points, patches, visible, free, layout)
+        first = self._first_token(last, points, patches, visible, free, layout)
         count = 1 if points is None else points.shape[1]
         padded = None if len(visible) == 1 else visible.expand(len(x), -1)
-        return Context(features, memory, count, start, padded)
+        return Context(features, memory, count, first, padded)
 
     def _embed_prefix(self, ids: Tensor, mask: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The prompt's one patch token becomes all image tokens.
@@ -214,18 +217,16 @@ class MLLM(Backbone):
             memory.append(LayerMemory(shared=(k, v), local=local))
         return x, memory
 
-    def _start(self, last, points, patches, visible, free, layout) -> Start:
+    def _first_token(self, last, points, patches, visible, free, layout) -> FirstToken:
         """A query starts from its local image prompt, a single answer from the prompt's last token."""
         batch = len(patches)
         if points is None:
             embedding = self.decoder.embed_tokens(last).expand(batch, -1)
         else:
             embedding = sample(mosaic(patches, layout), points).flatten(0, 1)
-        position = free
-        if self.compat.padded_positions and points is not None:
-            position = torch.full_like(position, visible.shape[1])
+        position = free if points is None else self.quirks.first_position(free, visible.shape[1])
         position = position.expand(batch)
-        return Start(embedding, position.repeat_interleave(len(embedding) // batch))
+        return FirstToken(embedding, position.repeat_interleave(len(embedding) // batch))
 
     def _run(self, function, *arguments):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -236,11 +237,11 @@ class MLLM(Backbone):
 
     def answer(self, context, ids, packed=None, cache=None) -> Tensor:
         rows, length = ids.shape
-        begin = cache.length if cache else 0
+        begin, first_token = cache.length if cache else 0, context.first_token
         x = self.decoder.embed_tokens(ids)  # [R, T, C]
         if begin == 0:
-            x = torch.cat([context.start.embedding[:, None].to(x.dtype), x[:, 1:]], 1)
-        positions = context.start.position[:, None] + torch.arange(begin, begin + length, device=ids.device)
+            x = torch.cat([first_token.embedding[:, None].to(x.dtype), x[:, 1:]], 1)
+        positions = first_token.position[:, None] + torch.arange(begin, begin + length, device=ids.device)
         first = None
         if packed is not None:
             x, positions = x.flatten(0, 1)[packed][None], positions.flatten()[packed][None]
@@ -256,6 +257,9 @@ class MLLM(Backbone):
             cache.length += length
         x = self.decoder.norm(x)
         return x if packed is None else x[0]
+
+    def answer_features(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        return self.quirks.answer_features(ids, hidden, self.embed_tokens)
 
     # ---------------------------------------------------------------- names and weights
 
@@ -274,7 +278,7 @@ class MLLM(Backbone):
             "config": config,
             "max_tiles": self.max_tiles,
             "system": self.system,
-            "compat": asdict(self.compat),
+            "compat": self.quirks.flags(),
             "gradient_checkpointing": self.gradient_checkpointing,
             "dtype": self.dtype,
         }

@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ufo.backbones.attention import attend
-from ufo.backbones.base import AnswerCache, Context, Rows
+from ufo.backbones.context import AnswerCache, Context, Rows
 
 NAME = "ufo_prefix"
 # of one layer without gradients: hundreds of queries fit any memory, on a CPU a part fits its cache

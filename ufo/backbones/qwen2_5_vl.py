@@ -22,7 +22,7 @@ class Qwen2_5_VL(MLLM):
 
     model_class = Qwen2_5_VLForConditionalGeneration
     wording = "internvl"  # questions in whole sentences, boxes in tags
-    opening = "\n"
+    learned_prompt_end = "\n"
     default_system = "You are a helpful assistant."
     patch_token = "<|image_pad|>"
     image_text = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -32,7 +32,7 @@ class Qwen2_5_VL(MLLM):
     def chat(self, question: str) -> str:
         return f"<|im_start|>system\n{self.system}<|im_end|>\n{self._user(self.with_image(question))}"
 
-    def turn(self, question: str) -> str:
+    def follow_up(self, question: str) -> str:
         return f"\n{self._user(question)}"
 
     def _user(self, question: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ufo.backbones.attention import answer_attention, attend, image_attention, query_attention
-from ufo.backbones.base import Backbone, Context, LayerMemory
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import Context, LayerMemory
+from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.ops.grid import Queries
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -101,10 +102,8 @@ class UFOViT(Backbone):
     """SAM-style ViT with windowed and global attention that also reads prompts and writes answers.
 
     `depth` SAM layers (global attention at `global_layers`) are followed by `new_layers` windowed ones;
-    `mean_layers` (default: the new ones) are averaged for the output. `query_update_at_global` says when
-    the start state and the local image sample are added to queries at global layers, which queries skip:
-    the published weights were trained with it and are scored without ("training"); see
-    docs/published_system.md#queries.
+    `mean_layers` (default: the new ones) are averaged for the output. `query_update_at_global` is a departure
+    of the published code, see `ufo.backbones.quirks.Quirks` and docs/published_system.md#queries.
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class UFOViT(Backbone):
         max_positions: int = 512,
         drop_path_rate: float = 0.0,
         text_dropout: float = 0.1,
-        query_update_at_global: Literal["never", "always", "training"] = "never",
+        query_update_at_global: QueryUpdate = "never",
         gradient_checkpointing: bool = False,
     ):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -144,7 +143,7 @@ class UFOViT(Backbone):
         self.width, self.patch_size, self.window_size = width, patch_size, window_size
         self.window_pixels = patch_size * window_size
         self.mean_layers = frozenset(mean_layers or range(depth, layers))
-        self.query_update_at_global = query_update_at_global
+        self.quirks = Quirks(query_update_at_global=query_update_at_global)
         self.gradient_checkpointing = gradient_checkpointing
         grid = image_size // patch_size
         self._prompts: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
@@ -245,14 +244,14 @@ class UFOViT(Backbone):
         """uint8 RGB `[B, 3, H, W]` pixels -> patches with positions `[B, H/p, W/p, C]`."""
         x = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         x = self.patch_embed(x).permute(0, 2, 3, 1)
-        return x + _resize_grid(self.pos_embed, x.shape[1:3])
+        return x + resize_position_grid(self.pos_embed, x.shape[1:3])
 
     def _query_stream(self, image: Tensor, queries: Queries) -> _QueryStream:
         """Start states are the position embedding, resized to the query grid, at each reference's cell."""
         batch, height, width = image.shape[:3]
         references = queries.references.expand(batch, -1, -1)
         rows, cols = queries.grid
-        table = _resize_grid(self.pos_embed, (rows, cols))[0]  # [G_h, G_w, C]
+        table = resize_position_grid(self.pos_embed, (rows, cols))[0]  # [G_h, G_w, C]
         cell = (references * references.new_tensor([cols, rows])).long()  # (x, y)
         order = queries.windows.expand(batch, -1).argsort(dim=1, stable=True)
         return _QueryStream(
@@ -286,8 +285,7 @@ class UFOViT(Backbone):
 
     def _update_queries(self, layer, index, state, image, queries: _QueryStream) -> Tensor:
         """Add the start state and a bilinear sample of the image stream entering this layer."""
-        skips = {"never": True, "always": False, "training": not self.training}
-        if not layer.windowed and skips[self.query_update_at_global]:
+        if not self.quirks.updates_queries(not layer.windowed, self.training):
             return state
         local = F.grid_sample(image.permute(0, 3, 1, 2), queries.points, align_corners=False)
         return state + queries.start + local[:, :, 0].transpose(1, 2)
@@ -352,7 +350,7 @@ class UFOViT(Backbone):
         return dict(self._config)
 
 
-def _resize_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Resize a position table `[1, H, W, C]` bicubically to another grid."""
     if tuple(table.shape[1:3]) == tuple(size):
         return table

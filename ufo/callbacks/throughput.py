@@ -26,7 +26,7 @@ class Throughput(Callback):
     """Log `speed/...` every `log_every_n_steps`.
 
     * `images_per_s`, `tokens_per_s`: of all processes, per second since the last log. Tokens are image
-      patches and the answers' tokens (`model.last_tokens`), without the prompts.
+      patches and the answers' tokens (what a training step returns as `tokens`), without the prompts.
     * `data_wait`: share 0..1 of that time between the end of a batch and the start of the next one:
       loading and copying to the device. With a GPU it is an upper bound, as the device may still be
       computing meanwhile.
@@ -93,7 +93,7 @@ class Throughput(Callback):
             self._busy += self._ended - self._began
             self._images += len(batch)
             self._batches += 1
-            self._tokens += getattr(getattr(pl_module, "model", None), "last_tokens", 0)
+            self._tokens += outputs.get("tokens", 0) if isinstance(outputs, dict) else 0
             self._operations += self._counts.known[_kind(batch)] if self._counts else 0
         # with gradient accumulation several batches belong to one step
         if trainer.global_step == self._step:

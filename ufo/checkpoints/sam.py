@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ufo.backbones.ufo_vit import UFOViT, _resize_grid
+from ufo.backbones.ufo_vit import UFOViT, resize_position_grid
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.stored import PICKLED, read_tensors
 
@@ -134,7 +134,7 @@ def sam_weights(backbone: UFOViT, name: str) -> dict[str, Tensor]:
     if positions.ndim != 4:
         raise CheckpointError(f"'{name}' has no square position grid: {tuple(positions.shape)}")
     global_rows = 2 * positions.shape[1] - 1
-    resized = {"pos_embed": _resize_grid(positions, ours["pos_embed"].shape[1:3])}
+    resized = {"pos_embed": resize_position_grid(positions, ours["pos_embed"].shape[1:3])}
     for i in range(depth):
         for table in (f"layers.{i}.rel_pos_h", f"layers.{i}.rel_pos_w"):
             # windows are of one size in both, so only what spans SAM's whole image is resized

@@ -1,6 +1,6 @@
 """`ufo data show`: samples as the network gets them, with the prompt and the answers that are trained.
 
-Everything comes from the code of training: the source's transform, the task's supervision, the backbone's
+Everything comes from the code of training: the source's transform, the task's asked, the backbone's
 wording and grid. Writes one picture per sample, a sheet of all, and the exact texts.
 """
 
@@ -33,7 +33,7 @@ from ufo.data.transforms import plain
 from ufo.draw import contact_sheet, draw
 from ufo.errors import sentence
 from ufo.ops.grid import query_grid
-from ufo.tasks import Supervision, Task, task_class
+from ufo.tasks import Asked, Task, task_class
 from ufo.tasks.wording import WORDINGS
 from ufo.types import Batch, Target
 
@@ -46,9 +46,8 @@ DEFAULTS = ("backbone=ufo_vit_base", "resolution='1120'")
 def run(args: argparse.Namespace) -> int:
     """Draw samples; prints where they are."""
     found = find(args.name, args.root, args.overrides, DEFAULTS)
-    task = _task(found, args.task)
     backbone = _backbone(found)
-    task.wording = WORDINGS[backbone.wording]
+    task = _task(found, args.task).worded(WORDINGS[backbone.wording])
     source = _source(found, task, args.split)
     out = args.out or Path("runs") / "data_show" / found.name.replace("/", "_")
     out.mkdir(parents=True, exist_ok=True)
@@ -56,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
     for number, batch in enumerate(track(
         _batches(source, args.n, args.seed), "drawing", total=args.n, console=Console(stderr=True)
     )):  # fmt: skip
-        supervision = task.supervise(batch, _grid(task, backbone, batch))
-        (prompt,) = task.prompts(batch, supervision)
-        answers = _answers(supervision, backbone)
+        asked = task.supervise(batch, _grid(task, backbone, batch))
+        [prompt] = asked.prompts
+        answers = _answers(asked, backbone)
         texts.append(_text(number, backbone.chat(prompt), answers))
         shown.append("\n".join([f"prompt: {backbone.chat(prompt)}", *_counted(answers)]))
-        pictures.append(_picture(batch, supervision, prompt, answers))
+        pictures.append(_picture(batch, asked, answers))
         pictures[-1].save(out / f"{number:03d}.png")
     contact_sheet(pictures, columns=4, title=f"{found.name}: {task.name}").save(out / "sheet.png")
     (out / "texts.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
@@ -134,19 +133,21 @@ def _batches(source: Source, count: int, seed: int) -> Iterator[Batch]:
 
 
 def _grid(task: Task, backbone: Backbone, batch: Batch) -> Any:
-    windows = backbone.grid_windows(*batch.images.shape[-2:])
+    windows = backbone.grid_windows(*batch.image_size)
     return query_grid(*windows, task.grid_per_window) if task.grid_per_window else None
 
 
-def _answers(supervision: Supervision, backbone: Backbone) -> list[tuple[str, str]]:
+def _answers(asked: Asked, backbone: Backbone) -> list[tuple[str, str]]:
     """(where, answer) of every row that is learned, in the queries' order."""
-    places = [""] * len(supervision.answers)
-    if supervision.queries is not None:
-        places = [f"query at ({x:.3f}, {y:.3f}): " for x, y in supervision.queries.references[0].tolist()]
+    places = [""] * len(asked.answers)
+    if asked.queries is not None:
+        places = [f"query at ({x:.3f}, {y:.3f}): " for x, y in asked.queries.references[0].tolist()]
     found = []
-    for place, answer in zip(places, supervision.answers, strict=True):
-        if isinstance(answer, list):  # turns of a conversation: questions are not learned
-            answer = "".join(text if learned else backbone.turn(text) for text, learned in answer)
+    for place, answer in zip(places, asked.answers, strict=True):
+        if (
+            not isinstance(answer, str) and answer is not None
+        ):  # turns of a conversation: questions are not learned
+            answer = "".join(text if learned else backbone.follow_up(text) for text, learned in answer)
         if answer is not None:
             found.append((place, answer))
     return found
@@ -170,9 +171,7 @@ def _short(text: str) -> str:
     return re.sub(r"(<\w+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", text)
 
 
-def _picture(
-    batch: Batch, supervision: Supervision, prompt: str, answers: list[tuple[str, str]]
-) -> Image.Image:
+def _picture(batch: Batch, asked: Asked, answers: list[tuple[str, str]]) -> Image.Image:
     """The image with its annotations, trained queries as dots, prompt and answers below."""
     image = batch.images[0]
     target = Target(
@@ -181,7 +180,7 @@ def _picture(
         boxes=None if batch.boxes is None else batch.boxes[0],
         labels=None if batch.labels is None else batch.labels[0],
         semantic=None if batch.semantic is None else batch.semantic[0],
-        captions=[_short(line) for line in (f"prompt: {prompt}", *_counted(answers))],
+        captions=[_short(line) for line in (f"prompt: {asked.prompts[0]}", *_counted(answers))],
     )
     if batch.masks is not None and batch.task != "detection":
         target.masks = [encode_mask(mask) for mask in batch.masks[0]]
@@ -189,18 +188,18 @@ def _picture(
             target.labels = torch.zeros(len(target.masks), dtype=torch.int64)
     classes = batch.classes or ("",)
     picture = draw(image, target=target, classes=classes, min_side=SIDE, max_side=SIDE)
-    if supervision.queries is not None:
-        _dots(picture, supervision)
+    if asked.queries is not None:
+        _dots(picture, asked)
     return picture
 
 
-def _dots(picture: Image.Image, supervision: Supervision) -> None:
+def _dots(picture: Image.Image, asked: Asked) -> None:
     """White: answers for an object; black: for none; hollow: no loss."""
     pen = ImageDraw.Draw(picture)
-    background = Counter(a for a in supervision.answers if a).most_common(1)
+    background = Counter(a for a in asked.answers if a).most_common(1)
     common = background[0][0] if background and "," not in background[0][0] else None
     for (x, y), answer in zip(
-        supervision.queries.references[0].tolist(), supervision.answers, strict=True
+        asked.queries.references[0].tolist(), asked.answers, strict=True
     ):  # fmt: skip
         box = (x * SIDE - 3, y * SIDE - 3, x * SIDE + 3, y * SIDE + 3)
         fill = None if answer is None else "black" if answer == common else "white"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ufo.backbones.base import Backbone, Context
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import Context
 from ufo.head.beam import beams
 from ufo.head.decoded import Decoded
 from ufo.head.greedy import greedy
 from ufo.head.strategy import choose_strategy
 from ufo.tasks.base import Task
-from ufo.tokenizer import UFOTokenizer
+from ufo.tokenizer import Tokenizer
 
 __all__ = ["Decoded", "decode"]
 
@@ -21,7 +22,7 @@ __all__ = ["Decoded", "decode"]
 def decode(
     backbone: Backbone,
     context: Context,
-    tokenizer: UFOTokenizer,
+    tokenizer: Tokenizer,
     task: Task,
     classes: Sequence[str] = (),
 ) -> Decoded:
@@ -34,6 +35,5 @@ def decode(
     """
     strategy = choose_strategy(backbone, tokenizer, task, classes)
     decoded = (beams if strategy.beams else greedy)(backbone, context, strategy)
-    if backbone.compat.embedding_of_first:
-        decoded.features[:, 0] = backbone.embed_tokens(decoded.ids[:, 0])
+    decoded.features = backbone.answer_features(decoded.ids, decoded.features)
     return decoded

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ufo.ops.names import FOLDS
-from ufo.tokenizer import UFOTokenizer
+from ufo.tokenizer import Tokenizer
 
 _KEPT = 16
 
 
 @lru_cache(maxsize=_KEPT)
-def tokens_without_class(tokenizer: UFOTokenizer, classes: tuple[str, ...], size: int) -> Tensor:
+def tokens_without_class(tokenizer: Tokenizer, classes: tuple[str, ...], size: int) -> Tensor:
     """First tokens, bool `[size]`, after which no answer can name one of the classes any more.
 
     Names are compared as tolerantly as answers are read (`ufo.ops.names`). Where a token's own text does not

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ufo.backbones.base import Context
+from ufo.backbones.context import Context
 
 
 @dataclass(frozen=True)

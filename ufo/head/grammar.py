@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ufo.tokenizer import UFOTokenizer
+from ufo.tokenizer import Tokenizer
 
 Fields = tuple[tuple[str, ...], ...]
 """An answer is one text of each field, one after the other."""
@@ -63,7 +63,7 @@ class Grammar:
 
 
 @lru_cache(maxsize=_KEPT)
-def grammar_of(tokenizer: UFOTokenizer, alternatives: tuple[Fields, ...]) -> Grammar:
+def grammar_of(tokenizer: Tokenizer, alternatives: tuple[Fields, ...]) -> Grammar:
     """The automaton of answers that consist of the fields of one of the alternatives.
 
     Texts that the vocabulary cannot write are left out. Raises ValueError where no answer is left.
@@ -78,7 +78,7 @@ def grammar_of(tokenizer: UFOTokenizer, alternatives: tuple[Fields, ...]) -> Gra
     return _automaton(chains, tokenizer.end_id)
 
 
-def _written(ids: Sequence[int], tokenizer: UFOTokenizer) -> bool:
+def _written(ids: Sequence[int], tokenizer: Tokenizer) -> bool:
     """Whether decoding brings the text back: no unknown piece, nothing that vanishes."""
     return len(ids) > 2 and all(tokenizer.decode([[i] for i in ids[1:-1]]))
 

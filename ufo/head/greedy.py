@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ufo.backbones.base import AnswerCache, Backbone, Context
+from ufo.backbones.base import Backbone
+from ufo.backbones.context import AnswerCache, Context
 from ufo.head.decoded import Decoded
 from ufo.head.expand import Expansion, repeat_rows
 from ufo.head.grammar import START

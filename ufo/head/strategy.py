@@ -17,7 +17,7 @@ from ufo.head.expand import Expansion
 from ufo.head.grammar import Grammar, grammar_of
 from ufo.head.guesses import Drafts, Guess, MaskRun
 from ufo.tasks.base import Task
-from ufo.tokenizer import UFOTokenizer
+from ufo.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Strategy:
 
 
 def choose_strategy(
-    backbone: Backbone, tokenizer: UFOTokenizer, task: Task, classes: Sequence[str] = ()
+    backbone: Backbone, tokenizer: Tokenizer, task: Task, classes: Sequence[str] = ()
 ) -> Strategy:
     """The strategy of a task's settings, for answers about `classes`.
 
@@ -64,7 +64,7 @@ def choose_strategy(
     guesses: list[Guess] = []
     if task.drafts:
         guesses.append(Drafts([ids[1:] for ids in tokenizer.encode(task.drafts)], device))
-    mask_tokens = getattr(task, "mask_tokens", 0)
+    mask_tokens = task.mask_tokens
     if mask_tokens > 1:
         guesses.append(MaskRun(tokenizer.mask_id, mask_tokens, device))
     return Strategy(
@@ -79,7 +79,7 @@ def choose_strategy(
     )
 
 
-def _expansion(tokenizer: UFOTokenizer, task: Task) -> Expansion:
+def _expansion(tokenizer: Tokenizer, task: Task) -> Expansion:
     [[_, silent, *_]] = tokenizer.encode([task.wording.background])
     return Expansion(task.top_tokens, task.keep_queries, silent)
 

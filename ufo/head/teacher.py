@@ -1,28 +1,21 @@
 """Teacher forcing: written answers as tokens, and which of them the model learns to say (paper section 3.5).
 
 An answer starts anew with a start token, or it continues the text of its prompt. Both are rows of tokens,
-the first of which is only fed. Shapes: `R` rows, `T` tokens, `M` tokens that are computed.
+the first of which is only fed. Shapes: `B` images, `R` rows, `T` tokens, `M` computed, `n` prompt tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ufo.backbones.base import Backbone
-from ufo.tasks.base import Segments
-from ufo.tokenizer import UFOTokenizer
-
-
-class Written(NamedTuple):
-    """One row: its tokens and whether each is supervised; empty without a loss."""
-
-    ids: list[int]
-    supervised: list[bool]
+from ufo.tasks.base import Answer, Asked
+from ufo.tokenizer import Encoded, Tokenizer
+from ufo.types import Segment
 
 
 @dataclass
@@ -35,86 +28,112 @@ class TeacherForcing:
     supervised: Tensor | None  # which of the M those are; None: all
 
 
+def encode_prompts(
+    backbone: Backbone, tokenizer: Tokenizer, questions: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Questions in the backbone's chat format as tokens `[B or 1, n]`, and which of them may be seen."""
+    return tokenizer.encode_prompts([backbone.chat(question) for question in questions])
+
+
+def encode_training(
+    backbone: Backbone, tokenizer: Tokenizer, asked: Asked, max_length: int
+) -> tuple[Tensor, Tensor, TeacherForcing]:
+    """Prompts `[B or 1, n]`, their mask, and the answers to them as they are fed and learned.
+
+    An answer without queries has at most `max_length` tokens; those of queries are as long as they are.
+    """
+    if asked.queries is None and backbone.answers_continue_prompt:
+        prompts, mask, rows = continue_prompts(backbone, tokenizer, asked.prompts, asked.answers, max_length)
+        return prompts, mask, teacher_forcing(tokenizer, rows)
+    prompts, mask = encode_prompts(backbone, tokenizer, asked.prompts)
+    if asked.queries is None:
+        rows = write_answers(backbone, tokenizer, asked.answers, max_length)
+        return prompts, mask, teacher_forcing(tokenizer, rows)
+    rows = write_answers(backbone, tokenizer, asked.answers, None)
+    learned_ends = backbone.quirks.learned_ends(torch.tensor([len(row.ids) for row in rows]))
+    return prompts, mask, teacher_forcing(tokenizer, rows, learned_ends)
+
+
 def write_answers(
-    backbone: Backbone,
-    tokenizer: UFOTokenizer,
-    answers: Sequence[str | Segments | None],
-    max_length: int | None,
-) -> list[Written]:
-    """Answers that start anew: `<start> answer <end>`, further turns in between."""
-    turns: list[tuple[int, str, bool]] = []
-    for row, answer in enumerate(answers):
-        parts = [(answer, True)] if isinstance(answer, str) else answer or ()
-        turns += [(row, text if said else backbone.turn(text), said) for text, said in parts]
-    rows = [Written([], []) for _ in answers]
-    encoded = tokenizer.encode([text for _, text, _ in turns], max_length)
-    for (row, _, said), (start, *words, end) in zip(turns, encoded, strict=True):
-        ids, supervised = rows[row]
+    backbone: Backbone, tokenizer: Tokenizer, answers: Sequence[Answer], max_length: int | None
+) -> list[Encoded]:
+    """Answers that start anew: `<start> answer <end>`, further questions in between."""
+    parts: list[tuple[int, str, bool]] = []  # row, text, whether it is learned
+    for number, answer in enumerate(answers):
+        segments = [(answer, True)] if isinstance(answer, str) else answer or ()
+        parts += [
+            (number, text if learned else backbone.follow_up(text), learned) for text, learned in segments
+        ]
+    rows = [Encoded([], []) for _ in answers]
+    encoded = tokenizer.encode([text for _, text, _ in parts], max_length)
+    for (number, _, learned), (start, *words, end) in zip(parts, encoded, strict=True):
+        ids, supervised = rows[number]
         if not ids:
-            ids.append(start), supervised.append(False)
-        words += [end] * said
+            ids.append(start)
+            supervised.append(False)
+        words += [end] * learned
         ids += words
-        supervised += [said] * len(words)
+        supervised += [learned] * len(words)
     return rows
 
 
 def continue_prompts(
     backbone: Backbone,
-    tokenizer,
+    tokenizer: Tokenizer,
     questions: Sequence[str],
-    answers: Sequence[str | Segments | None],
+    answers: Sequence[Answer],
     max_length: int,
-) -> tuple[Tensor, Tensor, list[Written]]:
+) -> tuple[Tensor, Tensor, list[Encoded]]:
     """Prompts `[B, n]`, their mask, and answers that continue them and start with the prompt's last token."""
     conversations = [
         _conversation(backbone, tokenizer.end, question, answer)
         for question, answer in zip(questions, answers, strict=True)
     ]
     prompts, rows = [], []
-    for (ids, said), answer in zip(tokenizer.encode_segments(conversations), answers, strict=True):
-        begin = said.index(True) if any(said) else len(ids)
+    for (ids, learned), answer in zip(tokenizer.encode_segments(conversations), answers, strict=True):
+        begin = learned.index(True) if any(learned) else len(ids)
         prompts.append(ids[:begin])
-        ids, said = ids[begin - 1 :], said[begin - 1 :]
+        ids, learned = ids[begin - 1 :], learned[begin - 1 :]
         if isinstance(answer, str) and len(ids) > max_length + 1:
-            ids, said = [*ids[:max_length], tokenizer.end_id], said[: max_length + 1]
-        rows.append(Written(ids, said))
+            ids, learned = [*ids[:max_length], tokenizer.end_id], learned[: max_length + 1]
+        rows.append(Encoded(ids, learned))
     return *tokenizer.pad_prompts(prompts), rows
 
 
-def _conversation(backbone: Backbone, end: str, question: str, answer: str | Segments | None) -> Segments:
+def _conversation(backbone: Backbone, end: str, question: str, answer: Answer) -> list[Segment]:
     """Prompt and answer as segments of one text, supervised ones with their end token."""
     prompt = backbone.chat(question)
     if not answer or isinstance(answer, str):
-        # the model also learns to say how the prompt's last line ends
-        head = prompt.removesuffix(backbone.opening)
+        head = prompt.removesuffix(backbone.learned_prompt_end)
         return [(head, False), (prompt[len(head) :] + answer + end, True)] if answer else [(head, False)]
     segments = [(prompt, False)]
-    for text, said in answer:
-        before, was_said = segments[-1]
-        if said:  # a space before an answer belongs to its first word
+    for text, learned in answer:
+        before, was_learned = segments[-1]
+        if learned:  # a space before an answer belongs to its first word
             kept = before.rstrip(" ")
-            segments[-1] = (kept, was_said)
+            segments[-1] = (kept, was_learned)
             text = before[len(kept) :] + text + end
-        segments.append((text if said else backbone.turn(text), said))
+        segments.append((text if learned else backbone.follow_up(text), learned))
     return segments
 
 
 def teacher_forcing(
-    tokenizer: UFOTokenizer, rows: Sequence[Written], end_of_longest_only: bool = False
+    tokenizer: Tokenizer, rows: Sequence[Encoded], learned_ends: Tensor | None = None
 ) -> TeacherForcing:
-    """Rows of tokens as tensors; what follows a row's last supervised token is left out."""
+    """Rows of tokens as tensors; what follows a row's last supervised token is left out.
+
+    `learned_ends` bool `[R]` says which rows learn their last token; None: all.
+    """
     ids = tokenizer.pad([row.ids for row in rows])  # [R, T+1]
-    said = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (_, supervised) in zip(said, rows, strict=True):
-        row[: len(supervised)] = torch.tensor(supervised, dtype=torch.bool)
-    if end_of_longest_only:
-        lengths = torch.tensor([len(row.ids) for row in rows])
-        shorter = (lengths > 0) & (lengths < ids.shape[1])
-        said[shorter, lengths[shorter] - 1] = False
-    said = said[:, 1:]
-    computed = said.flip(1).cumsum(1).flip(1) > 0  # something supervised is still to come
+    learned = torch.zeros_like(ids, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        learned[number, : len(row.ids)] = torch.tensor(row.supervised, dtype=torch.bool)
+        if learned_ends is not None and row.ids and not learned_ends[number]:
+            learned[number, len(row.ids) - 1] = False
+    learned = learned[:, 1:]
+    computed = learned.flip(1).cumsum(1).flip(1) > 0  # something supervised is still to come
     packed = computed.flatten().nonzero()[:, 0]
-    supervised = said.flatten()[packed]
+    supervised = learned.flatten()[packed]
     return TeacherForcing(
         inputs=ids[:, :-1],
         packed=packed,

@@ -58,12 +58,12 @@ class UFOModule(L.LightningModule):
         # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly
         torch.manual_seed(batch.seed)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.model.loss(batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        losses, tokens = self.model.training_pass(batch)
         names = {f"train/{batch.source}/{k}": v for k, v in losses.items()}
         self.log_dict(names, batch_size=len(batch))
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(batch))
-        return losses["loss"]
+        return {"loss": losses["loss"], "tokens": tokens}  # callbacks see both
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
         return self.model.predict_batch(batch)

@@ -188,16 +188,27 @@ def _undecided(logits, unsure, rows, cols, threshold: float) -> Tensor:
     return at[(value - level).abs() <= fine].unique()
 
 
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Boxes around masks `[N, H, W]`: float32 `[N, 4]` xyxy, the last pixel included; zeros if empty."""
+def mask_boxes(masks: Tensor, whole_pixels: bool = True) -> Tensor:
+    """The boxes around masks, without waiting for the device.
+
+    Args:
+        masks: bool or integer `[N, H, W]`, 0 is outside.
+        whole_pixels: whether a box ends behind its last pixel, so that one pixel has an area of 1; otherwise
+            its corners are the indices of its first and last pixel, as in torchvision's `masks_to_boxes`.
+
+    Returns:
+        float32 `[N, 4]` xyxy pixels; zeros for an empty mask.
+    """
+    masks = masks if masks.dtype in (torch.bool, torch.uint8) else masks != 0
     top, bottom = _ends(_any(masks, 2))
     left, right = _ends(_any(masks, 1))
-    boxes = torch.stack([left, top, right + 1, bottom + 1], 1).float()
+    last = int(whole_pixels)
+    boxes = torch.stack([left, top, right + last, bottom + last], 1).float()
     return boxes * (right >= left)[:, None]
 
 
 def _any(masks: Tensor, dim: int) -> Tensor:
-    """`masks.any(dim)` of bool masks, ten times as fast on a CPU."""
+    """`masks.any(dim)` of bool or uint8 masks, ten times as fast on a CPU."""
     return masks.view(torch.uint8).amax(dim).bool()
 
 

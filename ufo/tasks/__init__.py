@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
 
-from ufo.tasks.base import Answers, Supervision, Task
+from ufo.tasks.base import Answers, Asked, Task
 
-__all__ = ["Answers", "Supervision", "Task", "make_task", "task_class", "task_names"]
+__all__ = ["Answers", "Asked", "Task", "make_task", "task_class", "task_names"]
 
 
 def _classes() -> dict[str, type[Task]]:
@@ -35,6 +36,6 @@ def task_class(name: str) -> type[Task]:
     return classes[name]
 
 
-def make_task(name: str, **settings) -> Task:
+def make_task(name: str, **settings: Any) -> Task:
     """A task by its name, for example from a checkpoint's config. Raises ValueError for an unknown one."""
     return task_class(name)(**settings)

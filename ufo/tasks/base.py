@@ -1,62 +1,74 @@
 """What a task is: a prompt, an answer grammar, and how targets become answers and answers predictions.
 
-A task has no weights and knows no backbone (paper section 3; design section 1). One file per task.
-Shapes: `B` images, `Q` queries, `S` trained queries, `K` mask tokens, `H W` pixels.
+A task has no weights and knows no backbone (paper section 3). One file per task.
+Shapes: `B` images, `Q` queries of an image, `M` masks, `h w` sub-pixels, `H W` pixels.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from ufo.ops.grid import Queries
 from ufo.tasks.wording import UFO_VIT, Wording
-from ufo.types import Batch, Prediction
+from ufo.types import Batch, Prediction, Segment
 
-Segments = list[tuple[str, bool]]
-"""Turns of one answer row. True: an answer, which is learned and ends with the end token; False: a further
-question, which is not learned and which the model writes in its backbone's chat format (`Backbone.turn`)."""
+Answer = str | Sequence[Segment] | None
+"""What one row should say. A conversation of several turns is a sequence of segments: those that are learned
+end with the end token, the others are further questions, which the backbone puts into its chat format
+(`Backbone.follow_up`). None: the row has no loss."""
+
+Fields = tuple[tuple[str, ...], ...]
+"""A well-formed answer: one text of each field, one after the other."""
 
 
 @dataclass
-class Supervision:
-    """What the model should answer to one batch. Built on the CPU: matching and text need nothing else."""
+class Asked:
+    """What the images of a batch are asked and, in training, what the model should answer.
 
-    # B*S rows, image by image; None: this row has no loss. A conversation of several turns is one row
-    answers: list[str | Segments | None]
-    queries: Queries | None = None  # the S trained queries of each image, dense tasks only
-    # masks, sorted by row; empty where the task has none
-    mask_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # [M]
-    masks: Tensor | None = None  # uint8 [M, H, W]
+    Built on the CPU: matching and text need nothing else.
+    """
+
+    prompts: list[str]  # B questions; the backbone puts them into its chat format
+    queries: Queries | None = None  # the queries of each image that answer; None: one answer per image
+    # training only
+    answers: Sequence[Answer] = ()  # B*Q rows, image by image
+    masks: Tensor | None = None  # uint8 [M, H, W], sorted by row; None: the task has no masks
     mask_counts: list[int] = field(default_factory=list)  # B, masks per image
-    # B lists of classes to ask for instead of the batch's one, dense tasks only
-    classes: list[tuple[str, ...]] | None = None
+    classes: list[tuple[str, ...]] | None = None  # B lists that are asked for instead of the batch's one
 
 
 @dataclass
 class Answers:
-    """What the model answered to one image's queries, best first token first is NOT implied."""
+    """What the model answered to the queries of one image, in the order of the queries."""
 
     texts: list[str]  # Q
     scores: Tensor  # float32 [Q], probability of the first token
-    references: Tensor | None  # [Q, 2] normalised (x, y)
+    references: Tensor | None  # [Q, 2] normalised (x, y); None: the only answer of an image
     size: tuple[int, int]  # (height, width) of the original image
     classes: tuple[str, ...]
     mask_counts: list[int]  # Q, how many mask tokens each answer holds
     # rows [M] with enough mask tokens -> probabilities of their first masks, float32 [M, H, W], original size
-    masks: Callable[[Tensor], Tensor]
+    retrieve_masks: Callable[[Tensor], Tensor]
     # the same rows -> logits [M, h, w] before they are resized, for tasks that need not see every pixel
-    mask_logits: Callable[[Tensor], Tensor] | None = None
+    retrieve_logits: Callable[[Tensor], Tensor] | None = None
+
+
+AnyTask = TypeVar("AnyTask", bound="Task")
 
 
 @dataclass(kw_only=True)
 class Task(ABC):
-    """Settings that every task has, stored with a checkpoint. The `wording` follows from the backbone."""
+    """Settings that every task has, stored with a checkpoint.
+
+    A model works with a copy that speaks its backbone's language (`worded`), so models may share a task.
+    """
 
     name: ClassVar[str]
     needs_text: ClassVar[bool] = False  # a prompt with the user's words
@@ -75,44 +87,65 @@ class Task(ABC):
     causal_image: bool = False  # image tokens see only earlier ones (language models)
     wording: Wording = field(default=UFO_VIT, init=False, repr=False, compare=False)
 
+    mask_tokens = 0  # `<MASK>` tokens of one mask; a setting of the tasks that answer with masks
+
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments that build this task again."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def worded(self: AnyTask, wording: Wording) -> AnyTask:
+        """The same task in the words of another family of backbones; this one stays as it is."""
+        other = copy.copy(self)
+        other.wording = wording
+        return other
+
+    # ---------------------------------------------------------------- what every task defines
+
+    @abstractmethod
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
+        """The question about one image; with a generator one of the wordings of training."""
+
+    @abstractmethod
+    def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
+        """What a training batch is asked and should answer.
+
+        A dense task chooses the trained queries of the full `grid [1, Q]`; other tasks are given None.
+        """
+
+    @abstractmethod
+    def parse(self, answers: Answers) -> Prediction:
+        """Read the answers to one image; what cannot be parsed is left out, never an error."""
+
+    # ---------------------------------------------------------------- asking
+
+    def ask(self, batch: Batch, grid: Queries | None) -> Asked:
+        """What a batch is asked at inference: all queries of the grid, in words that do not vary."""
+        return Asked(self.prompts(batch), grid)
+
+    def prompts(self, batch: Batch, training: bool = False) -> list[str]:
+        """The question about each image; in `training` the wordings vary."""
+        generator = batch_generator(batch, WORDING_STREAM) if training else None
+        return [self.prompt(batch.classes, text, generator) for text in batch.texts]
+
+    # ---------------------------------------------------------------- what decoding may know of the answers
 
     @property
     def drafts(self) -> tuple[str, ...]:
         """Whole answers that are likely: decoding checks such a guess instead of going token by token."""
         return ()
 
-    @abstractmethod
-    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
-        """The question about one image; with a generator one of the wordings of training."""
-
-    def prompts(self, batch: Batch, supervision: Supervision | None = None) -> list[str]:
-        """The question about each image; training passes the `supervision`, and its wordings vary."""
-        generator = None if supervision is None else batch_generator(batch, WORDING_STREAM)
-        return [self.prompt(batch.classes, text, generator) for text in batch.texts]
-
     @property
     def has_grammar(self) -> bool:
         """Whether answers can be `constrained`; otherwise they are free text."""
         return type(self).grammar is not Task.grammar
 
-    def grammar(self, classes: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
         """Well-formed answers: alternatives of fields, each of which is one of some texts.
 
         Raises ValueError where answers are free text.
         """
         raise ValueError(f"answers of task '{self.name}' are free text; leave constrained=false")
-
-    @abstractmethod
-    def supervise(self, batch: Batch, grid: Queries | None) -> Supervision:
-        """Choose trained queries of the full `grid [1, Q]` and write their answers."""
-
-    @abstractmethod
-    def parse(self, answers: Answers) -> Prediction:
-        """Read the answers to one image; what cannot be parsed is left out, never an error."""
 
 
 WORDING_STREAM = 0x5EEDED

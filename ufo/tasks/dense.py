@@ -1,7 +1,8 @@
-"""What detection, instance and semantic segmentation share: grid queries and their assignment.
+"""What detection, instance and semantic segmentation share: grid queries (paper section 3.3).
 
 Every object is matched to up to `repeat` queries, `samples_per_window` queries of each window are trained
-(docs/published_system.md#assignment). Shapes: `B` images, `Q` queries, `S` trained queries, `N` objects.
+(docs/published_system.md#assignment).
+Shapes: `B` images, `Q` queries of the grid, `S` trained queries, `N` objects of one image, `H W` pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +17,17 @@ from torch import Tensor
 
 from ufo.ops.grid import Queries
 from ufo.ops.matching import assign, sample_per_window
-from ufo.tasks.base import WORDING_STREAM, Supervision, Task, batch_generator
-from ufo.tasks.wording.base import MASK_TOKEN
-from ufo.types import Batch
+from ufo.tasks.base import WORDING_STREAM, Answer, Asked, Fields, Task, batch_generator
+from ufo.types import MASK_TOKEN, Batch, given
+
+
+@dataclass
+class Objects:
+    """The objects of one image that queries may answer for."""
+
+    labels: Tensor  # int64 [N]
+    boxes: Tensor  # float32 [N, 4], xyxy pixels of the network's image
+    masks: Tensor | None = None  # uint8 [N, H, W]; None: points inside and outside a box are alike
 
 
 @dataclass(kw_only=True)
@@ -39,12 +48,75 @@ class DenseTask(Task):
     class_sampling: float = 0.0
     negatives: int = 3
 
-    def prompts(self, batch: Batch, supervision: Supervision | None = None) -> list[str]:
-        lists = None if supervision is None else supervision.classes
+    mask_cost = 0.0  # of a point outside the object's mask; a setting of the tasks with masks
+
+    # ---------------------------------------------------------------- what every dense task defines
+
+    @abstractmethod
+    def objects(self, batch: Batch, i: int) -> Objects:
+        """The objects of image `i`."""
+
+    @abstractmethod
+    def write_answers(
+        self, batch: Batch, queries: Queries, objects: list[Objects], matched: Tensor
+    ) -> tuple[list[Answer], list[Tensor] | None]:
+        """The answers of the trained `queries`, and the masks in them, image by image (None: there are none).
+
+        `matched [B, S]` says which of its image's objects a query answers for, -1 = none.
+        """
+
+    @abstractmethod
+    def object_grammar(self) -> Fields:
+        """What follows the class name and the comma, field by field."""
+
+    def noise(self, queries: int, objects: int, generator: torch.Generator) -> Tensor | None:
+        """What is added to the cost `[Q, repeat * N]` of assigning queries to objects."""
+        return None
+
+    # ---------------------------------------------------------------- asking and supervision
+
+    def prompts(
+        self, batch: Batch, training: bool = False, lists: Sequence[Sequence[str]] | None = None
+    ) -> list[str]:
+        """The question about each image; `lists` are the classes of each one instead of the batch's."""
         if lists is None:  # the whole list is asked for in the same words in training and at inference
             return [self.prompt(batch.classes, "")] * len(batch)
         generator = batch_generator(batch, WORDING_STREAM)
         return [self.prompt(classes, "", generator) for classes in lists]
+
+    def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
+        generator = batch_generator(batch)
+        queries, matched = self.match(batch, given(grid, "queries"), generator)
+        objects = [self.objects(batch, i) for i in range(len(batch))]
+        lists = self.sample_classes(batch.classes, [o.labels for o in objects], generator)
+        answers, masks = self.write_answers(batch, queries, objects, matched)
+        asked = Asked(self.prompts(batch, True, lists), queries, answers, classes=lists)
+        if masks is not None:
+            asked.masks, asked.mask_counts = torch.cat(masks), [len(m) for m in masks]
+        return asked
+
+    def match(self, batch: Batch, grid: Queries, generator: torch.Generator) -> tuple[Queries, Tensor]:
+        """The trained queries and the object each answers for: `[B, S]`, -1 = none."""
+        assigned = torch.stack([self.assign(batch, i, grid, generator) for i in range(len(batch))])
+        chosen = sample_per_window(assigned, grid.windows[0], self.samples_per_window, generator=generator)
+        return grid.select(chosen), assigned.gather(1, chosen)
+
+    def assign(self, batch: Batch, i: int, grid: Queries, generator: torch.Generator) -> Tensor:
+        """Index of the object of image `i` that each query of the grid answers for, `[Q]`, -1 = none."""
+        objects, points = self.objects(batch, i), grid.references[0]
+        noise = self.noise(len(points), self.repeat * len(objects.labels), generator)
+        if not len(objects.boxes):
+            return torch.full((len(points),), -1)
+        return assign(
+            points,
+            objects.boxes,
+            batch.image_size,
+            objects.masks,
+            repeat=self.repeat,
+            point_weight=self.point_cost,
+            mask_weight=self.mask_cost,
+            noise=noise,
+        )
 
     def sample_classes(
         self, classes: Sequence[str], labels: Sequence[Tensor], generator: torch.Generator
@@ -60,25 +132,12 @@ class DenseTask(Task):
         others = torch.randperm(count, generator=generator)
         others = others[~torch.isin(others, present)][: self.negatives * max(len(present), 1)]
         chosen = torch.cat([present, others])
-        return chosen[torch.randperm(len(chosen), generator=generator)].tolist()
+        shuffled: list[int] = chosen[torch.randperm(len(chosen), generator=generator)].tolist()
+        return shuffled
 
-    def grammar(self, classes):
+    def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
         answers = ((tuple(classes), (",",), *self.object_grammar()),)
         return (*answers, ((self.wording.background,),)) if self.answers_background else answers
-
-    @abstractmethod
-    def object_grammar(self) -> tuple[tuple[str, ...], ...]:
-        """What follows the class name and the comma, field by field."""
-
-    def match(self, batch: Batch, grid: Queries, generator: torch.Generator) -> tuple[Queries, Tensor]:
-        """The trained queries and the object each answers for: `[B, S]`, -1 = none."""
-        assigned = torch.stack([self.assign(batch, i, grid, generator) for i in range(len(batch))])
-        chosen = sample_per_window(assigned, grid.windows[0], self.samples_per_window, generator=generator)
-        return grid.select(chosen), assigned.gather(1, chosen)
-
-    @abstractmethod
-    def assign(self, batch: Batch, i: int, grid: Queries, generator: torch.Generator) -> Tensor:
-        """Index of the object of image `i` that each query of the grid answers for, `[Q]`, -1 = none."""
 
 
 @dataclass(kw_only=True)
@@ -88,37 +147,18 @@ class MaskTask(DenseTask):
     mask_tokens: int = 16
     mask_cost: float = 100.0
 
-    def object_grammar(self):
+    def object_grammar(self) -> Fields:
         return ((MASK_TOKEN * self.mask_tokens,),)
 
-    def write_masks(
-        self,
-        objects: list[tuple[Tensor, Tensor]],
-        names: Sequence[str],
-        matched: Tensor,
-        otherwise: str | None,
-    ) -> dict:
-        """Answers and mask targets of `matched [B, S]`, given each image's (labels [N], masks [N, H, W])."""
+    def write_answers(
+        self, batch: Batch, queries: Queries, objects: list[Objects], matched: Tensor
+    ) -> tuple[list[Answer], list[Tensor]]:
         suffix = "," + MASK_TOKEN * self.mask_tokens
-        answers: list[str | None] = []
-        for (labels, _), row in zip(objects, matched.tolist(), strict=True):
-            texts = [names[j] + suffix for j in labels.tolist()]
-            answers += [texts[j] if j >= 0 else otherwise for j in row]
-        positive = matched >= 0
-        masks = [m[row[keep]] for (_, m), row, keep in zip(objects, matched, positive, strict=True)]
-        return {
-            "answers": answers,
-            "mask_rows": positive.flatten().nonzero()[:, 0],
-            "masks": torch.cat(masks),
-            "mask_counts": [len(m) for m in masks],
-        }
-
-
-def assign_objects(
-    grid: Queries, boxes: Tensor, size: tuple[int, int], masks: Tensor | None, **settings
-) -> Tensor:
-    """`ufo.ops.matching.assign` on a grid; every query is background in an image without objects."""
-    points = grid.references[0]
-    if not len(boxes):
-        return torch.full((len(points),), -1)
-    return assign(points, boxes, size, masks, **settings)
+        otherwise = self.wording.background if self.answers_background else None
+        answers: list[Answer] = []
+        masks: list[Tensor] = []
+        for one, row in zip(objects, matched, strict=True):
+            texts = [batch.classes[j] + suffix for j in one.labels.tolist()]
+            answers += [texts[j] if j >= 0 else otherwise for j in row.tolist()]
+            masks.append(given(one.masks, "masks")[row[row >= 0]])
+        return answers, masks

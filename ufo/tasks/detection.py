@@ -5,17 +5,20 @@ The centre is relative to the query's reference, width and height are absolute, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ufo.ops.boxes import decode_boxes, encode_boxes
+from ufo.ops.grid import Queries
 from ufo.ops.names import find_class
 from ufo.ops.nms import soft_nms
-from ufo.tasks.base import Answers, Supervision, batch_generator
-from ufo.tasks.dense import DenseTask, assign_objects
-from ufo.types import Batch, Prediction
+from ufo.tasks.base import Answer, Answers, Fields
+from ufo.tasks.dense import DenseTask, Objects
+from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
@@ -30,43 +33,40 @@ class Detection(DenseTask):
     nms_iou: float = 0.5
     nms_min_score: float = 1e-3
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes), num_bins=self.num_bins)
 
-    def object_grammar(self):
+    def object_grammar(self) -> Fields:
         return self.wording.box_grammar(self.num_bins)
 
-    def assign(self, batch, i, grid, generator):
-        size = tuple(batch.images.shape[-2:])
-        return assign_objects(
-            grid, batch.boxes[i], size, None, repeat=self.repeat, point_weight=self.point_cost
-        )
+    def objects(self, batch: Batch, i: int) -> Objects:
+        return Objects(given(batch.labels, "labels")[i], given(batch.boxes, "boxes")[i])
 
-    def supervise(self, batch: Batch, grid) -> Supervision:
-        generator = batch_generator(batch)
-        queries, matched = self.match(batch, grid, generator)
-        size = tuple(batch.images.shape[-2:])
-        answers: list[str | None] = []
-        for i, row in enumerate(matched):
-            rows = [self.wording.background] * len(row)
+    def write_answers(
+        self, batch: Batch, queries: Queries, objects: list[Objects], matched: Tensor
+    ) -> tuple[list[Answer], None]:
+        answers: list[Answer] = []
+        for one, row, points in zip(objects, matched, queries.references, strict=True):
+            rows: list[Answer] = [self.wording.background] * len(row)
             positive = (row >= 0).nonzero()[:, 0]
-            objects = row[positive]
-            bins = encode_boxes(batch.boxes[i][objects], size, self.num_bins, queries.references[i, positive])
-            labels = batch.labels[i][objects].tolist()
+            chosen = row[positive]
+            bins = encode_boxes(one.boxes[chosen], batch.image_size, self.num_bins, points[positive])
+            labels = one.labels[chosen].tolist()
             for at, label, box in zip(positive.tolist(), labels, bins.tolist(), strict=True):
                 rows[at] = f"{batch.classes[label]},{self.wording.write_box(box)}"
             answers += rows
-        classes = self.sample_classes(batch.classes, batch.labels, generator)
-        return Supervision(answers, queries, classes=classes)
+        return answers, None
 
     def parse(self, answers: Answers) -> Prediction:
         labels, bins, rows = [], [], []
-        for row in answers.scores.argsort(descending=True).tolist():
-            label, rest = find_class(answers.texts[row], answers.classes)
+        for number in answers.scores.argsort(descending=True).tolist():
+            index, rest = find_class(answers.texts[number], answers.classes)
             box = self.wording.read_box(rest)
-            if label < 0 or box is None:
+            if index < 0 or box is None:
                 continue
-            labels.append(label), bins.append(box), rows.append(row)
+            labels.append(index)
+            bins.append(box)
+            rows.append(number)
             if len(rows) == self.max_per_image:
                 break
         device = answers.scores.device
@@ -75,7 +75,7 @@ class Detection(DenseTask):
             torch.tensor(bins, device=device).view(-1, 4),
             answers.size,
             self.num_bins,
-            answers.references[row],
+            given(answers.references, "reference points")[row],
         )
         label = torch.tensor(labels, dtype=torch.int64, device=device)
         keep, scores = soft_nms(

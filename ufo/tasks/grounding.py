@@ -5,14 +5,16 @@ All four in bins of the image; what cannot be parsed is the zero box.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from ufo.ops.boxes import decode_boxes, encode_boxes
-from ufo.tasks.base import Answers, Supervision, Task
-from ufo.types import Batch, Prediction
+from ufo.ops.grid import Queries
+from ufo.tasks.base import Answers, Asked, Fields, Task
+from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
@@ -26,17 +28,17 @@ class Grounding(Task):
     num_bins: int
     max_length: int = 20
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, text=text)
 
-    def grammar(self, classes):
+    def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
         return (self.wording.box_grammar(self.num_bins),)
 
-    def supervise(self, batch: Batch, grid) -> Supervision:
-        size = tuple(batch.images.shape[-2:])
-        boxes = torch.stack([b[0] for b in batch.boxes])  # [B, 4]
-        bins = encode_boxes(boxes, size, self.num_bins)
-        return Supervision([self.wording.write_box(box) for box in bins.tolist()])
+    def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
+        boxes = torch.stack([b[0] for b in given(batch.boxes, "boxes")])  # [B, 4]
+        bins = encode_boxes(boxes, batch.image_size, self.num_bins)
+        answers = [self.wording.write_box(box) for box in bins.tolist()]
+        return Asked(self.prompts(batch, training=True), answers=answers)
 
     def parse(self, answers: Answers) -> Prediction:
         device = answers.scores.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,9 @@ import torch
 from ufo.ops.masks import binarise, mask_boxes
 from ufo.ops.names import find_class
 from ufo.ops.nms import matrix_nms
-from ufo.tasks.base import Answers, Supervision, batch_generator
-from ufo.tasks.dense import MaskTask, assign_objects
-from ufo.types import Batch, Prediction
+from ufo.tasks.base import Answers
+from ufo.tasks.dense import MaskTask, Objects
+from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
@@ -29,27 +30,12 @@ class InstanceSegmentation(MaskTask):
     nms_sigma: float = 2.0
     nms_filter: float = 0.05
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes))
 
-    def assign(self, batch, i, grid, generator):
-        return assign_objects(
-            grid,
-            batch.boxes[i],
-            tuple(batch.images.shape[-2:]),
-            batch.masks[i],
-            repeat=self.repeat,
-            point_weight=self.point_cost,
-            mask_weight=self.mask_cost,
-        )
-
-    def supervise(self, batch: Batch, grid) -> Supervision:
-        generator = batch_generator(batch)
-        queries, matched = self.match(batch, grid, generator)
-        objects = list(zip(batch.labels, batch.masks, strict=True))
-        written = self.write_masks(objects, batch.classes, matched, otherwise=self.wording.background)
-        classes = self.sample_classes(batch.classes, batch.labels, generator)
-        return Supervision(queries=queries, classes=classes, **written)
+    def objects(self, batch: Batch, i: int) -> Objects:
+        labels, boxes = given(batch.labels, "labels"), given(batch.boxes, "boxes")
+        return Objects(labels[i], boxes[i], given(batch.masks, "masks")[i])
 
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)
@@ -72,13 +58,14 @@ class InstanceSegmentation(MaskTask):
         In chunks: hundreds of probability maps at original size would fill the memory.
         """
         masks, quality = [], []
-        if answers.mask_logits is not None and rows.device.type == "cpu" and len(rows):
+        if answers.retrieve_logits is not None and rows.device.type == "cpu" and len(rows):
             for part in rows.split(self.chunk):
-                mask, mean = binarise(answers.mask_logits(part), answers.size, self.mask_threshold)
-                masks.append(mask.mT), quality.append(mean)
+                mask, mean = binarise(answers.retrieve_logits(part), answers.size, self.mask_threshold)
+                masks.append(mask.mT)
+                quality.append(mean)
             return (masks[0] if len(masks) == 1 else torch.cat(masks)).mT, torch.cat(quality)
         for part in rows.split(self.cpu_chunk if rows.device.type == "cpu" else self.chunk):
-            probability = answers.masks(part)
+            probability = answers.retrieve_masks(part)
             mask = probability > self.mask_threshold
             inside = (probability * mask).flatten(1).sum(1)
             masks.append(mask)

@@ -5,10 +5,13 @@ The user's words are asked as they are; a whole sentence and a phrase are put di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ufo.tasks.base import WORDING_STREAM, Supervision, batch_generator
+import torch
+
+from ufo.tasks.base import WORDING_STREAM, batch_generator
 from ufo.tasks.referring_segmentation import ReferringSegmentation
 from ufo.types import Batch
 
@@ -19,15 +22,15 @@ class ReasoningSegmentation(ReferringSegmentation):
 
     name: ClassVar[str] = "reasoning_segmentation"
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self._ask(text, is_sentence(text), generator)
 
-    def prompts(self, batch: Batch, supervision: Supervision | None = None) -> list[str]:
-        generator = None if supervision is None else batch_generator(batch, WORDING_STREAM)
+    def prompts(self, batch: Batch, training: bool = False) -> list[str]:
+        generator = batch_generator(batch, WORDING_STREAM) if training else None
         sentences = batch.sentences or [is_sentence(text) for text in batch.texts]
         return [self._ask(t, s, generator) for t, s in zip(batch.texts, sentences, strict=True)]
 
-    def _ask(self, text: str, sentence: bool, generator) -> str:
+    def _ask(self, text: str, sentence: bool, generator: torch.Generator | None) -> str:
         if sentence:
             return self.wording.ask("reasoning_sentence", generator, text=text)
         return self.wording.ask("reasoning_phrase", generator, text=text.lower())

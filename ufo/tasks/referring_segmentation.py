@@ -5,15 +5,16 @@ The answer holds `mask_tokens` mask tokens inside a sentence; fewer are no mask,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from ufo.tasks.base import Answers, Supervision, Task, batch_generator
-from ufo.tasks.wording.base import MASK_TOKEN
-from ufo.types import Batch, Prediction
+from ufo.ops.grid import Queries
+from ufo.ops.masks import mask_boxes
+from ufo.tasks.base import Answers, Asked, Task, batch_generator
+from ufo.types import MASK_TOKEN, Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
@@ -32,17 +33,18 @@ class ReferringSegmentation(Task):
         mask = MASK_TOKEN * self.mask_tokens
         return tuple(template.format(mask=mask) for template in self.wording.mask_answers)
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, text=text)
 
-    def supervise(self, batch: Batch, grid) -> Supervision:
+    def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
         generator = batch_generator(batch)
         answers = [self.wording.write_mask(self.mask_tokens, generator) for _ in batch.texts]
-        return Supervision(
-            answers,
+        masks = given(batch.masks, "masks")
+        return Asked(
+            self.prompts(batch, training=True),
+            answers=answers,
             # several objects that one expression means are one mask, none is an empty one
-            masks=torch.stack([m.any(0).to(torch.uint8) for m in batch.masks]),
-            mask_rows=torch.arange(len(batch)),
+            masks=torch.stack([m.any(0).to(torch.uint8) for m in masks]),
             mask_counts=[1] * len(batch),
         )
 
@@ -52,15 +54,7 @@ class ReferringSegmentation(Task):
         if answers.mask_counts[0] < self.mask_tokens:
             masks = torch.zeros(1, *answers.size, dtype=torch.bool, device=device)
         else:
-            masks = answers.masks(torch.zeros(1, dtype=torch.int64, device=device)) > self.mask_threshold
-        box = box_around(masks[0])
-        return Prediction(self.name, box[None], answers.scores, masks=masks, text=answers.texts[0])
-
-
-def box_around(mask: Tensor) -> Tensor:
-    """The xyxy box `[4]` around a mask bool `[H, W]`, zeros for an empty one; never waits for the device."""
-    edges = []
-    for line in (mask.any(0), mask.any(1)):  # columns, rows
-        first, last = line.int().argmax(), len(line) - line.flip(0).int().argmax()
-        edges.append(torch.stack([first, last]) * line.any())
-    return torch.stack(edges, 1).flatten().float()
+            masks = (
+                answers.retrieve_masks(torch.zeros(1, dtype=torch.int64, device=device)) > self.mask_threshold
+            )
+        return Prediction(self.name, mask_boxes(masks), answers.scores, masks=masks, text=answers.texts[0])

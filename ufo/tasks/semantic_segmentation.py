@@ -5,17 +5,18 @@ Prediction is the per-pixel argmax over classes of the summed score x mask.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
-from ufo.tasks.base import Answers, Supervision, batch_generator
-from ufo.tasks.dense import MaskTask, assign_objects
+from ufo.ops.masks import mask_boxes
+from ufo.tasks.base import Answers
+from ufo.tasks.dense import MaskTask, Objects
 from ufo.tasks.instance_segmentation import read_masks
-from ufo.types import IGNORE, Batch, Prediction
+from ufo.types import IGNORE, Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
@@ -29,37 +30,22 @@ class SemanticSegmentation(MaskTask):
 
     assign_noise: float = 1.0  # U(0, noise) on top of the cost, so that any point of a region may answer
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes))
 
-    def assign(self, batch, i, grid, generator):
-        labels, masks = regions(batch.semantic[i])
-        queries, count = len(grid.references[0]), self.repeat * len(labels)
-        noise = torch.rand(queries, count, generator=generator) * self.assign_noise
-        return assign_objects(
-            grid,
-            masks_to_boxes(masks) if len(masks) else torch.zeros(0, 4),
-            tuple(batch.images.shape[-2:]),
-            masks,
-            repeat=self.repeat,
-            point_weight=self.point_cost,
-            mask_weight=self.mask_cost,
-            noise=noise,
-        )
+    def objects(self, batch: Batch, i: int) -> Objects:
+        labels, masks = regions(given(batch.semantic, "class maps")[i])
+        # the corners are pixels, not the edges around them: the published models were matched like this
+        return Objects(labels, mask_boxes(masks, whole_pixels=False), masks)
 
-    def supervise(self, batch: Batch, grid) -> Supervision:
-        generator = batch_generator(batch)
-        queries, matched = self.match(batch, grid, generator)
-        objects = [regions(m) for m in batch.semantic]
-        written = self.write_masks(objects, batch.classes, matched, otherwise=None)
-        classes = self.sample_classes(batch.classes, [labels for labels, _ in objects], generator)
-        return Supervision(queries=queries, classes=classes, **written)
+    def noise(self, queries: int, objects: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(queries, objects, generator=generator) * self.assign_noise
 
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)
         votes = answers.scores.new_zeros(len(answers.classes), *answers.size)
         for rows, labels in zip(row.split(self.chunk), label.split(self.chunk), strict=True):
-            votes.index_add_(0, labels, answers.masks(rows) * answers.scores[rows, None, None])
+            votes.index_add_(0, labels, answers.retrieve_masks(rows) * answers.scores[rows, None, None])
         return Prediction(self.name, semantic=votes.argmax(0), classes=answers.classes)
 
 

@@ -5,11 +5,15 @@ A conversation is one answer row: its first question is the prompt, only the ans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ufo.tasks.base import Answers, Segments, Supervision, Task
-from ufo.types import Batch, Prediction
+import torch
+
+from ufo.ops.grid import Queries
+from ufo.tasks.base import Answer, Answers, Asked, Task
+from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
@@ -22,17 +26,18 @@ class VQA(Task):
 
     max_length: int = 64
 
-    def prompt(self, classes, text, generator=None) -> str:
+    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, text=text)
 
-    def supervise(self, batch: Batch, grid) -> Supervision:
-        return Supervision([_turns(conversation) for conversation in batch.conversations])
+    def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
+        conversations = given(batch.conversations, "conversations")
+        return Asked(self.prompts(batch, training=True), answers=[_turns(one) for one in conversations])
 
     def parse(self, answers: Answers) -> Prediction:
         return Prediction(self.name, text=answers.texts[0].strip(), scores=answers.scores)
 
 
-def _turns(conversation: list[str]) -> str | Segments:
+def _turns(conversation: list[str]) -> Answer:
     """What follows the first question: its answer, or all turns of a longer conversation."""
     _, first, *rest = conversation
     if not rest:

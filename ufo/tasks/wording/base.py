@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-MASK_TOKEN = "<MASK>"
+from ufo.types import MASK_TOKEN
+
 _OUTSIDE = 10**6  # bins, beyond any image
 
 
