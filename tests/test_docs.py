@@ -351,7 +351,8 @@ def test_seams__keep_what_the_design_promises():
     for part in ("ufo.tasks", "ufo.data", "ufo.metrics", "ufo.draw"):
         assert not [name for name in rules[part] if within(name, sorted(model))], part
     assert not [n for n in rules["ufo.callbacks"] if within(n, [*sorted(model), "ufo.tasks"])]
-    assert not [n for n in rules["ufo.head"] if within(n, ["ufo.backbones"]) and n != "ufo.backbones.base"]
+    seam = ("ufo.backbones.base", "ufo.backbones.context")
+    assert not [n for n in rules["ufo.head"] if within(n, ["ufo.backbones"]) and n not in seam]
     assert not [n for n in rules["ufo.backbones"] if within(n, ["ufo.tasks", "ufo.data", "ufo.head"])]
 
 
