@@ -22,8 +22,8 @@ from ufo.head.retrieval import retrieve_masks
 from ufo.ops.masks import rle_encode
 from ufo.tasks import make_task
 from ufo.tasks.base import Answers
-from ufo.tasks.dense import MASK_TOKEN
 from ufo.tasks.instance_segmentation import InstanceSegmentation
+from ufo.types import MASK_TOKEN
 
 
 def make_answers(count: int, size: tuple[int, int], patches: int) -> Answers:

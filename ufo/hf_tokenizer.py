@@ -221,8 +221,8 @@ def _from_hub(name: str) -> Path:
         return folder
     except Exception as error:
         raise FileNotFoundError(
-            f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable on the "
-            f"hub ({type(error).__name__}); download the model's tokenizer and give its folder"
+            f"no tokenizer '{name}': it is neither a file, a folder with tokenizer.json, nor reachable "
+            f"on the hub ({type(error).__name__}); download the model's tokenizer and give its folder"
         ) from error
 
 
