@@ -115,7 +115,7 @@ def cut(content):
     ("change", "code", "words"),
     [
         (lambda content: None, 0, ["usable, nothing is wrong", "owl", "1.0 objects each"]),
-        (normalised, 1, ["3x box or area smaller than a pixel", "numbers from 0 to 1", "no object is left"]),
+        (normalised, 1, ["3x box smaller than a pixel", "numbers from 0 to 1", "no object is left"]),
         (missing, 1, ["sample 1", "nowhere.jpg: there is no such image file", "2 fine, 1 not"]),
         (
             unknown,

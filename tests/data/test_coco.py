@@ -200,8 +200,7 @@ SHORT_COMPRESSED = {
 BAD = {
     "annotation marked as ignored": [{"ignore": 1}],
     "box outside its image": [{"bbox": [64, 8, 20, 16]}, {"bbox": [4, -30, 20, 30]}],
-    "box or area smaller than a pixel": [
-        {"area": 0},
+    "box smaller than a pixel": [
         {"bbox": [4, 8, 0.5, 16]},
         {"bbox": [4, 8, 9, 0.9]},
     ],
@@ -298,23 +297,28 @@ def test_boxes_are_clipped_for_training_only(tmp_path):
 
 def test_ids_used_twice(tmp_path):
     content = coco_content({}, {"id": 100})
-    content["images"].append({**content["images"][0], "file_name": "other.jpg"})
+    content["images"].append(content["images"][0])
     write_image(tmp_path / "0.jpg")
     data = CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content))
     assert len(data) == 1 and data.target(0).image.endswith("0.jpg")
     assert len(data.target(0).boxes) == 2
-    assert data.problems.counts == {"image id used twice": 1, "annotation id used twice": 1}
+    assert data.problems.left_out == {"image listed twice": 1}
+    assert data.problems.doubtful == {"annotation id used twice": 1}
+    content["images"][1] = {**content["images"][0], "file_name": "other.jpg"}
+    with pytest.raises(DataError, match=r"images 0\.jpg and other\.jpg have the same id 10"):
+        CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content))
+    del content["images"][1]
     content["categories"][1]["id"] = 90
     with pytest.raises(DataError, match="two categories have the same id"):
         CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content))
 
 
-def test_each_kind_is_logged_once_with_its_first_place(tmp_path, caplog):
+def test_each_kind_is_logged_once_with_its_count_and_first_place(tmp_path, caplog):
+    thin = {"bbox": [4, 8, 0.5, 16]}
     with caplog.at_level(logging.WARNING):
-        make(tmp_path, {}, {"area": 0}, {"area": 0}, {"area": 0}, train=True)
-    lines = [r.getMessage() for r in caplog.records if "smaller" in r.getMessage()]
-    assert len(lines) == 2  # the first place, and the count in the end
-    assert "annotation 101 of image 10" in lines[0] and "3x" in lines[1]
+        make(tmp_path, {}, thin, thin, thin, train=True).serve(frozenset({"boxes"}))
+    (line,) = [r.getMessage() for r in caplog.records if "smaller" in r.getMessage()]
+    assert "3x box smaller than a pixel, left out (first: annotation 101 of image 10)" in line
 
 
 # --- bad files

@@ -17,11 +17,11 @@ from files import coco_content, write_image, write_json
 from pycocotools import mask as coco_mask
 
 from ufo.data.datasets import CocoDataset, SemanticDataset
-from ufo.data.datasets.base import Problems
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparations
 from ufo.data.prepare.labels import CITYSCAPES, COCO_STUFF
 from ufo.data.prepare.runner import run_shards, writing
+from ufo.data.problems import Problems
 
 VOCAB = Path(__file__).parents[2] / "conf" / "vocab"
 
@@ -273,7 +273,7 @@ def test_nuimages_boxes_and_masks(tmp_path):
     assert [data.classes[k] for k in sample["labels"]] == ["bus", "car"]  # by token; animals are no class
     assert sample["boxes"].tolist() == [[10, 10, 40, 30], [4, 8, 24, 24]]
     assert sample["masks"].sum((1, 2)).tolist() == [30 * 20, 20 * 16]
-    assert data.problems.counts == {"no segmentation": 1}
+    assert data.problems.counts == {"no segmentation": 1, "image without objects": 1}
     everything = CocoDataset(home, path)
     assert len(everything) == 2  # key frames only, also those without objects
     assert everything.target(1).iscrowd.tolist() == [False, False, True]

@@ -21,7 +21,25 @@ PIECE = 1 << 20
 """Characters of a list that are parsed at once."""
 _NEAR_END = 16  # characters: a number or literal that the end of a chunk has cut is not longer
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _number(digits: str) -> int | float:
+    """A whole number of a file; one of thousands of digits, which `int` refuses, is infinite."""
+    return int(digits) if len(digits) < 4000 else float(digits)
+
+
 _decode = json.JSONDecoder().raw_decode
+_decode_long = json.JSONDecoder(parse_int=_number).raw_decode  # slower
+
+
+def loads(content: str | bytes) -> Any:
+    """As `json.loads`, but a number of any length is none that ends the reading of a file."""
+    try:
+        return json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(content, parse_int=_number)
 
 
 def json_error(path: str | Path, message: str, cut: bool, line: int, column: int, place: int) -> DataError:
@@ -131,6 +149,8 @@ class _Text:
                 if unfinished and self._more():
                     continue
                 raise self.error(error.msg, error.pos) from None
+            except ValueError:
+                value, end = _decode_long(self._text, self._at)
             # a number at the very end of the window may go on
             if end < len(self._text) or not self._more():
                 self._at = end
@@ -148,7 +168,7 @@ class _Text:
             end = max(self._text.rfind(mark, self._at, stop) for mark in ("},{", "}, {", "},\n{"))
             if end >= 0:
                 try:
-                    values = json.loads(f"[{self._text[self._at : end + 1]}]")
+                    values = loads(f"[{self._text[self._at : end + 1]}]")
                 except json.JSONDecodeError:
                     self._single = end
                 else:

@@ -124,12 +124,16 @@ class Source:
         return data
 
     def _checked(self, data: Dataset, split: str) -> Dataset:
-        missing = task_class(self.task).needs - data.provides
+        needs = task_class(self.task).needs
+        missing = needs - data.provides
         if missing:
             raise ValueError(
                 f"Source {self.name!r}: the task {self.task!r} needs {', '.join(sorted(missing))}, which its "
                 f"{split} data do not have; they have: {', '.join(sorted(data.provides)) or 'nothing'}."
             )
+        if hasattr(data, "serve"):
+            pasting = split == "train" and hasattr(self.train_transform, "bind")
+            data.serve(needs, pasting=pasting)
         if not len(data):
             raise ValueError(f"Source {self.name!r}: its {split} data has no samples.")
         return data

@@ -1,6 +1,6 @@
 """Data sets: files on disk in a standard format -> `Sample` and `Target`. One file per format."""
 
-from ufo.data.datasets.base import ImageDataset, Problems
+from ufo.data.datasets.base import ImageDataset
 from ufo.data.datasets.captions import CaptionDataset, clean_text
 from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.jsonl import JsonlDataset
@@ -8,6 +8,7 @@ from ufo.data.datasets.openimages import OpenImagesDataset
 from ufo.data.datasets.refcoco import RefCocoDataset
 from ufo.data.datasets.semantic import SemanticDataset
 from ufo.data.datasets.voc import VocDataset
+from ufo.data.problems import Problems
 
 __all__ = [
     "CaptionDataset",

@@ -1,4 +1,4 @@
-"""What all data sets share: bounded image reading, JSON with clear errors, a problem counter.
+"""What all data sets share: bounded image reading, JSON with clear errors.
 
 A data set is map-style and memory-light: it holds numpy arrays and packed text instead of the
 parsed JSON, and decodes images, polygons and RLE only when a sample is asked for.
@@ -7,9 +7,7 @@ parsed JSON, and decodes images, polygons and RLE only when a sample is asked fo
 from __future__ import annotations
 
 import json
-import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
-from ufo.data.json_stream import json_error
+from ufo.data.json_stream import json_error, loads
+from ufo.data.problems import Problems
 from ufo.types import Sample, Target
-
-log = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
 """Images with more pixels than this are refused from their header, before they are decoded."""
@@ -37,46 +34,6 @@ MAX_PIXELS = 80_000_000
 # (PIL itself loads only the commonest ones at first, hence the imports of the others.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXIF_ORIENTATION = 0x0112
-
-
-class Problems:
-    """Counts what is wrong with a data set's files; unless `quiet` logs each kind once, with its first place.
-
-    `counts` maps a kind ("box outside its image") to how often it was met in this process, `first` to the
-    place where it was met first.
-    """
-
-    def __init__(self, source: str, quiet: bool = False) -> None:
-        self.source, self.quiet = source, quiet
-        self.counts: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
-
-    def report(self, kind: str, where: str) -> None:
-        """Count one problem of `kind` at `where`; only the first of its kind is logged."""
-        self.counts[kind] += 1
-        if self.counts[kind] == 1:
-            self.first[kind] = where
-            if not self.quiet:
-                log.warning("%s: %s (first: %s; more are only counted)", self.source, kind, where)
-
-    def record(self) -> dict[str, list]:
-        """Counts and first places, as JSON can hold them."""
-        return {kind: [n, self.first[kind]] for kind, n in self.counts.items()}
-
-    def restore(self, record: dict[str, list]) -> None:
-        """Report again what an earlier process has found and recorded."""
-        for kind, (n, where) in record.items():
-            self.report(kind, where)
-            self.counts[kind] += n - 1
-
-    def close(self) -> None:
-        """Log the counts so far in one line, when a data set has been read."""
-        if self.counts:
-            log.warning("%s: %s in all", self.source, self.summary())
-
-    def summary(self) -> str:
-        """One line: every kind with its count, or "no problems"."""
-        return ", ".join(f"{n}x {kind}" for kind, n in sorted(self.counts.items())) or "no problems"
 
 
 class Strings:
@@ -114,12 +71,23 @@ class ImageDataset(Dataset[Sample], ABC):
     `classes` are the names behind `labels` and `semantic`. `provides` says what it knows about its images
     (`ufo.types.ANNOTATIONS`): it serves every task that needs no more.
     `wordings` are other ways to say the same classes: a training batch uses one of them.
+    `problems` counts and names what is left out (`ufo.data.problems`).
     """
 
     classes: tuple[str, ...] = ()
     wordings: tuple[tuple[str, ...], ...] = ()
     provides: frozenset[str] = frozenset()
     problems: Problems
+
+    def serve(self, needs: frozenset[str], *, pasting: bool = False) -> None:
+        """Get ready for a task and log what is left out: called once, when a source has built its data.
+
+        Args:
+            needs: the annotations that the task needs (`ufo.types.ANNOTATIONS`); an object is left out only
+                if one of these is unusable.
+            pasting: masks are used if there are any, since the transform pastes objects.
+        """
+        self.problems.announce()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -182,7 +150,7 @@ def require_images(images: Path, names: Strings) -> None:
 def read_json(path: str | Path) -> Any:
     """Parsed JSON, or DataError with the file and the position of what is wrong."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return loads(Path(path).read_bytes())
     except json.JSONDecodeError as error:
         # Nothing but white space left: the writer was interrupted or the disk was full.
         cut = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")

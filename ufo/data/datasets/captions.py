@@ -16,7 +16,6 @@ from torch import BoolTensor
 
 from ufo.data.datasets.base import (
     ImageDataset,
-    Problems,
     Strings,
     image_size,
     read_image,
@@ -26,6 +25,7 @@ from ufo.data.datasets.base import (
 )
 from ufo.data.datasets.coco_file import key_of
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -72,7 +72,7 @@ class CaptionDataset(ImageDataset):
         self.images = require(images, "images", folder=True)
         path = require(annotations, "annotations")
         self.train = train
-        self.problems = Problems(str(path))
+        self.problems = Problems(str(path), quiet=True)
         rows: dict[str, int] = {}
         ids: list[int | str] = []
         pairs: list[tuple[int, str]] = []

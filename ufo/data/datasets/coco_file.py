@@ -6,15 +6,21 @@ Shared by detection files and the instance files of referring expressions.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ufo.data.datasets.base import MAX_PIXELS, Problems, image_size
+from ufo.data.datasets.base import MAX_PIXELS, image_size
 from ufo.data.errors import DataError
+from ufo.data.problems import DOUBTFUL, Problems
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+
+MAX_COORDINATE = 1e8
+"""No number of a box in pixels is larger: the rest are damaged files."""
+FALSE = frozenset(["", "0", "0.0", "false", "no", "none", "null"])
 
 
 def coco_sections(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -44,9 +50,43 @@ def no_list(section: str, path: Path) -> DataError:
 
 
 def key_of(record: dict[str, Any], name: str) -> int | str | None:
-    """The record's id `name` if it is a number or a text, else None."""
+    """The record's id `name` if it is a whole number or a text, else None; 7.0 (of a table) is 7."""
     value = record.get(name)
-    return value if isinstance(value, (int, str)) else None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def flag(record: dict[str, Any], name: str) -> bool:
+    """Whether a mark such as `iscrowd` is set; tools that write tables give numbers as text ("0")."""
+    value = record.get(name)
+    return value.strip().lower() not in FALSE if isinstance(value, str) else bool(value)
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number as a float, or None for anything else."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
+
+
+def side_of(value: Any) -> int | None:
+    """The height or width of an image if it is a whole number of pixels, else None."""
+    number = number_of(value)
+    return int(number) if number is not None and number >= 1 and number.is_integer() else None
+
+
+def short(value: Any) -> str:
+    """A value of a file for a message: numbers and texts, cut; what is nested is not spelled out."""
+    if value is None or isinstance(value, (bool, float)):
+        return str(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**40 else "a number of more than 40 digits"
+    return value[:60] if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -70,23 +110,23 @@ def size_of(
     record: dict[str, Any], images: Path, problems: Problems, name: str | None = None
 ) -> tuple[int, int]:
     """(height, width) of an image record, from the header of its file (`name`) if the record lacks it."""
-    height, width = record.get("height"), record.get("width")
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        problems.report("image without height and width", f"image {record['id']}")
+    height, width = side_of(record.get("height")), side_of(record.get("width"))
+    if height is None or width is None:
+        where = f"image {short(record['id'])}"
+        problems.report("image without height and width", where, effect=DOUBTFUL)
         return image_size(images / (name or record["file_name"]))
     if height * width > MAX_PIXELS:
         raise DataError(
-            f"{problems.source}: image {record['id']} is said to have {width}x{height} pixels; "
-            f"more than {MAX_PIXELS} are not allowed."
+            f"{problems.source}: image {short(record['id'])} is said to have {short(width)}x{short(height)} "
+            f"pixels; more than {MAX_PIXELS} are not allowed."
         )
     return height, width
 
 
 def area_of(record: dict[str, Any], box: Box) -> float:
     """The annotation's area in square pixels, that of its box (x, y, w, h) if it has none."""
-    area = record.get("area")
-    usable = isinstance(area, (int, float)) and math.isfinite(area)
-    return float(area) if usable else box[2] * box[3]
+    area = number_of(record.get("area"))
+    return box[2] * box[3] if area is None else area
 
 
 def categories(
@@ -97,29 +137,45 @@ def categories(
     Raises DataError if a name in `classes` is missing or appears twice.
     """
     names = [str(record["name"]).strip() for record in records]
-    chosen = names if classes is None else [str(name).strip() for name in classes]
-    repeated = sorted({name for name in chosen if chosen.count(name) > 1})
+    chosen = names if classes is None else [name.strip() for name in classes]
+    repeated = sorted(name for name, count in Counter(chosen).items() if count > 1)
     if repeated:
-        raise DataError(f"{path}: the class names {', '.join(repeated)} appear more than once.")
-    missing = [name for name in chosen if name not in names]
+        raise DataError(f"{path}: the class names {_listed(repeated)} appear more than once.")
+    known = set(names)
+    missing = [name for name in chosen if name not in known]
     if missing:
         raise DataError(
-            f"{path} has no category {', '.join(missing)}; it has {', '.join(names)}. "
+            f"{path} has no category {_listed(missing)}; it has {_listed(names)}. "
             "Change `classes` to names of this list."
         )
-    if len({record["id"] for record in records}) < len(records):
+    if len({key_of(record, "id") for record in records}) < len(records):
         raise DataError(f"{path}: two categories have the same id.")
     label = {name: k for k, name in enumerate(chosen)}
-    return tuple(chosen), {r["id"]: label.get(name) for r, name in zip(records, names, strict=True)}
+    ids = [key_of(record, "id") for record in records]
+    return tuple(chosen), {key: label.get(name) for key, name in zip(ids, names, strict=True)}
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name[:60] for name in names[:most]) + more
 
 
 def box_of(record: dict[str, Any]) -> Box | None:
     """The annotation's box x, y, w, h, or None if it has none of four finite numbers."""
     try:
         x, y, w, h = map(float, record["bbox"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (x, y, w, h) if math.isfinite(x + y + w + h) else None
+    # "not all" also catches NaN
+    return (x, y, w, h) if all(abs(value) <= MAX_COORDINATE for value in (x, y, w, h)) else None
+
+
+def leaves_image(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a box reaches out of its image of `size` (height, width) by more than a pixel."""
+    x, y, w, h = box
+    height, width = size
+    return min(x, y) < -1 or x + w > width + 1 or y + h > height + 1
 
 
 def outside(box: Box, size: tuple[int, int]) -> bool:
@@ -130,11 +186,14 @@ def outside(box: Box, size: tuple[int, int]) -> bool:
 
 
 def unusable(record: dict[str, Any], box: Box, size: tuple[int, int]) -> str | None:
-    """Why an annotation is not trained on (docs/published_system.md#coco), or None."""
-    if record.get("ignore", False):
+    """Why an annotation is not trained on (docs/published_system.md#coco), or None.
+
+    Its `area` does not matter: some tools write 0.
+    """
+    if flag(record, "ignore"):
         return "annotation marked as ignored"
+    if min(box[2:]) < 1:
+        return "box smaller than a pixel"
     if outside(box, size):
         return "box outside its image"
-    if area_of(record, box) <= 0 or min(box[2:]) < 1:
-        return "box or area smaller than a pixel"
     return None

@@ -15,23 +15,33 @@ from typing import Any
 
 import numpy as np
 
-from ufo.data.datasets.base import Problems, Strings
+from ufo.data.datasets.base import Strings
 from ufo.data.datasets.coco_file import (
     FileName,
     area_of,
     box_of,
     categories,
     check_record,
+    flag,
     key_of,
+    leaves_image,
     no_list,
+    short,
     size_of,
     unusable,
 )
 from ufo.data.datasets.segmentations import Segmentations
+from ufo.data.errors import DataError
 from ufo.data.index import Arrays
 from ufo.data.json_stream import json_records
+from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 
 Records = Callable[[], Iterator[tuple[str, Any]]]
+
+LEAVING = "box that leaves its image by more than a pixel"
+NO_MASK = "no segmentation"
+PROBLEM = "problem"
+"""Key of an annotation record, of formats that know more: what is wrong with its category."""
 
 
 class CocoReader:
@@ -44,6 +54,7 @@ class CocoReader:
         train: leave out what is not trained on; otherwise everything with a box is kept.
         classes: names of the categories to use, in label order; `None`: all, in file order.
         masks: also read segmentations.
+        crowd: "ignore": marked as crowd is neither found nor missed; "objects": the mark is not read.
         name_key, name_parts: see `FileName`.
         records: gives the file's (section, record) anew at each call; by default as JSON.
     """
@@ -57,6 +68,7 @@ class CocoReader:
         train: bool,
         classes: Sequence[str] | None,
         masks: bool,
+        crowd: str = "ignore",
         name_key: str = "file_name",
         name_parts: int | None = None,
         records: Records | None = None,
@@ -65,6 +77,8 @@ class CocoReader:
         self.path, self.images, self.problems = path, images, problems
         self.file_name = FileName(name_key, name_parts)
         self.train, self.classes, self.masks = train, classes, masks
+        self.crowd_counts = crowd == "objects"
+        self.mask_problems = Problems(str(path), quiet=True)
 
     def read(self) -> tuple[Arrays, dict[str, Any]]:
         """The tables and what else is known. Raises DataError if the file is unusable.
@@ -72,7 +86,8 @@ class CocoReader:
         Arrays: `ids` int64 [n] (or `ids.ends`, `ids.bytes`: texts in JSON), `names.ends`, `names.bytes`,
         `sizes` int32 [n, 2] (height, width), `annotated` bool [n], `starts` int64 [n + 1], `labels` int32
         [m], `boxes` float32 [m, 4], `areas` float32 [m], `crowd` bool [m], and with masks those of
-        `Segmentations`. Meta: `classes`, `masks`, `problems`, `images` (only if their headers were read).
+        `Segmentations`. Meta: `classes`, `masks`, `problems`, `mask_problems` (of segmentations: they do not
+        matter to a task that needs boxes), `images` (only if their headers were read).
         """
         self._read_images_and_categories()
         arrays, masks = self._read_annotations()
@@ -80,12 +95,14 @@ class CocoReader:
             "classes": list(self.names),
             "masks": masks,
             "problems": self.problems.record(),
+            "mask_problems": self.mask_problems.record() if masks else {},
             "images": str(self.images) if "image without height and width" in self.problems.counts else None,
         }
         return {**self._image_arrays(), **arrays}, meta
 
     def _read_images_and_categories(self) -> None:
         self.rows: dict[Any, int] = {}  # by image id
+        self.lost: set[Any] = set()  # ids of images that are left out
         self._names: list[str] = []
         self.sizes: list[tuple[int, int]] = []
         found: list[dict[str, Any]] = []
@@ -109,13 +126,27 @@ class CocoReader:
         self.names, self.label_of = categories(found, self.classes, self.path)
 
     def _add_image(self, record: dict[str, Any]) -> None:
-        if record["id"] in self.rows:
-            self.problems.report("image id used twice", f"image {record['id']}")
+        key, name = key_of(record, "id"), self.file_name(record)
+        if key in self.rows:
+            other = self._names[self.rows[key]]
+            if name != other:  # boxes of one picture would land on the other
+                raise DataError(
+                    f"{self.path}: the images {other} and {name} have the same id {short(key)}; number the "
+                    "images anew, and their annotations."
+                )
+            self.problems.report("image listed twice", f"image {short(key)}")
             return
-        self.rows[record["id"]] = len(self._names)
-        name = self.file_name(record)
+        try:
+            size = size_of(record, self.images, self.problems, name)
+        except DataError as error:
+            if not self.train:
+                raise
+            self.problems.report("image without a usable size", str(error))
+            self.lost.add(key)
+            return
+        self.rows[key] = len(self._names)
         self._names.append(name)
-        self.sizes.append(size_of(record, self.images, self.problems, name))
+        self.sizes.append(size)
 
     def _image_arrays(self) -> Arrays:
         names = Strings(self._names)
@@ -136,19 +167,20 @@ class CocoReader:
         self.annotated = np.zeros(len(self.rows), dtype=bool)
         for record, row, label, (x, y, w, h) in self._usable():
             mask = record.get("segmentation") if self.masks else None
-            ignored = bool(record.get("iscrowd", 0))
             if self.masks:
                 problem = segmentations.append(mask, self.sizes[row])
                 if problem and mask:
-                    self.problems.report(problem, where(record))
+                    self.mask_problems.report(problem, where(record))
                 elif problem:
                     without.add(record)
-                ignored = ignored or bool(problem and mask)
+            marked = not self.crowd_counts and flag(record, "iscrowd")
+            if marked:
+                self.problems.report("marked as crowd", where(record))
             rows.append(row)
             labels.append(label)
             boxes.extend((x, y, x + w, y + h))
             areas.append(area_of(record, (x, y, w, h)))
-            crowd.append(ignored)
+            crowd.append(marked)
         table = np.frombuffer(rows, dtype=np.int32) if rows else np.zeros(0, np.int32)
         order = np.argsort(table, kind="stable")
         arrays = {
@@ -161,10 +193,8 @@ class CocoReader:
         }
         if not (self.masks and self._segmented):
             return arrays, False
-        masks = segmentations.arrays(order)
-        # without a usable mask an object is neither found nor missed
-        without.report(self.problems)
-        return {**arrays, "crowd": arrays["crowd"] | segmentations.missing(order), **masks}, True
+        without.report(self.mask_problems)
+        return {**arrays, **segmentations.arrays(order)}, True
 
     def _usable(self) -> Iterator[tuple[dict[str, Any], int, int, tuple[float, float, float, float]]]:
         """Annotations to keep, with image row, label and box; counts what is wrong with any."""
@@ -183,19 +213,22 @@ class CocoReader:
             self._segmented = self._segmented or bool(record.get("segmentation"))
             if label is None:  # a category of the file that `classes` leaves out
                 continue
-            box = box_of(record)
+            box, used = box_of(record), False
             if row is None:
-                problem = "annotation of an image that is not in the file"
+                lost = key_of(record, "image_id") in self.lost
+                problem = None if lost else "annotation of an image that is not in the file"
             elif label < 0:
-                problem = "category that is not in the file"
+                problem = record.get(PROBLEM) or "category that is not in the file"
             else:
                 annotated[row] = True
                 problem = "annotation without a box" if box is None else unusable(record, box, sizes[row])
+                if not problem and leaves_image(box, sizes[row]):
+                    self.problems.report(LEAVING, where(record), effect=DOUBTFUL)
                 # Evaluation keeps what COCOeval would count, and that is everything with a box.
-                if box is not None and not (problem and self.train):
+                if used := box is not None and not (problem and self.train):
                     yield record, row, label, box
             if problem:
-                self.problems.report(problem, where(record))
+                self.problems.report(problem, where(record), effect=DOUBTFUL if used else LEFT_OUT)
             ids.add(key_of(record, "id"))
         if not seen:
             raise no_list("annotations", self.path)
@@ -222,7 +255,7 @@ class Ids:
         numbers = np.sort(np.asarray(self._numbers, dtype=np.int64))
         again = numbers[1:][numbers[1:] == numbers[:-1]]
         for key in [*self._twice, *again.tolist()]:
-            problems.report("annotation id used twice", f"annotation {key}")
+            problems.report("annotation id used twice", f"annotation {short(key)}", effect=DOUBTFUL)
 
 
 class Segmentless:
@@ -236,10 +269,9 @@ class Segmentless:
         self.count += 1
 
     def report(self, problems: Problems) -> None:
-        for _ in range(self.count):
-            problems.report("no segmentation", self.first)
+        problems.report(NO_MASK, self.first, number=self.count)
 
 
 def where(record: dict[str, Any]) -> str:
     """An annotation, for a message."""
-    return f"annotation {record.get('id')} of image {record.get('image_id')}"
+    return f"annotation {short(record.get('id'))} of image {short(record.get('image_id'))}"

@@ -15,18 +15,11 @@ from typing import Any
 import torch
 from torch import BoolTensor
 
-from ufo.data.datasets.base import (
-    ImageDataset,
-    Problems,
-    Strings,
-    image_size,
-    read_image,
-    require,
-    require_images,
-)
+from ufo.data.datasets.base import ImageDataset, Strings, image_size, read_image, require, require_images
 from ufo.data.datasets.jsonl import read_lines
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
+from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
 IMAGE = "<image>"
@@ -65,7 +58,7 @@ class ConversationDataset(ImageDataset):
         self.images = require(images, "images", folder=True)
         path = require(annotations, "annotations")
         self.train = train
-        self.problems = Problems(str(path))
+        self.problems = Problems(str(path), quiet=True)
         self._limits = max_turns, max_characters
         names: list[str] = []
         texts: list[str] = []
@@ -82,7 +75,6 @@ class ConversationDataset(ImageDataset):
         self._names, self._texts = Strings(names), Strings(texts)
         self._portrait: BoolTensor | None = None
         require_images(self.images, self._names)
-        self.problems.close()
 
     def _usable(self, record: Any, where: str) -> list[str] | None:
         """Question, answer, question, answer, ...; None, and counted, if the record can't be used."""

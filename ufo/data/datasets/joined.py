@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import BoolTensor
 
-from ufo.data.datasets.base import ImageDataset, Problems
+from ufo.data.datasets.base import ImageDataset
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems, joined
 from ufo.types import Sample, Target
 
 
@@ -33,8 +34,17 @@ class JoinedDataset(ImageDataset):
             raise DataError(f"The data sets {', '.join(parts)} have different classes and can't be joined.")
         self.classes = self.parts[0].classes
         self.provides = frozenset.intersection(*(part.provides for part in self.parts))
-        self.problems = Problems(", ".join(parts))
+        self._names = ", ".join(parts)
         self._ends = np.cumsum([len(part) for part in self.parts])
+
+    @property
+    def problems(self) -> Problems:  # type: ignore[override]
+        """Those of all parts."""
+        return joined(self._names, (part.problems for part in self.parts))
+
+    def serve(self, needs: frozenset[str], *, pasting: bool = False) -> None:
+        for part in self.parts:
+            part.serve(needs, pasting=pasting)
 
     def __len__(self) -> int:
         return int(self._ends[-1])

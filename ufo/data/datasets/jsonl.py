@@ -20,7 +20,6 @@ from torchvision import tv_tensors
 
 from ufo.data.datasets.base import (
     ImageDataset,
-    Problems,
     Strings,
     image_size,
     read_image,
@@ -32,6 +31,8 @@ from ufo.data.datasets.coco_file import box_of
 from ufo.data.datasets.segmentations import RLE, Segmentations, decode_masks, empty_rle, encode_mask
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays, cached
+from ufo.data.json_stream import loads
+from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
 MASK = "<mask>"
@@ -72,14 +73,13 @@ class JsonlDataset(ImageDataset):
         self.images = require(images, "images", folder=True)
         path = require(annotations, "annotations")
         self.use, self.train = use, train
-        self.problems = Problems(str(path))
+        self.problems = Problems(str(path), quiet=True)
         options = {"images": str(self.images), "use": use, "train": train}
         self._index = cached(path, options, lambda: _Reader(path, self.images, use, train).read())
         self.problems.restore(self._index.meta["problems"])
         self.provides = frozenset(self._index.meta["provides"])
         self._attach()
         require_images(self.images, self._names)
-        self.problems.close()
 
     def _attach(self) -> None:
         """Views of the index that read texts and segmentations."""
@@ -274,7 +274,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not content.strip():
                 continue
             try:
-                record = json.loads(content)
+                record = loads(content)
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path}, line {line} is not UTF-8 text at byte {error.start}: save it as UTF-8."

@@ -26,7 +26,12 @@ def read_names(names: Sequence[str] | str | Path, argument: str = "classes") -> 
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 text at byte {error.start}.") from error
         names = [line.strip() for line in lines if line.strip()]
-    names = tuple(str(name) for name in names)
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise DataError(
+            f"`{argument}` has the name {strange[0]!r}, which is no text: YAML reads no, yes, null and "
+            'numbers such as 03 or 1e3 in its own way. Quote it as it is spelled, for example "no".'
+        )
+    names = tuple(name.strip() for name in names)
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"Class names must be different, but {', '.join(repeated)} appears more than once.")
     return names

@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 from torch import BoolTensor, Tensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import ImageDataset, Problems, image_size, read_image, require
+from ufo.data.datasets.base import ImageDataset, image_size, read_image, require
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Sample, Target
 
@@ -51,7 +52,7 @@ class ReasonSegDataset(ImageDataset):
             raise DataError(
                 f"ReasonSeg has no texts of kind {kind!r}; set `kind` to one of {', '.join(KINDS)}."
             )
-        self.problems = Problems(str(self.folder))
+        self.problems = Problems(str(self.folder), quiet=True)
         self._records: list[tuple[str, list[Any], bool]] = []  # name, shapes, whole sentences
         self._samples: list[tuple[int, str]] = []  # record, text
         for path in sorted(self.folder.glob("*.json")):
@@ -75,7 +76,6 @@ class ReasonSegDataset(ImageDataset):
                 "folder of one split."
             )
         self._portrait: BoolTensor | None = None
-        self.problems.close()
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -16,19 +16,12 @@ import torch
 from torch import BoolTensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import (
-    ImageDataset,
-    Problems,
-    Strings,
-    read_image,
-    read_json,
-    require,
-    require_images,
-)
+from ufo.data.datasets.base import ImageDataset, Strings, read_image, read_json, require, require_images
 from ufo.data.datasets.captions import clean_text
 from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, key_of, outside, size_of
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
 
@@ -68,12 +61,11 @@ class RefCocoDataset(ImageDataset):
         path = require(root / refs, "refs")
         self.train, self.masks = train, masks
         self.provides = frozenset({"expression", "boxes"} | ({"masks"} if masks else set()))
-        self.problems = Problems(str(path))
+        self.problems = Problems(str(path), quiet=True)
         content = coco_sections(read_json(require(root / instances, "instances")), root / instances)
         chosen = _of_split(read_refs(path), split, path)
         self._read(chosen, content, clean, path)
         require_images(self.images, self._names)
-        self.problems.close()
 
     def _read(self, refs: list[dict[str, Any]], content: dict[str, Any], clean: bool, path: Path) -> None:
         """Fill the tables of images, objects and sentences."""

@@ -19,6 +19,7 @@ from torch import Tensor
 RLE = dict[str, Any]  # {"size": [h, w], "counts": bytes}, what pycocotools calls a compressed RLE
 
 _NONE, _POLYGONS, _RLE = 0, 1, 2
+PIECE = 255  # masks whose areas pycocotools computes at a time
 ARRAYS = ("kinds", "starts", "ends", "parts", "coordinates", "counts")
 _REACH = 4  # polygons may leave their image by this many image sizes; further ones are garbage
 
@@ -47,10 +48,6 @@ class Segmentations:
         found = {name: np.asarray(getattr(self, f"_{name}")) for name in ARRAYS}
         found["counts"] = np.frombuffer(self._counts, dtype=np.uint8)
         return {f"masks.{n}": a[order] if n in ("kinds", "starts", "ends") else a for n, a in found.items()}
-
-    def missing(self, order: np.ndarray) -> np.ndarray:
-        """bool [len]: which of the segmentations, in the given order, are unusable."""
-        return (np.asarray(self._kinds) == _NONE)[order]
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -112,6 +109,11 @@ class Segmentations:
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
 
 
+def missing(kinds: np.ndarray) -> np.ndarray:
+    """bool [n]: which of some segmentations, by their `kinds` among the arrays, are unusable."""
+    return kinds == _NONE
+
+
 class _Unusable(ValueError):
     """What is wrong with a segmentation, in words for the log."""
 
@@ -171,6 +173,19 @@ def empty_rle(size: tuple[int, int]) -> RLE:
 def encode_mask(mask: Tensor) -> RLE:
     """The RLE of a mask `[H, W]`, all but 0 belongs to it."""
     return coco_mask.encode(np.asfortranarray(mask.numpy() != 0, dtype=np.uint8))
+
+
+def areas(rles: Sequence[RLE]) -> np.ndarray:
+    """Pixels of each mask, int64 [N]. In pieces: with NumPy 2 pycocotools counts the masks in a byte."""
+    parts = [coco_mask.area(list(rles[k : k + PIECE])) for k in range(0, len(rles), PIECE)]
+    return np.concatenate([np.zeros(0, np.int64), *(part.astype(np.int64) for part in parts)])
+
+
+def fill_box(mask: Tensor, box: np.ndarray) -> None:
+    """Mark the pixels of a box xyxy in a mask `[H, W]`: all that is known of an object without a mask."""
+    left, top = np.floor(box[:2]).clip(0).astype(int)
+    right, bottom = np.ceil(box[2:]).clip(0).astype(int)
+    mask[top:bottom, left:right] = 1
 
 
 def decode_masks(rles: Sequence[RLE], size: tuple[int, int]) -> Tensor:

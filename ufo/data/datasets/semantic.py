@@ -13,17 +13,10 @@ import torch
 from torch import BoolTensor, Tensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import (
-    ImageDataset,
-    Problems,
-    Strings,
-    image_size,
-    read_image,
-    read_label_map,
-    require,
-)
+from ufo.data.datasets.base import ImageDataset, Strings, image_size, read_image, read_label_map, require
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
 from ufo.types import IGNORE, Sample, Target
 
 
@@ -76,7 +69,7 @@ class SemanticDataset(ImageDataset):
         self._table = label_table(named, self.classes, numbers, unused)
         self.train = train
         self.label_suffix = label_suffix
-        self.problems = Problems(str(self.labels))
+        self.problems = Problems(str(self.labels), quiet=True)
         if split is not None:
             names = read_split(require(split, "split"))
         else:

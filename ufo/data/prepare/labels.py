@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ufo.data.datasets.base import Problems, read_label_map, require
+from ufo.data.datasets.base import read_label_map, require
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import run_shards, save_label_map
+from ufo.data.problems import Problems
 from ufo.types import IGNORE
 
 # ids of 1 to 182 that COCO-Stuff does not use; its files hold id - 1

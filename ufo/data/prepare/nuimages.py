@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ufo.data.datasets.base import Problems, require, stamp
+from ufo.data.datasets.base import require, stamp
 from ufo.data.datasets.segmentations import run_lengths
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import is_done, run_shards, save_label_map
+from ufo.data.problems import Problems
 from ufo.files import writing
 
 SPLITS = {"train": "training", "val": "validation"}

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ufo.data.datasets.base import Problems, require
+from ufo.data.datasets.base import require
 from ufo.data.datasets.coco_file import FileName
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.prepare import preparation
 from ufo.data.prepare.nuimages import link
+from ufo.data.problems import Problems
 from ufo.files import writing
 
 SPLITS = ("train", "val")

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
-from ufo.data.datasets.base import Problems, image_size, read_label_map, require, stamp
+from ufo.data.datasets.base import image_size, read_label_map, require, stamp
 from ufo.data.datasets.openimages import (
     MASK_COLUMNS,
     SIZE_COLUMNS,
@@ -24,6 +24,7 @@ from ufo.data.datasets.openimages import (
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import is_done, run_shards
+from ufo.data.problems import Problems
 from ufo.files import writing
 
 SPLITS = ("train", "validation", "test")

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from ufo.data.datasets.base import Problems, require
+from ufo.data.datasets.base import require
 from ufo.data.datasets.naming import read_split
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import run_shards, save_label_map, writing
+from ufo.data.problems import Problems
 
 HOME = Path("VOCdevkit") / "VOC2010"
 

@@ -18,11 +18,12 @@ import numpy as np
 import scipy.io
 from pycocotools import mask as coco_mask
 
-from ufo.data.datasets.base import Problems, require
+from ufo.data.datasets.base import require
 from ufo.data.datasets.naming import read_split
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import is_done, run_shards
+from ufo.data.problems import Problems
 from ufo.files import writing
 
 PARTS = {

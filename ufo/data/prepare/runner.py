@@ -18,8 +18,8 @@ import numpy as np
 import PIL.Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ufo.data.datasets.base import Problems
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
 from ufo.data.processes import process_pool
 from ufo.files import writing
 
