@@ -1,8 +1,11 @@
-# make setup | demo | test; needs Python >= 3.10 and nothing else
+# make setup | demo | check | fix | test | docs | lock; needs Python 3.10 to 3.13 and nothing else
 PYTHON ?= python3
 BIN := .venv/bin
+# processes of the tests; each computes on one thread
+WORKERS ?= auto
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: setup demo test lint
+.PHONY: setup demo check lint types quick fix test docs lock
 
 setup: .venv/.installed
 
@@ -12,16 +15,41 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-.venv/.tested: .venv/.installed
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+.venv/.developed: .venv/.installed
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
 demo: setup
 	$(BIN)/ufo demo
 
-test: .venv/.tested lint
-	$(BIN)/python -m pytest
+# style, types, and the tests that train nothing and start no process; the last two side by side
+check: lint
+	$(MAKE) --jobs 2 --output-sync=target types quick
 
-lint: .venv/.tested
+lint: .venv/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/.developed
+	$(BIN)/mypy
+
+quick: .venv/.developed
+	$(TESTS) -m "not slow"
+
+fix: .venv/.developed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: .venv/.developed lint
+	$(TESTS)
+
+# the API reference from the docstrings, into build/api
+docs: .venv/.developed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/pdoc ufo --output-directory build/api --docformat google
+
+# versions with hashes for every Python and system; those in the file stay, LOCK=--upgrade takes newer ones
+lock: .venv/.developed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.10 \
+		--generate-hashes --no-emit-index-url --quiet --custom-compile-command "make lock" --output-file requirements.lock $(LOCK)

@@ -14,6 +14,7 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test asks the hub
 
 from commands import SCENES, digits
+from sharing import shared
 
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.data.digits import generate
@@ -165,5 +166,5 @@ def _rectangles(boxes: torch.Tensor, side: int) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> list[str]:
     """Overrides that choose a few generated digit scenes; nobody writes to them."""
-    folder = generate(tmp_path_factory.mktemp("scenes") / "digits", **SCENES, progress=False)
+    folder = shared(tmp_path_factory, "digits", lambda out: generate(out, **SCENES, progress=False))
     return digits(folder)

@@ -12,6 +12,7 @@ import torch
 from commands import NETWORK, QUICK, batches, command, run
 from hydra.errors import HydraException
 from official_files import write_official
+from sharing import shared
 
 from ufo.checkpoints.native import save
 from ufo.command_line import clear_command_line
@@ -30,9 +31,11 @@ def other_model(make_model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(scenes, tmp_path_factory) -> Path:
     """The `.ckpt` of two training steps on captions."""
-    folder = tmp_path_factory.mktemp("trained")
-    run("train.py", *SMALL, *scenes, *ONE, "logger=none", out=folder)
-    return folder / "checkpoints" / "last.ckpt"
+
+    def train(out: Path) -> None:
+        run("train.py", *SMALL, *scenes, *ONE, "logger=none", out=out)
+
+    return shared(tmp_path_factory, "captions_only", train) / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture

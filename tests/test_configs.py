@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import CONF, NETWORK, QUICK, batches, compose, digits, metrics, options, resolution, run
+from commands import CONF, NETWORK, QUICK, SCENES, batches, compose, digits, metrics, options, resolution, run
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from official_files import write_official
 from omegaconf import DictConfig, OmegaConf
+from sharing import shared
+
+from ufo.data.digits import generate
 
 EXPERIMENTS = options("experiment")
 UFO_VIT = [name for name in EXPERIMENTS if name.startswith("ufo_vit")]
@@ -52,14 +55,22 @@ def fast(*names: str, of: list[str]) -> list:
 
 @pytest.fixture(scope="session")
 def official(tmp_path_factory) -> Path:
-    return write_official(tmp_path_factory.mktemp("official"))
+    return shared(tmp_path_factory, "official", write_official)
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """Overrides for tiny digit scenes as an experiment wants them; generated once."""
-    folder = tmp_path_factory.mktemp("scenes")
-    return lambda name: digits(folder / ("shifted" if "shifted" in name else "standard"))
+
+    def overrides(name: str) -> list[str]:
+        variant = "shifted" if "shifted" in name else "standard"
+
+        def draw(out: Path) -> None:
+            generate(out, **SCENES, variant=variant, progress=False)
+
+        return digits(shared(tmp_path_factory, f"digits_{variant}", draw))
+
+    return overrides
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from commands import (
     run,
 )
 from safetensors.torch import load_file
+from sharing import shared
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -51,11 +52,13 @@ SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0
 @pytest.fixture(scope="module")
 def two(scenes, tmp_path_factory) -> Path:
     """The folder of four steps in two processes with two images each."""
-    out = tmp_path_factory.mktemp("two")
-    done = command("train.py", *SMALL, *FIXED, *SGD, *scenes, *batches(2, *TASKS), *FOUR, *TWO, out=out)
-    assert done.returncode == 0, done.stderr
-    assert "2 processes" in done.stderr + done.stdout
-    return out
+
+    def train(out: Path) -> None:
+        done = command("train.py", *SMALL, *FIXED, *SGD, *scenes, *batches(2, *TASKS), *FOUR, *TWO, out=out)
+        assert done.returncode == 0, done.stderr
+        assert "2 processes" in done.stderr + done.stdout
+
+    return shared(tmp_path_factory, "two_processes", train)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from commands import NETWORK, QUICK, TASKS, batches, forked, metrics, resolution
 from safetensors.torch import load_file
+from sharing import shared
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +29,11 @@ RUN = [
 
 @pytest.fixture(scope="module")
 def straight(scenes, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("straight")
-    done = forked("train.py", *RUN, *scenes, out=out)
-    assert done.codes == [0], done.text
-    return out
+    def train(out: Path) -> None:
+        done = forked("train.py", *RUN, *scenes, out=out)
+        assert done.codes == [0], done.text
+
+    return shared(tmp_path_factory, "undisturbed", train)
 
 
 def same_weights(one: Path, other: Path) -> bool:

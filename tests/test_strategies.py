@@ -11,6 +11,7 @@ from commands import NETWORK, QUICK, TASKS, batches, compose, forked, metrics, r
 from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
+from sharing import shared
 
 from ufo.build import build_trainer
 from ufo.cli.main import main
@@ -60,17 +61,15 @@ def error(one: Path, other: Path, start: Path) -> float:
 @pytest.fixture(scope="module")
 def start(scenes, tmp_path_factory) -> Path:
     """The weights that every run begins with."""
-    out = tmp_path_factory.mktemp("start")
     still = ["optimizer.lr=0", "schedule.min_lr=0", "trainer.max_steps=1", "trainer.val_check_interval=1"]
-    finished(*ALL, *scenes, *still, "trainer.limit_val_batches=0", out=out)
-    return out
+    settings = [*ALL, *scenes, *still, "trainer.limit_val_batches=0"]
+    return shared(tmp_path_factory, "strategies_start", lambda out: finished(*settings, out=out))
 
 
 @pytest.fixture(scope="module")
 def ddp(scenes, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("ddp")
-    finished(*ALL, *scenes, "trainer=ddp", out=out, processes=2)
-    return out
+    settings = [*ALL, *scenes, "trainer=ddp"]
+    return shared(tmp_path_factory, "strategies_ddp", lambda out: finished(*settings, out=out, processes=2))
 
 
 @pytest.mark.slow

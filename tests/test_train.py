@@ -15,12 +15,14 @@ from commands import (
     TASKS,
     batches,
     command,
+    forked,
     metrics,
     needs_weights,
     resolution,
     run,
 )
 from safetensors.torch import load_file
+from sharing import shared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ufo.cli.demo import HEADLINES
@@ -38,11 +40,13 @@ SIX_STEPS = [
 @pytest.fixture(scope="module")
 def straight(scenes, tmp_path_factory) -> Path:
     """The folder of six undisturbed steps on all five tasks."""
-    out = tmp_path_factory.mktemp("straight")
-    done = command("train.py", *SMALL, *SIX_STEPS, *scenes, out=out)
-    assert done.returncode == 0, done.stderr
-    assert f"model: {out / 'model'}" in done.stdout
-    return out
+
+    def train(out: Path) -> None:
+        done = command("train.py", *SMALL, *SIX_STEPS, *scenes, out=out)
+        assert done.returncode == 0, done.stderr
+        assert f"model: {out / 'model'}" in done.stdout
+
+    return shared(tmp_path_factory, "six_steps", train)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,11 +84,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(straight, scenes, tmp_path):
     """Killed in the midst of its fourth step, two steps after the last checkpoint but one batch."""
     kill = "+callbacks.kill={_target_: commands.KillOnce, step: 3, marker: " + f"{tmp_path}/killed" + "}"
     arguments = [*SMALL, *SIX_STEPS, *scenes, kill]
-    first = command("train.py", *arguments, out=tmp_path / "run")
-    assert first.returncode == -9
+    assert forked("train.py", *arguments, out=tmp_path / "run").codes == [-9]
     assert not (tmp_path / "run" / "model").exists()
-    again = command("train.py", *arguments, out=tmp_path / "run")
-    assert again.returncode == 0, again.stderr
+    again = forked("train.py", *arguments, out=tmp_path / "run")
+    assert again.codes == [0], again.text
     ours, theirs = weights(tmp_path / "run"), weights(straight)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

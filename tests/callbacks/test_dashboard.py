@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import NETWORK, QUICK, TASKS, batches, command, digits, resolution
+from commands import NETWORK, QUICK, TASKS, batches, forked, resolution
+from sharing import shared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_records import finished, history
 
@@ -18,17 +19,19 @@ SOURCES = {f"digits/{task}": task for task in TASKS}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(scenes, tmp_path_factory) -> Path:
     """Ten steps, stopped after six: two files of W&B."""
-    out, scenes = tmp_path_factory.mktemp("run"), digits(tmp_path_factory.mktemp("scenes") / "digits")
     small = [*NETWORK, *QUICK, *resolution(56, 56), *batches(2, *TASKS), *scenes]
     extra = ["logger=[tensorboard,wandb]", "trainer.val_check_interval=6", "tasks.caption.max_length=4"]
-    for steps in (6, 12):
-        done = command(
-            "train.py", *small, *extra, f"trainer.max_steps={steps}", out=out, env={"WANDB_SILENT": "true"}
-        )
-        assert done.returncode == 0, done.stderr
-    return out
+
+    def train(out: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WANDB_SILENT", "true")
+            for steps in (6, 12):
+                done = forked("train.py", *small, *extra, f"trainer.max_steps={steps}", out=out)
+                assert done.codes == [0], done.text
+
+    return shared(tmp_path_factory, "started_twice", train)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from ufo.backbones.prefix_attention import NAME, AnswerPass, PrefixPass
 from ufo.backbones.quirks import Quirks
 from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample, tile_layout
 from ufo.tokenizer import Tokenizer
+from ufo.transformers_private import from_config
 
 IMAGE = "<image>"  # where a question wants the image
 
@@ -83,7 +84,7 @@ class MLLM(Backbone):
         values = {k: v for k, v in config.items() if k != "model_type"}
         settings = self.model_class.config_class.from_dict(plain(values))
         settings.get_text_config().vocab_size = vocab_size
-        return self.model_class._from_config(settings, dtype=dtype)
+        return from_config(self.model_class, settings, dtype)
 
     # ---------------------------------------------------------------- what differs between families
 

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ufo.files import second_name, writing
+from ufo.lightning_private import OpenCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -58,30 +59,31 @@ def _reason(error: BaseException, folder: Path) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-class RunCheckpoint(ModelCheckpoint):
+class RunCheckpoint(OpenCheckpoint):
     """Lightning's ModelCheckpoint, with a `last.ckpt` that costs nothing and is never the only victim.
 
     `last.ckpt` is a second name of the newest regular checkpoint (a hard link; written anew where the disk
     has none). An older checkpoint is removed only when the newer one is there.
     """
 
-    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+    def write_last(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        """Give the checkpoint of this step a second name, or write `last.ckpt` where that is impossible."""
         if not self.save_last:
             return
-        newest = self._last_checkpoint_saved
+        newest = self.newest(trainer)
         last = self.format_checkpoint_name(monitor_candidates, self.CHECKPOINT_NAME_LAST)
-        same_step = self._last_global_step_saved == trainer.global_step
         # every process must come to the same decision, since writing is done by all of them together
-        linked = same_step and bool(newest) and newest != last and _is_one_file(trainer)
+        linked = bool(newest) and newest != last and _is_one_file(trainer)
         if linked and trainer.is_global_zero:
             linked = second_name(Path(newest), Path(last))
         if not trainer.strategy.broadcast(linked):
-            return super()._save_last_checkpoint(trainer, monitor_candidates)
+            return super().write_last(trainer, monitor_candidates)
         self.last_model_path = last
 
-    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+    def may_remove(self, trainer: Trainer, previous: str, current: str) -> bool:
+        """Only when the newer one is there."""
         written = not trainer.is_global_zero or Path(current).exists()
-        return written and super()._should_remove_checkpoint(trainer, previous, current)
+        return written and super().may_remove(trainer, previous, current)
 
 
 def _is_one_file(trainer: Trainer) -> bool:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ufo.callbacks.checkpoint import save_now
+from ufo.lightning_private import handlers_before, log_this_batch
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Preemption(Callback):
         self._agreement = Agreement(trainer.world_size)
         if threading.current_thread() is not threading.main_thread():
             return
-        original = trainer._signal_connector._original_handlers
+        original = handlers_before(trainer)
         # what an earlier `fit` of this process left is not somebody else's
         self._handlers = {s: original.get(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
         for signum, handler in self._handlers.items():
@@ -74,8 +75,7 @@ class Preemption(Callback):
     ) -> None:
         if signum := self._agreement(self._received):
             # the last batch's values would else be logged after this hook, and so never
-            trainer._logger_connector.on_batch_end()
-            trainer._logger_connector.update_train_step_metrics()
+            log_this_batch(trainer)
             self._leave(trainer, pl_module, signum)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -22,6 +22,7 @@ from ufo.data.mixer import Entry, Key, MixtureSampler, effective_shares
 from ufo.data.resume import rewind, unapplied_batches
 from ufo.data.sampling import weights_by_size
 from ufo.data.source import Source
+from ufo.lightning_private import HasWorkers
 from ufo.types import Batch, Sample
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ class EvaluationData(Dataset):
         return self.source.evaluation_sample(index)
 
 
-class MixtureLoader:
+class MixtureLoader(HasWorkers):
     """The training loader: every iteration starts at the trainer's position.
 
     Not a `DataLoader` itself, because Lightning would replace that one's sampler under DDP.
@@ -265,15 +266,6 @@ class MixtureLoader:
 
     def __len__(self) -> int:
         return len(self.mixture)
-
-    @property
-    def _iterator(self) -> Any:
-        """The workers' handle, under the name by which Lightning finds it to stop them."""
-        return self.loader._iterator
-
-    @_iterator.setter
-    def _iterator(self, iterator: None) -> None:
-        self.loader._iterator = iterator
 
     # Lightning warns about loaders that cannot resume unless they have these two; the position is
     # saved once, by the data module

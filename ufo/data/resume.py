@@ -10,6 +10,8 @@ import math
 
 import lightning as L
 
+from ufo.lightning_private import counts, forget_steps
+
 
 def unapplied_batches(trainer: L.Trainer | None) -> int:
     """Finished batches whose accumulated gradients no optimizer step has used yet.
@@ -18,7 +20,7 @@ def unapplied_batches(trainer: L.Trainer | None) -> int:
     """
     if trainer is None:
         return 0
-    finished = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    finished = counts(trainer.fit_loop.epoch_loop.batch_progress)[1].processed
     if finished == trainer.num_training_batches:  # the last batch of an epoch always steps
         return 0
     return finished % trainer.accumulate_grad_batches
@@ -34,27 +36,26 @@ def rewind(trainer: L.Trainer, unapplied: int, total: int | None) -> None:
     """
     loop = trainer.fit_loop.epoch_loop
     training, validation = loop.batch_progress, loop.val_loop.batch_progress
-    if unapplied or training.current.ready != training.current.processed:
+    now, (of_all_validations, of_this_one) = counts(training)[1], counts(validation)
+    if unapplied or now.ready != now.processed:
         # a batch that an exception interrupts stays counted as begun: the next validation would
         # come a batch early, and the run resumed after the next one would start a batch late
         _to_batch_end(trainer, unapplied)
         validation.reset()
-    elif validation.current.ready and not (
-        validation.is_last_batch and validation.current.ready == validation.current.processed
-    ):
+    elif of_this_one.ready and not (validation.is_last_batch and of_this_one.ready == of_this_one.processed):
         # a resumed validation would see the missing number of batches only; it is repeated as a
         # whole if exactly one of its batches is begun
         validation.reset()
-        validation.total.ready = validation.total.started = 1
+        of_all_validations.ready = of_all_validations.started = 1
     else:
-        count = validation.total
+        count = of_all_validations
         count.ready = count.started = count.completed = count.processed
-    if training.current.processed < (total or math.inf):
+    if now.processed < (total or math.inf):
         # a run of fewer batches ended its epoch; with `total` batches the epoch goes on
         training.is_last_batch = False
-        epochs = trainer.fit_loop.epoch_progress
-        if epochs.current.ready == epochs.current.processed > 0:
-            for count in (epochs.total, epochs.current):
+        epochs = counts(trainer.fit_loop.epoch_progress)
+        if epochs[1].ready == epochs[1].processed > 0:
+            for count in epochs:
                 count.processed = count.completed = count.started - 1
             _to_batch_end(trainer, 0)
 
@@ -63,11 +64,11 @@ def _to_batch_end(trainer: L.Trainer, unapplied: int) -> None:
     """The counters as in a checkpoint saved in `on_train_batch_end`, `unapplied` batches ago."""
     loop = trainer.fit_loop.epoch_loop
     progress = loop.batch_progress
-    for count in (progress.total, progress.current):
+    for count in counts(progress):
         count.ready = count.started = count.processed = count.processed - unapplied
         count.completed = count.processed - 1  # Lightning adds one to this and to the next line
-    loop._batches_that_stepped -= 1
-    if progress.current.ready == 0:  # no optimizer step yet: begin anew
+    anew = progress.current.ready == 0  # no optimizer step yet
+    forget_steps(trainer, all_of_them=anew)
+    if anew:
         progress.reset()
-        loop._batches_that_stepped = 0
         loop.restarting = False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -23,6 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
+
+from ufo.lightning_private import SizedModelParallel
 
 ENTRIES = ("loss", "predict_batch", "encode")
 """The methods of `UFO` that a LightningModule calls."""
@@ -37,7 +39,7 @@ def ddp(timeout_minutes: float = 30, **settings: Any) -> DDPStrategy:
     return DDPStrategy(timeout=timedelta(minutes=timeout_minutes), **settings)
 
 
-class FSDP(ModelParallelStrategy):
+class FSDP(SizedModelParallel):
     """Weights, gradients and optimizer state in equal parts; checkpoints are whole and in one file.
 
     So a run goes on with any number of processes and any other strategy but DeepSpeed.
@@ -51,16 +53,12 @@ class FSDP(ModelParallelStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
 
-    def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
-
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """The whole state on process 0, numbered in the order of the optimizer's groups as everywhere else.
 
         Lightning would number by the model's order, which is another one where groups differ in their rates.
         """
-        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning may have wrapped it
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_optimizer_state_dict(self.model, optimizer, options=options)
         if not state:

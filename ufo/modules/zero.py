@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor, nn
 
+from ufo.lightning_private import ConfiguredDeepSpeed
 from ufo.modules.strategies import group_names
 
 IN_USE = -1  # no module has this number: DeepSpeed keeps weights that a module uses
@@ -31,7 +32,7 @@ class _Precision(DeepSpeedPrecision):
         return data
 
 
-class DeepSpeed(DeepSpeedStrategy):
+class DeepSpeed(ConfiguredDeepSpeed):
     """DeepSpeed's ZeRO 2 (parts of gradients and optimizer state) or 3 (also of the weights), for training.
 
     Its own checkpoints fit one number of processes only, so whole ones are gathered and written instead. It
@@ -56,12 +57,11 @@ class DeepSpeed(DeepSpeedStrategy):
         self.precision_plugin = _Precision(self.precision_plugin.precision)
         DDPStrategy.setup_environment(self)  # without Lightning's check for CUDA: it runs on CPUs (gloo) too
 
-    def _format_config(self) -> None:
+    def complete(self) -> None:
         """Mixed precision as with other strategies: float32 weights under autocast, not bfloat16 weights."""
         if self.precision_plugin.precision == "bf16-mixed":
             self.config.setdefault("bf16", {"enabled": False})
             self.config.setdefault("torch_autocast", {"enabled": True, "dtype": "bfloat16"})
-        super()._format_config()
 
     def setup_distributed(self) -> None:
         if self.root_device.type == "cuda":
