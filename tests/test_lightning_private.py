@@ -9,6 +9,7 @@ import ast
 import inspect
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -141,7 +142,7 @@ class TestLightning:
                 self.loader = DataLoader(torch.ones(4, 1))
 
             def __iter__(self):
-                self.loader._iterator = iter(self.loader)
+                self.loader._iterator = SimpleNamespace(_shutdown_workers=lambda: None)
                 return iter(self.loader)
 
         loader = Loader()
@@ -149,17 +150,14 @@ class TestLightning:
         iter(combined)
         assert loader._iterator is not None
         combined.reset()
-        # a loader without workers has no handle to keep; Lightning must have asked for the attribute
-        assert hasattr(loader, "_iterator")
-        source = inspect.getsource(inspect.getmodule(CombinedLoader))
-        assert "_shutdown_workers_and_reset_iterator" in source
+        assert loader._iterator is None
 
     def test_the_number_of_parts_is_that_of_all_processes(self, monkeypatch):
         strategy = SizedModelParallel(tensor_parallel_size=1)
         monkeypatch.setattr(SizedModelParallel, "num_processes", 3, raising=False)
         strategy.cluster_environment = None
         monkeypatch.setattr(ModelParallelStrategy, "setup_environment", lambda self: None)
-        strategy._num_nodes = 2
+        strategy.num_nodes = 2
         strategy.setup_environment()
         assert strategy._data_parallel_size == 6
         source = inspect.getsource(ModelParallelStrategy)
@@ -190,8 +188,7 @@ def test_private_parts_are_used_nowhere_else():
                 last = getattr(owner, "attr", getattr(owner, "id", ""))
                 if last in owners or last.endswith(("_connector", "_loop")):
                     found.append(f"{name}:{node.lineno} {last}.{node.attr}")
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                ("lightning", "transformers")
-            ):
+            library = str(getattr(node, "module", "")).split(".")[0]
+            if isinstance(node, ast.ImportFrom) and library in ("lightning", "transformers"):
                 found += [f"{name}:{node.lineno} {a.name}" for a in node.names if a.name.startswith("_")]
     assert not found

@@ -119,7 +119,7 @@ def workspace(entity: str, project: str, name: str, sources: Mapping[str, str]) 
             return reports.MediaBrowser(title=one.title, media_keys=one.keys, num_columns=2)
         if one.kind == "table":
             return reports.WeavePanelSummaryTable(table_name=one.keys[0])
-        return reports.LinePlot(title=one.title, x=STEP, y=one.keys, metric_regex=one.regex)
+        return reports.LinePlot(title=one.title, x=STEP, y=list[Any](one.keys), metric_regex=one.regex)
 
     return ws.Workspace(
         entity=entity,

@@ -43,8 +43,8 @@ class OpenCheckpoint(ModelCheckpoint):
 class SizedModelParallel(ModelParallelStrategy):
     """ModelParallelStrategy over all processes.
 
-    Its argument is a number or "auto" (one part per node), and the number of processes is known only after the
-    trainer has asked the cluster for it.
+    Its argument is a number or "auto" (one part per node), and the number of processes is known only after
+    the trainer has asked the cluster for it.
     """
 
     def setup_environment(self) -> None:
@@ -53,10 +53,10 @@ class SizedModelParallel(ModelParallelStrategy):
 
 
 class ConfiguredDeepSpeed(DeepSpeedStrategy):
-    """DeepSpeedStrategy that asks `complete` for what its config lacks, before Lightning fills in its own values.
+    """DeepSpeedStrategy that asks `complete` for what its config lacks, before Lightning fills in its values.
 
-    The precision is known only when the trainer exists, which is after the constructor, and Lightning's own value
-    for bfloat16 keeps the weights in bfloat16.
+    The precision is known only when the trainer exists, which is after the constructor, and Lightning's own
+    value for bfloat16 keeps the weights in bfloat16.
     """
 
     def complete(self) -> None:
@@ -70,8 +70,8 @@ class ConfiguredDeepSpeed(DeepSpeedStrategy):
 class HasWorkers:
     """A training loader whose workers Lightning can stop.
 
-    Lightning looks for the handle of the workers in the attribute `_iterator` of a DataLoader. A loader of our own
-    that holds a DataLoader as `loader` passes it on.
+    Lightning looks for the handle of the workers in the attribute `_iterator` of a DataLoader. A loader of
+    our own that holds a DataLoader as `loader` passes it on.
     """
 
     loader: DataLoader[Any]
@@ -88,8 +88,8 @@ class HasWorkers:
 def handlers_before(trainer: Trainer) -> dict[Any, Any]:
     """Signal -> the handler that was there before `fit`.
 
-    Lightning replaces handlers before the first hook of a callback, and what was there before is needed to pass
-    a signal on (submitit resubmits a job in its handler).
+    Lightning replaces handlers before the first hook of a callback, and what was there before is needed to
+    pass a signal on (submitit resubmits a job in its handler).
     """
     return trainer._signal_connector._original_handlers
 
@@ -97,16 +97,17 @@ def handlers_before(trainer: Trainer) -> dict[Any, Any]:
 def log_this_batch(trainer: Trainer) -> None:
     """Hand the values of the batch that has just ended to the loggers.
 
-    Lightning does this after `on_train_batch_end`; a callback that leaves the run in that hook would lose them.
+    Lightning does this after `on_train_batch_end`; a callback that leaves the run there would lose them.
     """
     trainer._logger_connector.on_batch_end()
     trainer._logger_connector.update_train_step_metrics()
 
 
 def counts(progress: _Progress) -> tuple[_ProcessedTracker, _ProcessedTracker]:
-    """The counters of a loop, of the whole run and of this epoch: `ready`, `started`, `processed`, `completed`.
+    """The counters of a loop, of the whole run and of this epoch.
 
-    Lightning declares them with a narrower type than they have.
+    They are `ready`, `started`, `processed` and `completed`. Lightning declares them with a narrower type
+    than they have.
     """
     return cast(_ProcessedTracker, progress.total), cast(_ProcessedTracker, progress.current)
 

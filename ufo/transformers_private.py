@@ -1,4 +1,4 @@
-"""The private parts of transformers that this project needs: each one here, with its reason, and nowhere else.
+"""The private parts of transformers that this project needs: each one here, with its reason, nowhere else.
 
 tests/test_lightning_private.py notices when a new version of transformers changes one of them.
 """
@@ -14,7 +14,7 @@ def from_config(
 ) -> PreTrainedModel:
     """A model with random weights of a dtype, and the attention implementation that the config names.
 
-    `AutoModel.from_config` is public but knows no class of a family by itself, and the constructor makes float32
-    weights first: twice the memory of an 8B model in bfloat16.
+    `AutoModel.from_config` is public but chooses the class itself, and the constructor makes float32 weights
+    first: twice the memory of an 8B model in bfloat16.
     """
     return model_class._from_config(config, dtype=dtype)

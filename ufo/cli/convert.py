@@ -115,7 +115,7 @@ def _merge(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise CommandError(f"the LoRA of {args.src} cannot be merged: {error}") from error
     native.save(model, args.out)
-    merged = f"LoRA of rank {lora['r']} merged" if has_adapters(lora) else "joined with its base"
+    merged = f"LoRA of rank {lora['r']} merged" if lora and has_adapters(lora) else "joined with its base"
     print(f"{args.out}: {type(model.backbone).__name__}, {merged}; tasks: {', '.join(model.tasks)}")
 
 
@@ -126,7 +126,7 @@ def _classes(given: list[str]) -> dict[str, tuple[str, ...]]:
     from ufo.checkpoints.recipes import CLASS_FILES
     from ufo.data.datasets.semantic import read_classes
 
-    classes = {}
+    classes: dict[str, tuple[str, ...]] = {}
     for value in given:
         task, equals, names = value.partition("=")
         if not equals:

@@ -8,8 +8,8 @@ to show the help: what is slow to import (torch) belongs inside their functions.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
+import io
 import logging
 import os
 import pkgutil
@@ -80,7 +80,7 @@ def _set_up_output() -> None:
     """The project's log goes to stderr, a line per message; odd file names never stop printing."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ufo").setLevel(logging.INFO)
-    with contextlib.suppress(AttributeError):  # replaced by something that is no text file
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else replaced by something that is no text file
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

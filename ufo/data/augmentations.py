@@ -43,7 +43,7 @@ class Pipeline:
 
 def select(sample: Sample, keep: Tensor) -> Sample:
     """The sample with objects `keep` (bool or int64 [N]) only: boxes, labels and masks in step."""
-    chosen = dict(sample)
+    chosen: dict[str, Any] = dict(sample)
     for key in ("boxes", "labels", "masks"):
         if (value := chosen.get(key)) is not None:
             picked = _picked(value, keep) if key == "masks" else value[keep]

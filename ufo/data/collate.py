@@ -29,11 +29,13 @@ def collate(
     Raises:
         ValueError: the images differ in shape, or only some samples have an annotation.
     """
+    images = _stack(samples, "image", source)
+    assert images is not None  # every sample has one
     return Batch(
         task=task,
         source=source,
         classes=classes,
-        images=_stack(samples, "image", source),
+        images=images,
         texts=[s.get("text", "") for s in samples],
         boxes=_views(samples, "boxes", source),
         labels=_views(samples, "labels", source),
@@ -102,7 +104,8 @@ def _send(target: Target) -> tuple[Any, ...]:
 
 
 def _receive(values: dict[str, Any], arrays: dict[str, Any]) -> Target:
-    return Target(**values, **{k: torch.from_numpy(v) for k, v in arrays.items()})
+    tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in arrays.items()}
+    return Target(**values, **tensors)
 
 
 # only for pickling between processes: files and copies are not concerned

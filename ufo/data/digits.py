@@ -68,7 +68,7 @@ def generate(
             f"digit scenes need train, val, seed >= 0 and 32 <= size <= 4096, "
             f"not train={train}, val={val}, seed={seed}, size={size}"
         )
-    stamp = {"format": FORMAT, "train": train, "val": val, "seed": seed, "size": size}
+    stamp: dict[str, Any] = {"format": FORMAT, "train": train, "val": val, "seed": seed, "size": size}
     stamp["variant"] = variant
     if _finished(out, stamp, force):
         return out

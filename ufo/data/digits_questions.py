@@ -116,8 +116,8 @@ def _name(things: list[Thing], size: int, rng: np.random.Generator) -> Turn | No
     clues += [
         f"the {word} digit" for word in ("largest", "smallest", "leftmost", "rightmost", "top", "bottom")
     ]
-    told = [(clue, resolve(clue, things, size)) for clue in dict.fromkeys(clues)]
-    told = [(clue, fitting[0]) for clue, fitting in told if len(fitting) == 1]
+    resolved = [(clue, resolve(clue, things, size)) for clue in dict.fromkeys(clues)]
+    told = [(clue, fitting[0]) for clue, fitting in resolved if len(fitting) == 1]
     if not told:
         return None
     clue, index = told[rng.integers(len(told))]

@@ -202,7 +202,8 @@ def _paint(
     patch = canvas[where]
     darkness = rng.uniform(0.4, 0.85)  # never none: white on a bright sky would be invisible
     patch *= 1 - darkness * outline[..., None]
-    light = np.linspace(*rng.uniform(0.86, 1.08, 2), fill.shape[0])[:, None, None]
+    first, last = rng.uniform(0.86, 1.08, 2)
+    light = np.linspace(first, last, fill.shape[0])[:, None, None]
     patch += fill[..., None] * ((color * light).clip(0, 255) - patch)
 
 

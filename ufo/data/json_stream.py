@@ -121,7 +121,9 @@ class _Text:
     def peek(self) -> str:
         """The next character that is not white space, "" at the end of the file."""
         while True:
-            self._at = _SPACE.match(self._text, self._at).end()
+            space = _SPACE.match(self._text, self._at)
+            assert space is not None  # the pattern also matches nothing at all
+            self._at = space.end()
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 

@@ -26,7 +26,8 @@ class Key(NamedTuple):
     """One image of a training batch."""
 
     source: int  # index into the mixture
-    index: int  # index into the source's training data
+    # of the source's training data
+    index: int  # type: ignore[assignment]  # hides a tuple's own index(), which nobody calls
     seed: int  # of this image's augmentation
     batch_seed: int  # the same for all images of this rank's batch
 
@@ -140,7 +141,8 @@ class MixtureSampler(Sampler[list[Key]]):
                 state["seed"],
                 self.seed,
             )
-        drawn, seen = state["drawn"], []
+        drawn = state["drawn"]
+        seen: list[int] = []
         for e in self.entries:
             old = drawn.get(e.name, [])
             seen += old if len(old) == len(e.groups) else [0] * len(e.groups)

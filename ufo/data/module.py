@@ -22,7 +22,7 @@ from ufo.data.mixer import Entry, Key, MixtureSampler, effective_shares
 from ufo.data.resume import rewind, unapplied_batches
 from ufo.data.sampling import weights_by_size
 from ufo.data.source import Source
-from ufo.lightning_private import HasWorkers
+from ufo.lightning_private import HasWorkers, counts
 from ufo.types import Batch, Sample
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class UFODataModule(L.LightningDataModule):
         entries = self.entries()
         sampler = MixtureSampler(entries, self.seed, rank, world_size, self._total())
         # Lightning's `overfit_batches` means the same few batches in every epoch
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         state = None if overfit else self._loaded
         if state is not None and self.trainer is not None:
             rewind(self.trainer, state["unapplied"], sampler.max_steps)
@@ -195,7 +195,7 @@ class UFODataModule(L.LightningDataModule):
             return 0
         # `processed` grows after the optimizer's step and before `on_train_batch_end`, where
         # checkpoints are saved; `ready` would also count a batch that an exception interrupted
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return counts(self.trainer.fit_loop.epoch_loop.batch_progress)[0].processed
 
     def _total(self) -> int | None:
         if self.max_steps is not None or self.trainer is None or self.trainer.max_steps < 1:
@@ -277,5 +277,6 @@ class MixtureLoader(HasWorkers):
         """Nothing: see `UFODataModule.load_state_dict`."""
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
+    """The data set makes whole batches."""
     return batch

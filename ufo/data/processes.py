@@ -6,6 +6,7 @@ import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
@@ -18,9 +19,9 @@ def _die_with_parent() -> None:
     """Pool workers outlive a killed parent otherwise."""
     parent = parent_process()
 
-    def watch() -> None:
-        parent.join()
+    def watch(process: BaseProcess) -> None:
+        process.join()
         os._exit(1)
 
     if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()

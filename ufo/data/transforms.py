@@ -30,8 +30,10 @@ from ufo.data.augmentations import (
 )
 
 
-class _QuickMasks:
+class _QuickMasks(v2.Transform):
     """torchvision's resizing, with masks by NumPy: the same pixels in a sixth of the time."""
+
+    size: Sequence[int]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if isinstance(inpt, tv_tensors.Mask) and inpt.dtype == torch.uint8:

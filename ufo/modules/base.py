@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,7 +17,7 @@ from ufo.backbones.lora import frozen, held_elsewhere
 from ufo.model import UFO
 from ufo.modules.schedule import LayerRamp, parameter_groups
 from ufo.modules.strategies import FSDP, shard
-from ufo.types import Batch, Prediction
+from ufo.types import Batch
 
 
 class UFOModule(L.LightningModule):
@@ -26,12 +27,12 @@ class UFOModule(L.LightningModule):
     schedule(optimizer). Without an optimizer the module only evaluates. A subclass names its backbone.
     """
 
-    backbone_type: type[Backbone] = Backbone
+    backbone_type: type[nn.Module] = Backbone
 
     def __init__(
         self,
         model: UFO,
-        optimizer: Callable[[list[dict]], Optimizer] | None = None,
+        optimizer: partial[Optimizer] | None = None,
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
         ramp: LayerRamp | None = None,
         compile: bool = False,
@@ -49,7 +50,9 @@ class UFOModule(L.LightningModule):
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, FSDP):
-            shard(self.model, self.device_mesh["data_parallel"])
+            mesh = self.device_mesh
+            assert mesh is not None  # the strategy has made it
+            shard(self.model, mesh["data_parallel"])
         if self._compile:
             self._compile = False
             self.model.compile_backbone()
@@ -65,16 +68,14 @@ class UFOModule(L.LightningModule):
         self.log("loss", losses["loss"], prog_bar=True, logger=False, batch_size=len(batch))
         return {"loss": losses["loss"], "tokens": tokens}  # callbacks see both
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
-        return self.model.predict_batch(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """A `list[Prediction]`, which Lightning hands to the callbacks."""
         return self.model.predict_batch(batch)
 
     def configure_optimizers(self) -> Any:
         if self._optimizer is None:
             return None
-        lr = self._optimizer.keywords["lr"]
+        lr = self._optimizer.keywords["lr"]  # of the partial that the config has made
         inside = {id(p) for p in self.model.backbone.parameters()}
         others = [p for p in self.parameters() if id(p) not in inside]
         optimizer = self._optimizer(parameter_groups(self.model.backbone, others, lr, self._ramp))

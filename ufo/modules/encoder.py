@@ -9,6 +9,8 @@ sub-pixels per patch side.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +38,7 @@ class EncoderModule(UFOModule):
         prompts = [task.prompt(batch.classes, text) for text in batch.texts]
         output = self.head(self.model.encode(batch.images, prompts, None).image_features).float()
         losses = (self.referring_losses if task.needs_text else self.dense_losses)(batch, output)
-        total = sum(losses.values())
+        total = torch.stack([*losses.values()]).sum()
         self.log_dict({f"train/{batch.source}/{k}": v for k, v in losses.items()}, batch_size=len(batch))
         self.log("loss", total, prog_bar=True, logger=False, batch_size=len(batch))
         return total
@@ -46,8 +48,9 @@ class EncoderModule(UFOModule):
 
         An answer reads the image wherever it looks first: so all patches learn where the object is.
         """
+        assert batch.boxes is not None
         size, device = output.shape[1:3], output.device
-        pixels = tuple(batch.images.shape[-2:])
+        pixels = (batch.images.shape[-2], batch.images.shape[-1])
         on = torch.stack([_nearest(_inside(b[0], pixels)[None], size)[0] for b in batch.boxes]).to(device)
         box = torch.stack([_relative(b[0], pixels) for b in batch.boxes]).to(device)  # [B, 4]
         target = box[:, None, None].expand(-1, *size, -1) * 4 - output.new_tensor([2.0, 2.0, 0.0, 0.0])
@@ -58,6 +61,7 @@ class EncoderModule(UFOModule):
 
     def dense_losses(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the labels and smooth L1 of the boxes, from `output [B, H, W, ...]`."""
+        assert batch.masks is not None and batch.boxes is not None and batch.labels is not None
         boxes, logits = output[..., :4], output[..., 9:].permute(0, 3, 1, 2)
         logits = F.pixel_shuffle(logits, self.subpixels)  # [B, K+1, s*H, s*W]
         owner = [_owner(m) for m in batch.masks]
@@ -69,7 +73,8 @@ class EncoderModule(UFOModule):
         box = F.smooth_l1_loss(boxes[on], target.to(boxes.device)[on], beta=0.1, reduction="sum")
         return {"label": F.cross_entropy(logits, label), "box": box / (4 * on.sum()).clamp(min=1)}
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Nothing is predicted: the head answers no task."""
         return None
 
 
@@ -106,7 +111,7 @@ def _relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return box_convert(boxes.float(), "xyxy", "cxcywh") / torch.tensor([width, height, width, height])
 
 
-def _box_map(owner: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _box_map(owner: Tensor, boxes: Tensor, size: torch.Size) -> Tensor:
     """Each patch's target: its object's box (centre from the patch, extent) in quarters of the image."""
     height, width = owner.shape
     at = _nearest(owner[None], size)[0]

@@ -60,7 +60,7 @@ class FSDP(SizedModelParallel):
         """
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning may have wrapped it
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_optimizer_state_dict(self.model, optimizer, options=options)
+        state: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), optimizer, options=options))
         if not state:
             return state
         number = {name: i for i, name in enumerate(self._names(optimizer))}
@@ -72,18 +72,23 @@ class FSDP(SizedModelParallel):
         path = Path(self.broadcast(checkpoint_path))
         checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
         options = StateDictOptions(full_state_dict=True)
-        set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
+        set_model_state_dict(self._whole(), checkpoint.pop("state_dict"), options=options)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
             names = self._names(optimizer)
             order = [i for g in state["param_groups"] for i in g["params"]]
             name = dict(zip(order, names, strict=True))
             groups = [{**g, "params": [name[i] for i in g["params"]]} for g in state["param_groups"]]
-            named = {"state": {name[i]: v for i, v in state["state"].items()}, "param_groups": groups}
-            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
+            values = {name[i]: v for i, v in state["state"].items()}
+            named: dict[str, Any] = {"state": values, "param_groups": groups}
+            set_optimizer_state_dict(self._whole(), optimizer, optim_state_dict=named, options=options)
         return checkpoint
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        return [name for names in group_names(self.model, optimizer) for name in names]
+        return [name for names in group_names(self._whole(), optimizer) for name in names]
+
+    def _whole(self) -> nn.Module:
+        assert self.model is not None  # set up before the first checkpoint
+        return self.model
 
 
 def group_names(module: nn.Module, optimizer: Optimizer) -> list[list[str]]:

@@ -54,12 +54,15 @@ class DeepSpeed(ConfiguredDeepSpeed):
         self._groups: list[list[str]] = []  # names of the optimizer's weights, before ZeRO flattens them
 
     def setup_environment(self) -> None:
-        self.precision_plugin = _Precision(self.precision_plugin.precision)
+        precision: Any = (
+            self.precision_plugin.precision
+        )  # a wider type than DeepSpeed takes; it checks itself
+        self.precision_plugin = _Precision(precision)
         DDPStrategy.setup_environment(self)  # without Lightning's check for CUDA: it runs on CPUs (gloo) too
 
     def complete(self) -> None:
         """Mixed precision as with other strategies: float32 weights under autocast, not bfloat16 weights."""
-        if self.precision_plugin.precision == "bf16-mixed":
+        if self.precision_plugin.precision == "bf16-mixed" and self.config is not None:
             self.config.setdefault("bf16", {"enabled": False})
             self.config.setdefault("torch_autocast", {"enabled": True, "dtype": "bfloat16"})
 
@@ -75,7 +78,7 @@ class DeepSpeed(ConfiguredDeepSpeed):
     def _setup_model_and_optimizer(self, model: Any, optimizer: Any, lr_scheduler: Any = None) -> Any:
         import deepspeed
 
-        self._groups = group_names(self.lightning_module, optimizer) if optimizer else []
+        self._groups = group_names(self._module, optimizer) if optimizer else []
         engine, optimizer, _, _ = deepspeed.initialize(
             args=Namespace(device_rank=self.local_rank),
             config=self.config,
@@ -87,12 +90,17 @@ class DeepSpeed(ConfiguredDeepSpeed):
         )
         return engine, optimizer
 
+    @property
+    def _module(self) -> nn.Module:
+        assert self.lightning_module is not None  # connected before anything else happens
+        return self.lightning_module
+
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """Under ZeRO 3 every process has all weights inside, and its hooks neither gather nor drop any."""
         import deepspeed
 
-        weights = [w for w in self.lightning_module.parameters() if hasattr(w, "ds_id")]
+        weights: list[Any] = [w for w in self._module.parameters() if hasattr(w, "ds_id")]
         with deepspeed.zero.GatheredParameters(weights, enabled=bool(weights)):
             for weight in weights:
                 weight.ds_active_sub_modules.add(IN_USE)
@@ -112,7 +120,7 @@ class DeepSpeed(ConfiguredDeepSpeed):
         return loss
 
     def validation_step(self, *arguments: Any, **named: Any) -> Any:
-        with self._whole(), _without_hooks(self.lightning_module):
+        with self._whole(), _without_hooks(self._module):
             return super().validation_step(*arguments, **named)
 
     # checkpoints are read before DeepSpeed sees the model, as under DDP
@@ -126,8 +134,8 @@ class DeepSpeed(ConfiguredDeepSpeed):
         """The weights in full precision, on process 0; every process must call it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        state = self.lightning_module.state_dict()
-        for name, weight in self.lightning_module.named_parameters(remove_duplicate=False):
+        state = self._module.state_dict()
+        for name, weight in self._module.named_parameters(remove_duplicate=False):
             full = safe_get_full_fp32_param(weight)
             if full is None:  # frozen: no optimizer knows it
                 full = self._gathered(weight)
@@ -144,10 +152,13 @@ class DeepSpeed(ConfiguredDeepSpeed):
         """The whole state on process 0, in the form of the optimizer without DeepSpeed."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        zero, state, number = self.optimizers[0], {}, 0
+        zero: Any = self.optimizers[0]  # DeepSpeed's, around the one of the config
+        state: dict[int, Any] = {}
+        number = 0
         keys, scalars = self._state_keys(zero)
         self._link_state(zero)
-        weights, groups = dict(self.lightning_module.named_parameters()), []
+        weights = dict(self._module.named_parameters())
+        groups: list[dict[str, Any]] = []
         for names, group in zip(self._groups, zero.optimizer.param_groups, strict=True):
             settings = {k: v for k, v in group.items() if k != "params"}
             groups.append({**settings, "params": list(range(number, number + len(names)))})
@@ -162,8 +173,9 @@ class DeepSpeed(ConfiguredDeepSpeed):
         """Every process keeps its parts of the state that `optimizer_state` gave, and of the weights."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        zero, (saved,) = self.optimizers[0], checkpoint["optimizer_states"]
-        weights = dict(self.lightning_module.named_parameters())
+        zero: Any = self.optimizers[0]
+        (saved,) = checkpoint["optimizer_states"]
+        weights = dict(self._module.named_parameters())
         for group, values in zip(zero.optimizer.param_groups, saved["param_groups"], strict=True):
             group.update({k: v for k, v in values.items() if k != "params"})
         order = [i for values in saved["param_groups"] for i in values["params"]]

@@ -33,7 +33,11 @@ COMMON = {
 
 
 class Patient:
-    """Waits for all jobs, whatever becomes of each."""
+    """Waits for all jobs, whatever becomes of each: mixed into a launcher of the plugin, which has these."""
+
+    config: Any
+    params: dict[str, Any]
+    _EXECUTOR: str
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
@@ -71,7 +75,7 @@ class Patient:
         except Exception:  # submitit's own, or whatever the job's process raised
             why = f"job {job.job_id} ended without a result ({job.state}); its output: {job.paths.stdout}"
             log.error("%s: %s", folder, why)
-            record = read(folder) or Record(overrides=filter_overrides(overrides))
+            record = read(folder) or Record(overrides=list(filter_overrides(overrides)))
             if record.state == RUNNING:
                 record.state, record.why = FAILED, why
                 folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ class Grid(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         folder = open_folder(self.config)
+        assert self.hydra_context is not None and self.launcher is not None  # Hydra has called `setup`
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         self.overrides = self.split_arguments(parsed, self.max_batch_size)

@@ -137,7 +137,7 @@ def _overrides(hydra: Any) -> list[str]:
     """As they were written: what refers to something that is not there is refused later, with its key."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return [str(override) for override in OmegaConf.to_container(hydra.overrides.task, resolve=False) or []]
 
 
 def _outcome(error: BaseException) -> tuple[str, str]:
@@ -172,7 +172,8 @@ def _as_single_run(hydra: Any, folder: Path, sweeping: bool) -> Iterator[None]:
         yield
         return
     before = list(sys.argv)
-    settings = HydraConfig.instance().cfg.hydra
+    cfg: Any = HydraConfig.instance().cfg  # a sweep's run has one, and `hydra` in it
+    settings = cfg.hydra
     with read_write(settings):
         settings.run.dir = str(folder)
     name = f"--config-name={hydra.job.config_name}"

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -50,7 +50,7 @@ class Search(Sweeper):
         self,
         storage: str,
         study_name: str,
-        direction: str,
+        direction: Literal["minimize", "maximize"],
         n_trials: int,
         n_jobs: int,
         seed: int,
@@ -62,10 +62,11 @@ class Search(Sweeper):
         self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
         self.sampler, self.pruner, self.params = sampler, pruner, dict(params or {})
         self.config: Any = None
+        self.hydra_context: Any = None
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -140,12 +141,15 @@ def distribution(override: Override) -> Any:
 
     value = override.value()
     if isinstance(value, IntervalSweep):
-        log_scale, ends = "log" in value.tags, (value.start, value.end)
-        if all(isinstance(end, int) for end in ends):
-            return IntDistribution(*ends, log=log_scale)
-        return FloatDistribution(*map(float, ends), log=log_scale)
+        log_scale, low, high = "log" in value.tags, value.start, value.end
+        if low is None or high is None:
+            raise ValueError(f"the interval of {override.input_line} needs two ends")
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=log_scale)
+        return FloatDistribution(float(low), float(high), log=log_scale)
     if isinstance(value, RangeSweep) and isinstance(value.step, int):
-        numbers = list(range(value.start, value.stop, value.step))
+        # Hydra takes all three for integers, or none
+        numbers = list(range(cast(int, value.start), cast(int, value.stop), value.step))
         return IntDistribution(min(numbers), max(numbers), step=abs(value.step))
     return CategoricalDistribution(list(islice(override.sweep_string_iterator(), 10_000)))
 

@@ -61,7 +61,8 @@ def detection(root: Path, out: Path, workers: int) -> None:
         label_of = {name: k for k, names in enumerate(CLASSES.values()) for name in names}
         categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES)]
         objects = tables.by_image("object_ann")
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, record in enumerate(tables.images()):
             images.append(_image(number, record))
             for row in objects.get(record["token"], ()):
@@ -94,8 +95,10 @@ def segmentation(root: Path, out: Path, workers: int) -> None:
         scratch = out / f".preparing-{split}"
         job = [stamp(tables.folder / "object_ann.json"), [name for name, *_ in jobs]]
         title = f"nuImages {split}: label maps"
-        options = {"fingerprint": job, "workers": workers, "title": title, "problems": tables.problems}
-        list(run_shards(_draw, jobs, scratch, **options))
+        drawn = run_shards(
+            _draw, jobs, scratch, fingerprint=job, workers=workers, title=title, problems=tables.problems
+        )
+        list(drawn)
         shutil.rmtree(scratch, ignore_errors=True)
         tables.problems.close()
 
@@ -165,7 +168,7 @@ def _image(number: int, record: dict[str, Any]) -> dict[str, Any]:
 
 def _annotation(number: int, image: int, label: int, row: dict[str, Any]) -> dict[str, Any]:
     x1, y1, x2, y2 = row["bbox"]
-    record = {"id": number, "image_id": image, "category_id": label, "iscrowd": 0}
+    record: dict[str, Any] = {"id": number, "image_id": image, "category_id": label, "iscrowd": 0}
     record |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
     if row.get("mask"):
         record["segmentation"] = {"size": row["mask"]["size"], "counts": _counts(row["mask"]).decode("ascii")}

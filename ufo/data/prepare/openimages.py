@@ -128,17 +128,17 @@ def _mask(item: tuple[str, tuple[int, int] | None], masks: Path, images: Path, s
     if not path.resolve().is_relative_to(masks.resolve()):
         return [[*row, ""], f"{source}: the mask {row[0]} lies outside {masks}"]
     try:
-        size = tuple(size or image_size(images / f"{image}.jpg"))
+        height, width = size or image_size(images / f"{image}.jpg")
     except DataError:  # as OpenImagesDataset takes it
-        size = UNKNOWN_SIZE
+        height, width = UNKNOWN_SIZE
     try:
         mask = read_label_map(path).numpy() > 0
     except DataError as error:
         return [[*row, ""], str(error)]
-    if mask.shape != size:
+    if mask.shape != (height, width):
         # bilinear, so that a border falls where it would be between the pixels of the smaller mask
         grey = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
-        mask = np.asarray(grey.resize(size[::-1], PIL.Image.Resampling.BILINEAR)) >= 128
+        mask = np.asarray(grey.resize((width, height), PIL.Image.Resampling.BILINEAR)) >= 128
     counts = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
     return [[*row, counts.decode("ascii")], ""]
 

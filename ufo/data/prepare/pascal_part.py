@@ -58,9 +58,15 @@ def parts(root: Path, out: Path, workers: int) -> None:
     for split in todo:
         names = read_split(require(home / HOME / "ImageSets" / "Main" / f"{split}.txt", "root"))
         problems, scratch = Problems(f"{folder} ({split})"), out / f".preparing-{split}"
-        options = {"workers": workers, "title": f"Pascal-Part {split}", "problems": problems}
-        work = partial(_read, folder=folder)
-        found = run_shards(work, names, scratch, fingerprint=[str(folder), names], **options)
+        found = run_shards(
+            partial(_read, folder=folder),
+            names,
+            scratch,
+            fingerprint=[str(folder), names],
+            workers=workers,
+            title=f"Pascal-Part {split}",
+            problems=problems,
+        )
         with writing(out / f"{split}.json") as file:
             json.dump(_content(found), file)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -81,7 +81,7 @@ def _run_all(
     try:
         futures = [executor.submit(function, *job) for job in jobs]
         for future in futures:
-            future.add_done_callback(lambda done: done.cancelled() or advance())
+            future.add_done_callback(lambda done: None if done.cancelled() else advance())
         wait(futures, return_when=FIRST_EXCEPTION)
         for future in futures:
             if future.done():
