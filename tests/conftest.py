@@ -1,4 +1,4 @@
-"""Tiny tokenizer, network, model and batches shared by the tests; random but fixed, all eight tasks.
+"""Tiny tokenizer, network, model and batches shared by the tests; random but fixed, of all tasks.
 
 Images are 24 x 24 pixels (2 x 2 windows of 3 x 3 patches), 12 x 12 for the tasks with one answer per image.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from sharing import shared
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.data.digits import generate
 from ufo.model import UFO
-from ufo.tasks import make_task
+from ufo.tasks import make_task, task_class, task_names
+from ufo.tasks.dense import DenseTask, MaskTask
 from ufo.tokenizer import UFOTokenizer, build_vocab
 from ufo.types import IGNORE, Batch
 
@@ -27,10 +29,9 @@ torch.set_num_threads(1)  # threads only cost where tensors are tiny
 
 CLASSES = ("red cat", "owl", "dog")
 BINS = 48
-MASKED = ("instance_segmentation", "semantic_segmentation")
-DENSE = ("detection", *MASKED)
-REFERRING = ("referring_segmentation", "reasoning_segmentation")
-TASKS = (*DENSE, "caption", "grounding", *REFERRING, "vqa")
+TASKS = tuple(task_names())
+MASKED = tuple(name for name in TASKS if issubclass(task_class(name), MaskTask))
+DENSE = tuple(name for name in TASKS if issubclass(task_class(name), DenseTask))
 TEXTS = {
     "caption": "a red cat left of the owl",
     "grounding": "the owl",
@@ -88,15 +89,11 @@ def make_backbone(tokenizer) -> Callable[..., UFOViT]:
 @pytest.fixture(scope="session")
 def make_tiny_task() -> Callable:
     def make(name: str, **changes):
-        settings = {"image_size": 24 if name in DENSE else 12}
-        if name in ("detection", "grounding"):
-            settings["num_bins"] = BINS
+        settings = {"image_size": 24 if name in DENSE else 12, "num_bins": BINS, "mask_tokens": 4}
         if name in DENSE:
-            settings |= {"grid_per_window": 2, "samples_per_window": 3, "repeat": 2}
-            settings["max_length"] = 14
-        if name in (*MASKED, *REFERRING):
-            settings["mask_tokens"] = 4
-        return make_task(name, **settings | changes)
+            settings |= {"grid_per_window": 2, "samples_per_window": 3, "repeat": 2, "max_length": 14}
+        known = {field.name for field in fields(task_class(name))}
+        return make_task(name, **{k: v for k, v in settings.items() if k in known} | changes)
 
     return make
 
@@ -134,12 +131,14 @@ def make_batch() -> Callable[..., Batch]:
             source=f"tiny/{task}",
             classes=CLASSES,
             images=images.to(torch.uint8),
-            texts=[TEXTS.get(task, "")] * len(objects),
+            texts=[TEXTS.get(task, "the owl" if task_class(task).needs_text else "")] * len(objects),
             boxes=boxes,
             labels=labels,
             masks=masks,
-            semantic=semantic if task == "semantic_segmentation" else None,
-            conversations=[[TEXTS["vqa"], "the red cat"]] * len(objects) if task == "vqa" else None,
+            semantic=semantic if "semantic" in task_class(task).needs else None,
+            conversations=[[TEXTS["vqa"], "the red cat"]] * len(objects)
+            if "conversation" in task_class(task).needs
+            else None,
             sizes=[(side, side)] * len(objects),
             seed=seed,
         )

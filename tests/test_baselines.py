@@ -8,7 +8,8 @@ from torchvision import tv_tensors
 
 from ufo.baselines import TrivialPredictor
 from ufo.data.source import Source
-from ufo.tasks import task_class, task_names
+from ufo.kinds import ClassMap, Objects, Referred, Text
+from ufo.tasks import kind_of, task_class, task_names
 from ufo.types import IGNORE, Batch, Target
 
 
@@ -18,8 +19,8 @@ class Data:
     classes = ("one", "two")
     provides = frozenset.union(*(task_class(name).needs for name in task_names()))
 
-    def __init__(self, boxes: bool = True, talks: bool = False) -> None:
-        self.boxes, self.talks = boxes, talks
+    def __init__(self, boxes: bool = True) -> None:
+        self.boxes = boxes
 
     def __len__(self) -> int:
         return 3
@@ -33,19 +34,20 @@ class Data:
             "image": tv_tensors.Image(torch.zeros(3, 8, 16, dtype=torch.uint8)),
             "masks": tv_tensors.Mask(mask),
             "semantic": tv_tensors.Mask(semantic),
-            "text": "often" if i else "once",
         }
-        if self.talks:
-            sample["conversation"] = ["what?", "red" if i else "blue"]
         if self.boxes:
             box = torch.tensor([[4.0, 2, 12, 6]])
             boxes = tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=(8, 16))
             sample |= {"boxes": boxes, "labels": torch.tensor([1])}
         return sample
 
+    def target(self, i: int) -> Target:
+        texts = {"captions": ["often" if i else "once"], "answers": ["red" if i else "blue"]}
+        return Target(i, (8, 16), boxes=torch.zeros(2, 4), **texts)
+
 
 def predict(task: str, boxes: bool = True) -> list:
-    source = Source(name=f"x/{task}", task=task, train=lambda: Data(boxes, task == "vqa"))
+    source = Source(name=f"x/{task}", task=task, train=lambda: Data(boxes))
     batch = Batch(task, source.name, Data.classes, torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["", ""])
     batch.targets = [Target(0, (8, 16)), Target(1, (16, 16))]
     return TrivialPredictor([source]).predict_batch(batch)
@@ -54,14 +56,17 @@ def predict(task: str, boxes: bool = True) -> list:
 @pytest.mark.parametrize("task", task_names())
 def test_every_task_gets_what_its_metric_reads(task):
     first, second = predict(task)
-    needs = task_class(task).needs
+    kind = kind_of(task)
+    boxes = isinstance(kind, (Objects, Referred))
     assert first.task == task
-    assert (first.semantic is not None) == ("semantic" in needs)
-    assert (first.labels is not None) == ("labels" in needs)
-    assert (first.masks is not None) == ("masks" in needs)
-    if "boxes" in needs:
+    assert (first.semantic is not None) == isinstance(kind, ClassMap)
+    assert (first.labels is not None) == isinstance(kind, Objects)
+    assert (first.boxes is not None) == boxes
+    assert (first.masks is not None) == (boxes and kind.masks)
+    assert bool(first.text) == isinstance(kind, Text)
+    if boxes:
         assert first.boxes.tolist() == [[4, 2, 12, 6]] and second.boxes.tolist() == [[4, 4, 12, 12]]
-    if "masks" in needs:
+    if first.masks is not None:
         assert first.masks[0, 2:6, 4:12].all() and first.masks.sum() == 32
 
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from ufo.draw import PALETTE, REFERRED, color, contact_sheet, draw, side_by_side
-from ufo.draw.blocks import _wrap
-from ufo.draw.marks import referred_note
+from ufo.draw.blocks import wrapped
 from ufo.ops.masks import rle_encode
+from ufo.tasks import kind_of
 from ufo.types import IGNORE, Prediction, Target
 
 CLASSES = ("cat", "dog")
@@ -231,9 +231,10 @@ def test_what_an_expression_means_is_painted_and_compared():
     image = torch.zeros(3, 48, 64, dtype=torch.uint8)
     painted = np.asarray(draw(image, found, target))
     assert (painted != np.asarray(draw(image, replace(found, masks=~masks & False), target))).any()
-    assert referred_note(found, target) == "IoU 1.00"
+    kind = kind_of(found.task)
+    assert kind.note(found, target) == "IoU 1.00"
     nowhere = replace(found, masks=masks & False, text="no")
-    assert referred_note(nowhere, target) == "no mask in the answer 'no'"
+    assert kind.note(nowhere, target) == "no mask in the answer 'no'"
 
 
 def test_answers_to_a_question_are_written_below():
@@ -246,7 +247,7 @@ def test_answers_to_a_question_are_written_below():
 
 def test_a_long_list_of_classes_breaks_between_names():
     names = [f"class{i}" for i in range(40)]
-    lines = _wrap(f"find: {','.join(names)}", 16, 400)
+    lines = wrapped(f"find: {','.join(names)}", 16, 400)
     assert len(lines) > 2
     said = "".join(lines).removeprefix("find:").strip().split(",")
     assert said == names and all(line.endswith(",") for line in lines[:-1])

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import masks_to_boxes
 
 from ufo.data.source import Source
-from ufo.tasks import task_class
+from ufo.kinds import Text, Usual
+from ufo.tasks import kind_of
 from ufo.types import IGNORE, Batch, Prediction
 
 
@@ -25,19 +26,24 @@ class TrivialPredictor(nn.Module):
 
     def __init__(self, sources: list[Source], limit: int = 500):
         super().__init__()
-        self.answers = {s.name: _summary(s, limit) for s in sources}
+        self.usual = {s.name: usual(s, limit) for s in sources}
 
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """The same answer for each image, scaled to its size."""
-        answer = self.answers[batch.source]
-        return [_predict(batch, answer, target.size) for target in batch.targets]
+        kind, usual = kind_of(batch.task), self.usual[batch.source]
+        return [
+            Prediction(batch.task, classes=batch.classes, **kind.trivial(usual, target.size))
+            for target in batch.targets
+        ]
 
 
-def _summary(source: Source, limit: int) -> dict:
+def usual(source: Source, limit: int) -> Usual:
     """Mean box `[1, 4]` in units of the image, majority label, most frequent text."""
     data = source.data("train")
     boxes: list[Tensor] = []
-    labels, texts = Counter(), Counter()
+    labels: Counter[int] = Counter()
+    texts: Counter[str] = Counter()
+    kind = kind_of(source.task)
     for i in islice(range(len(data)), limit):
         sample = data[i]
         height, width = sample["image"].shape[-2:]
@@ -50,14 +56,14 @@ def _summary(source: Source, limit: int) -> dict:
         if "semantic" in sample:
             classes, counts = sample["semantic"].as_subclass(Tensor).unique(return_counts=True)
             labels.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
-        # a question is given, its answer is to be learned
-        texts[sample["conversation"][1] if "conversation" in sample else sample.get("text", "")] += 1
+        if isinstance(kind, Text):
+            texts.update(kind.truth(data.target(i)))
     labels.pop(IGNORE, None)
-    return {
-        "box": torch.cat(boxes).mean(0, keepdim=True) if boxes else None,
-        "label": labels.most_common(1)[0][0] if labels else 0,
-        "text": texts.most_common(1)[0][0],
-    }
+    return Usual(
+        box=torch.cat(boxes).mean(0, keepdim=True) if boxes else None,
+        label=labels.most_common(1)[0][0] if labels else 0,
+        text=texts.most_common(1)[0][0] if texts else "",
+    )
 
 
 def _mask_boxes(masks: Tensor) -> list[Tensor]:
@@ -65,23 +71,3 @@ def _mask_boxes(masks: Tensor) -> list[Tensor]:
     height, width = masks.shape[-2:]
     seen = masks[masks.flatten(1).any(1)]
     return [masks_to_boxes(seen) / torch.tensor([width, height, width, height])] if len(seen) else []
-
-
-def _predict(batch: Batch, answer: dict, size: tuple[int, int]) -> Prediction:
-    height, width = size
-    common = {"task": batch.task, "classes": batch.classes}
-    needs = task_class(batch.task).needs
-    if "semantic" in needs:
-        return Prediction(semantic=torch.full(size, answer["label"]), **common)
-    if needs & {"caption", "conversation"}:
-        return Prediction(text=answer["text"], **common)
-    box = torch.zeros(1, 4) if answer["box"] is None else answer["box"]
-    boxes = box * torch.tensor([width, height, width, height])
-    prediction = Prediction(boxes=boxes, scores=torch.ones(1), **common)
-    if "labels" in needs:
-        prediction.labels = torch.tensor([answer["label"]])
-    if "masks" in needs:
-        x1, y1, x2, y2 = boxes[0].round().long().tolist()
-        prediction.masks = torch.zeros(1, height, width, dtype=torch.bool)
-        prediction.masks[:, y1:y2, x1:x2] = True
-    return prediction

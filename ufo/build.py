@@ -20,7 +20,7 @@ from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.latest import last_good
 from ufo.checkpoints.native import prepare_training
 from ufo.data.module import UFODataModule
-from ufo.metrics.base import MetricCallback
+from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.strategies import for_evaluation
@@ -136,7 +136,19 @@ def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callba
     for callback in callbacks:
         if isinstance(callback, RunInfo):
             callback.config = OmegaConf.to_container(cfg, resolve=True)
+    _name_unscored(cfg, callbacks)
     return [c for c in callbacks if with_loggers or not isinstance(c, LearningRateMonitor)]
+
+
+def _name_unscored(cfg: DictConfig, callbacks: list[L.Callback]) -> None:
+    """Say once, before training, which sources are evaluated and scored by no metric."""
+    evaluated = [source for source in cfg.sources.values() if source and source.dataset.get("val")]
+    unscored = [source.name for source in evaluated if not scoring(source.task, callbacks)]
+    if unscored:
+        log.warning(
+            "No metric scores %s: it will have no number; add a metric of conf/metric/ or one of your own.",
+            ", ".join(unscored),
+        )
 
 
 def metric_callbacks(cfg: DictConfig) -> list[MetricCallback]:

@@ -1,31 +1,18 @@
 """The project's Weights & Biases workspace as code: which panel shows which logged value.
 
 The keys are those that modules and callbacks log (docs/dashboards.md); a test looks each of them up in the
-records of an offline run. `sources` are the names of a mixture's sources, "<data set>/<task>".
+records of an offline run. `sources` are those of a mixture, `{"<data set>/<task>": task}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-METRICS = {
-    "detection": ("mAP", "mAP50", "mAP75"),
-    "instance_segmentation": ("mAP", "mAP50", "mAP75"),
-    "semantic_segmentation": ("mIoU", "mAcc"),
-    "caption": ("BLEU-4", "CIDEr", "ROUGE-L"),
-    "grounding": ("Acc@0.5", "mean_IoU"),
-    "referring_segmentation": ("cIoU", "gIoU"),
-    "reasoning_segmentation": ("gIoU", "cIoU"),
-}
-MASKED = (
-    "instance_segmentation",
-    "semantic_segmentation",
-    "referring_segmentation",
-    "reasoning_segmentation",
-)
-TABLED = ("caption", "grounding")  # tasks whose pictures come with a table of answers
+from ufo.metrics.base import MetricCallback, scoring
+from ufo.tasks import kind_of
+
 SPEED = {
     "images per second": "speed/images_per_s",
     "tokens per second": "speed/tokens_per_s",
@@ -56,10 +43,10 @@ class Section:
     panels: list[Panel] = field(default_factory=list)
 
 
-def sections(sources: Mapping[str, str]) -> list[Section]:
+def sections(sources: Mapping[str, str], metrics: Sequence[MetricCallback]) -> list[Section]:
     """All panels for the sources of a mixture, `{name: task}`."""
     return [
-        Section("validation", [panel for name, task in sources.items() for panel in _metrics(name, task)]),
+        Section("validation", _numbers(sources, metrics)),
         Section("losses", _losses(sources)),
         Section(
             "optimisation",
@@ -72,21 +59,23 @@ def sections(sources: Mapping[str, str]) -> list[Section]:
         Section("pictures", _pictures(sources)),
         Section(
             "worst predictions",
-            [
-                Panel(name, [f"val/{name}/worst"], "table")
-                for name, task in sources.items()
-                if task in METRICS
-            ],
+            [Panel(name, [f"val/{name}/worst"], "table") for name in sources],
         ),
     ]
 
 
-def _metrics(name: str, task: str) -> list[Panel]:
-    return [Panel(f"{name} {metric}", [f"val/{name}/{metric}"]) for metric in METRICS.get(task, ())]
+def _numbers(sources: Mapping[str, str], metrics: Sequence[MetricCallback]) -> list[Panel]:
+    """What each metric shows of each source that it scores, its headline first."""
+    return [
+        Panel(f"{name} {number}", [f"val/{name}/{number}"])
+        for name, task in sources.items()
+        for metric in scoring(task, metrics)
+        for number in metric.numbers
+    ]
 
 
 def _losses(sources: Mapping[str, str]) -> list[Panel]:
-    masked = [name for name, task in sources.items() if task in MASKED]
+    masked = [name for name, task in sources.items() if kind_of(task).masks]
     panels = [
         Panel("loss", [f"train/{name}/loss" for name in sources]),
         Panel("token loss", [f"train/{name}/token" for name in sources]),
@@ -100,7 +89,7 @@ def _losses(sources: Mapping[str, str]) -> list[Panel]:
 
 def _pictures(sources: Mapping[str, str]) -> list[Panel]:
     pictures = [Panel(name, [f"val/{name}/pictures"], "pictures") for name in sources]
-    tables = [(name, f"val/{name}/answers") for name, task in sources.items() if task in TABLED]
+    tables = [(name, f"val/{name}/answers") for name, task in sources.items() if kind_of(task).columns]
     return pictures + [Panel(name, [key], "table") for name, key in tables]
 
 
@@ -109,7 +98,9 @@ def keys(parts: list[Section]) -> list[str]:
     return [key for section in parts for panel in section.panels for key in panel.keys]
 
 
-def workspace(entity: str, project: str, name: str, sources: Mapping[str, str]) -> Any:
+def workspace(
+    entity: str, project: str, name: str, sources: Mapping[str, str], metrics: Sequence[MetricCallback]
+) -> Any:
     """A `wandb_workspaces` workspace; it touches no network until it is saved."""
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as ws
@@ -127,7 +118,7 @@ def workspace(entity: str, project: str, name: str, sources: Mapping[str, str]) 
         name=name,
         sections=[
             ws.Section(name=part.name, panels=[panel(one) for one in part.panels], is_open=i < 2)
-            for i, part in enumerate(sections(sources))
+            for i, part in enumerate(sections(sources, metrics))
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=20),
         runset_settings=ws.RunsetSettings(groupby=[ws.Metric("Group"), ws.Metric("JobType")]),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
-from metric_examples import CALLBACKS, CLASSES, example
+from lightning.pytorch import Trainer
+from metric_examples import CLASSES, METRICS, Replay, example
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ufo.callbacks.best import BestMetrics
 from ufo.callbacks.flops import StepFlops, named_peak
-from ufo.callbacks.worst import WorstPredictions, trimmed
+from ufo.callbacks.pictures import Pictures
+from ufo.callbacks.worst import WorstPredictions
+from ufo.tasks import kind_of, task_names
 from ufo.types import Batch
 
 
@@ -20,21 +25,15 @@ def batch(task: str, pairs: list) -> Batch:
     return Batch(task, f"toys/{task}", CLASSES, images, [""] * len(pairs), targets=[t for _, t in pairs])
 
 
-@pytest.mark.parametrize("task", CALLBACKS)
+@pytest.mark.parametrize("task", task_names())
 def test_an_image_done_worse_has_a_lower_score_and_is_kept(task, tmp_path):
     """Images 0 to 5: perfect, empty, and four with some noise; the empty one is the worst."""
     pairs = [example(task, i, noise=0.0 if i == 0 else 0.3) for i in range(6)]
-    pairs[1] = example(task, 1, 0.0, empty=task != "semantic_segmentation")
-    if task == "semantic_segmentation":
-        pairs[1][0].semantic = (pairs[1][0].semantic + 1) % len(CLASSES)
-    metric, worst = CALLBACKS[task](), WorstPredictions(tmp_path, num_images=2)
+    pairs[1] = example(task, 1, 0.0, empty=True)
+    kind, worst = kind_of(task), WorstPredictions(tmp_path, num_images=2)
     for part in (pairs[:3], pairs[3:]):
-        current = batch(task, part)
-        metric.collect([p for p, _ in part], current)
-        if not metric.scores:
-            pytest.skip("its metric scores no single images")
-        worst.keep([p for p, _ in part], current, metric.scores[current.source])
-    scores = metric.scores[f"toys/{task}"]
+        worst.keep([p for p, _ in part], batch(task, part))
+    scores = {target.id: kind.score(prediction, target, CLASSES) for prediction, target in pairs}
     assert scores[0] == pytest.approx(1.0) and all(0 <= s <= 1 for s in scores.values())
     assert min(scores, key=scores.get) == 1
     kept = worst._kept[f"toys/{task}"]
@@ -44,9 +43,35 @@ def test_an_image_done_worse_has_a_lower_score_and_is_kept(task, tmp_path):
 
 def test_only_certain_objects_are_kept():
     prediction, _ = example("instance_segmentation", 3, 0.0)
-    few = trimmed(prediction, 1)
+    few = kind_of("instance_segmentation").best(prediction, 1)
     assert len(few.masks) == len(few.scores) == len(few.labels) == 1
     assert few.scores[0] == prediction.scores.max()
+
+
+def test_the_order_of_callbacks_does_not_matter(tmp_path):
+    """Metrics, best values and the worst images are the same however the callbacks are listed."""
+    tasks = task_names()
+    results = []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        callbacks = [metric() for metric in METRICS]
+        callbacks += [BestMetrics(folder), WorstPredictions(folder / "worst"), Pictures(folder / "pictures")]
+        random.Random(seed).shuffle(callbacks)
+        data = [
+            DataLoader([batch(task, [example(task, i, 0.3) for i in range(3)])], batch_size=None)
+            for task in tasks
+        ]
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        run = Trainer(accelerator="cpu", devices=1, enable_model_summary=False, callbacks=callbacks, **quiet)
+        run.validate(Replay(0.3), data, verbose=False)
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+        results.append(({name: float(v) for name, v in run.callback_metrics.items()}, files))
+    assert results[0] == results[1] == results[2]
+    best = json.loads((tmp_path / "0" / "metrics.json").read_text())
+    marked = {name.rpartition("/")[0] for name, values in best.items() if values.get("headline")}
+    assert marked == {f"val/toys/{task}" for task in tasks}
+    names = {path for path in results[0][1] if path.endswith(".csv")}
+    assert names == {f"worst/step_000000/toys_{task}.csv" for task in tasks}
 
 
 def test_best_values_survive_a_resume(tmp_path):

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import metric_examples
 import pytest
 from commands import NETWORK, QUICK, TASKS, batches, forked, resolution
 from sharing import shared
@@ -14,8 +15,11 @@ from wandb_records import finished, history
 
 from ufo.cli.main import main
 from ufo.dashboard import UTILISATION, as_json, keys, sections, workspace
+from ufo.metrics.base import scoring
+from ufo.tasks import kind_of, task_names
 
 SOURCES = {f"digits/{task}": task for task in TASKS}
+METRICS = [metric() for metric in metric_examples.METRICS]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +56,11 @@ def logged(parts) -> dict:
 
 @pytest.mark.slow
 def test_every_panel_finds_its_metric(logged):
-    wanted = set(keys(sections(SOURCES))) - set(UTILISATION.values())  # a CPU's peak is not known
+    wanted = set(keys(sections(SOURCES, METRICS))) - set(UTILISATION.values())  # a CPU's peak is not known
     # pictures and tables are objects, their parts are logged
     missing = [key for key in wanted if not any(k == key or k.startswith(f"{key}/") for k in logged)]
     assert missing == []
-    patterns = [p.regex for section in sections(SOURCES) for p in section.panels if p.regex]
+    patterns = [p.regex for section in sections(SOURCES, METRICS) for p in section.panels if p.regex]
     assert patterns and all(any(re.fullmatch(p, key) for key in logged) for p in patterns)
     assert len(wanted) > 30
 
@@ -133,14 +137,27 @@ def test_the_workspace_is_json(tmp_path, capsys):
     assert "not sent" in capsys.readouterr().out
     content = out.read_text()
     assert json.loads(content) and out.read_text().count("lr-.*") == 1
-    for key in keys(sections(SOURCES)):
+    for key in keys(sections(SOURCES, METRICS)):
         assert key in content, key
+
+
+def test_every_task_has_its_panels():
+    """Numbers, losses, pictures, worst images, a table where its kind has one: also of tasks added later."""
+    tasks = task_names()
+    shown = keys(sections({f"x/{task}": task for task in tasks}, METRICS))
+    for task in tasks:
+        assert {f"val/x/{task}/{name}" for name in ("pictures", "worst")} <= set(shown), task
+        assert f"train/x/{task}/loss" in shown
+        assert (f"train/x/{task}/dice" in shown) == kind_of(task).masks
+        assert (f"val/x/{task}/answers" in shown) == bool(kind_of(task).columns)
+        (metric,) = scoring(task, METRICS)
+        assert {f"val/x/{task}/{number}" for number in metric.numbers} <= set(shown)
 
 
 def test_an_official_mixture_has_a_panel_for_each_source():
     pytest.importorskip("wandb_workspaces")
     sources = {"coco/detection": "detection", "refcoco/grounding": "grounding", "x/vqa": "vqa"}
-    content = as_json(workspace("e", "p", "n", sources))
+    content = as_json(workspace("e", "p", "n", sources, METRICS))
     for key in ("val/coco/detection/mAP", "val/refcoco/grounding/worst", "train/x/vqa/loss"):
         assert key in content
-    assert "val/x/vqa/worst" not in content
+    assert "val/x/vqa/worst" in content and "val/x/vqa/answers" in content

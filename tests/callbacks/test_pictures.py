@@ -16,8 +16,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from wandb_records import finished
 
-from ufo.callbacks.pictures import Example, Pictures, class_map, overlays, painted
+from ufo.callbacks.pictures import Example, Pictures
 from ufo.draw import PALETTE
+from ufo.kinds.overlays import class_map, painted
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Batch, Prediction, Target
 
@@ -212,7 +213,7 @@ def test_maps_for_wandb():
 def test_overlays_have_predictions_and_ground_truth():
     task = "instance_segmentation"
     example = Example(answer(task), truth(task, 0, ""), CLASSES)
-    result = overlays(example, (30, 40))
+    result = example.overlays((30, 40))
     (box,) = result["boxes"]["predictions"]["box_data"]
     assert box["position"] == {"minX": 4, "minY": 4, "maxX": 20, "maxY": 16}
     assert box["class_id"] == 1
@@ -223,10 +224,10 @@ def test_overlays_have_predictions_and_ground_truth():
     assert np.unique(result["masks"]["predictions"]["mask_data"]).tolist() == [0, 2]
     assert np.unique(result["masks"]["ground_truth"]["mask_data"]).tolist() == [0, 1]
     assert result["masks"]["predictions"]["class_labels"] == {0: "nothing", 1: "cat", 2: "dog"}
-    assert not overlays(example, SIZE, 0.95)["masks"]["predictions"]["mask_data"].any()
+    assert not example.overlays(SIZE, 0.95)["masks"]["predictions"]["mask_data"].any()
     many = Example(example.prediction, example.target, tuple(map(str, range(300))))
-    assert "masks" not in overlays(many, SIZE)
-    assert overlays(Example(answer("caption"), truth("caption", 0, ""), ()), SIZE) == {}
+    assert "masks" not in many.overlays(SIZE)
+    assert Example(answer("caption"), truth("caption", 0, ""), ()).overlays(SIZE) == {}
 
 
 @pytest.mark.slow

@@ -1,14 +1,17 @@
 """A tiny random model with all tasks."""
 
+from dataclasses import fields
+
 import torch
 
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.model import UFO
-from ufo.tasks import make_task
+from ufo.tasks import make_task, task_class, task_names
+from ufo.tasks.dense import DenseTask
 from ufo.tokenizer import UFOTokenizer, build_vocab
 
 CLASSES = ("cat", "dog", "tree")
-TASKS = ("detection", "instance_segmentation", "semantic_segmentation", "caption", "grounding")
+TASKS = tuple(task_names())
 
 
 def tiny_model(classes=CLASSES, tasks=TASKS) -> UFO:
@@ -27,9 +30,10 @@ def tiny_model(classes=CLASSES, tasks=TASKS) -> UFO:
         window_size=2,
         max_positions=64,
     )
-    settings = {"image_size": 32, "max_length": 6}
-    bins = {"detection": {"num_bins": 20}, "grounding": {"num_bins": 20}}
-    made = {name: make_task(name, **settings, **bins.get(name, {})) for name in tasks}
-    dense = ("detection", "instance_segmentation", "semantic_segmentation")
-    named = {name: classes for name in dense if name in tasks and classes}
+    made = {}
+    for name in tasks:
+        known = {field.name for field in fields(task_class(name))}
+        bins = {"num_bins": 20} if "num_bins" in known else {}
+        made[name] = make_task(name, image_size=32, max_length=6, **bins)
+    named = {name: classes for name, task in made.items() if isinstance(task, DenseTask) and classes}
     return UFO(backbone, tokenizer, made, classes=named)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ufo.metrics.answers import AnswerAccuracy, normalize_answer, similarity
+from ufo.metrics.answers import AnswerAccuracy
+from ufo.ops.text import normalize_answer, similarity
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ufo.metrics.reasoning import ReasoningIoU
-from ufo.metrics.referring import ReferringIoU, mask_overlap
+from ufo.metrics.referring import ReferringIoU
+from ufo.ops.overlap import mask_overlap
 
 
 def masks(count: int, seed: int = 0) -> torch.Tensor:

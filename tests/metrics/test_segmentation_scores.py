@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from ufo.metrics.mean_iou import SegmentationScores, class_histograms
+from ufo.metrics.mean_iou import SegmentationScores
+from ufo.ops.overlap import class_histograms
 from ufo.types import IGNORE
 
 C = 6
@@ -27,7 +28,7 @@ def random_maps(seed: int = 0, n: int = 4) -> list[tuple[torch.Tensor, torch.Ten
 def scores_of(maps: list) -> dict[str, float]:
     metric = SegmentationScores(C)
     for prediction, target in maps:
-        metric.update(class_histograms(prediction, target, C))
+        metric.update(class_histograms(prediction, target, C, IGNORE))
     return {name: float(value) for name, value in metric.compute().items()}
 
 
@@ -66,14 +67,14 @@ def test_histograms__hand_counted():
     prediction = torch.tensor([[0, 1, 1], [2, 2, 0]])
     target = torch.tensor([[0, 1, 2], [2, IGNORE, 1]], dtype=torch.uint8)
     expected = [[1, 1, 1], [2, 2, 1], [1, 2, 2]]
-    assert class_histograms(prediction, target, 3).tolist() == expected
+    assert class_histograms(prediction, target, 3, IGNORE).tolist() == expected
 
 
 def test_histograms__errors_say_what_to_do():
     zeros = torch.zeros(4, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match="original image's size"):
-        class_histograms(zeros, torch.zeros(4, 5, dtype=torch.uint8), 3)
+        class_histograms(zeros, torch.zeros(4, 5, dtype=torch.uint8), 3, IGNORE)
     with pytest.raises(ValueError, match="annotated map holds class 7"):
-        class_histograms(zeros, torch.full((4, 4), 7, dtype=torch.uint8), 3)
+        class_histograms(zeros, torch.full((4, 4), 7, dtype=torch.uint8), 3, IGNORE)
     with pytest.raises(ValueError, match="predicted map holds class 3"):
-        class_histograms(zeros + 3, zeros.to(torch.uint8), 3)
+        class_histograms(zeros + 3, zeros.to(torch.uint8), 3, IGNORE)

@@ -14,12 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from ufo.files import write_json
+from ufo.metrics.base import metrics_of
 
 log = logging.getLogger(__name__)
 
 
 class BestMetrics(Callback):
     """Writes `metrics.json`: `best` and `last` value of every metric `val/...`, and the `step` of the best.
+
+    A `headline` of a metric is marked: a sweep's report shows it first.
 
     Larger is better for every metric, unless its name ends in "loss". Values survive a resume.
 
@@ -40,9 +43,13 @@ class BestMetrics(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        # Lightning calls this after all metrics have logged, wherever they stand among the callbacks
+        headlines = {name for metric in metrics_of(trainer.callbacks) for name in metric.headlines}
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/"):
                 self.update(name, float(value), trainer.global_step)
+                if name in headlines:
+                    self.metrics[name]["headline"] = True
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self._write()
 
@@ -56,7 +63,7 @@ class BestMetrics(Callback):
 
     def _write(self) -> None:
         try:
-            write_json(self.path, self.metrics, indent=2)
+            write_json(self.path, dict(sorted(self.metrics.items())), indent=2)
         except OSError as error:
             log.warning("The best metrics could not be written to %s: %s", self.path, error)
 

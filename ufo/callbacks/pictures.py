@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from ufo.data.datasets.base import read_image
 from ufo.data.errors import DataError
 from ufo.draw import contact_sheet, side_by_side
-from ufo.ops.masks import rle_decode
+from ufo.kinds import Kind
+from ufo.kinds.overlays import padded
 from ufo.stages import EvaluationCallback
-from ufo.types import IGNORE, Batch, Prediction, Target
+from ufo.tasks import kind_of
+from ufo.types import Batch, Prediction, Target
 
 log = logging.getLogger(__name__)
-
-MAX_MASK_CLASSES = 254  # wandb's masks are uint8, 0 is "nothing"
 
 
 @dataclass
@@ -41,6 +39,15 @@ class Example:
     prediction: Prediction  # on the CPU
     target: Target
     classes: tuple[str, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of result is shown."""
+        return kind_of(self.prediction.task)
+
+    def overlays(self, size: tuple[int, int], min_score: float = 0.0) -> dict[str, Any]:
+        """Boxes and masks for `wandb.Image`, on an image of `size` (height, width)."""
+        return self.kind.overlays(self.prediction, self.target, self.classes, size, min_score)
 
     def image(self) -> Tensor:
         """uint8 `[3, H, W]`, RGB, the original image; black if its file can't be read."""
@@ -142,7 +149,7 @@ class Pictures(EvaluationCallback):
 def log_wandb(
     logger: WandbLogger, key: str, examples: list[Example], step: int, min_score: float = 0.0
 ) -> None:
-    """Log `{key}/pictures`, and `{key}/answers` for captions and grounding.
+    """Log `{key}/pictures`, and `{key}/answers` where the kind of result has a table of answers.
 
     Args:
         examples: of one source.
@@ -151,11 +158,13 @@ def log_wandb(
     # not `logger.log_image`: it wraps every image once more, which drops boxes and masks
     pictures = wandb_images(examples, min_score)
     logger.log_metrics({f"{key}/pictures": pictures}, step)
-    columns, row = TABLES.get(examples[0].prediction.task, ((), None))
-    if row is not None:
+    columns = examples[0].kind.columns
+    if columns:
         # not the same objects again: a table stores its images in its own place
         images = wandb_images(examples, min_score)
-        data = [[image, *row(e)] for image, e in zip(images, examples, strict=True)]
+        data = [
+            [image, *e.kind.row(e.prediction, e.target)] for image, e in zip(images, examples, strict=True)
+        ]
         logger.log_table(f"{key}/answers", ["image", *columns], data, step=step)
 
 
@@ -172,140 +181,9 @@ def wandb_images(examples: list[Example], min_score: float = 0.0) -> list[Any]:
         pixels = padded(example.image(), height, width).permute(1, 2, 0).numpy()
         return wandb.Image(
             Image.fromarray(pixels),
-            caption=_caption(example),
+            caption=example.kind.caption(example.prediction, example.target),
             file_type=file_type,
-            **overlays(example, (height, width), min_score),
+            **example.overlays((height, width), min_score),
         )
 
     return [picture(e) for e in examples]
-
-
-def _segmented(example: Example) -> list[Any]:
-    prediction, target = example.prediction, example.target
-    overlap = 0.0
-    if prediction.masks is not None and target.masks is not None:
-        found, wanted = prediction.masks.bool().any(0), rle_decode(target.masks, target.size).any(0)
-        overlap = float((found & wanted).sum() / (found | wanted).sum().clamp(min=1))
-    return [target.text, prediction.text, overlap]
-
-
-def _grounded(example: Example) -> list[Any]:
-    prediction, target = example.prediction, example.target
-    iou = 0.0
-    if prediction.boxes is not None and len(prediction.boxes) and target.boxes is not None:
-        iou = float(box_iou(prediction.boxes[:1].float(), target.boxes[:1].float()))
-    return [target.text, prediction.text, iou]
-
-
-# task -> columns of the table beside the image, and their values
-TABLES: dict[str, tuple[tuple[str, ...], Callable[[Example], list[Any]]]] = {
-    "caption": (
-        ("prediction", "references"),
-        lambda e: [e.prediction.text, "\n".join(e.target.captions or [])],
-    ),
-    "grounding": (("expression", "answer", "IoU"), _grounded),
-    "referring_segmentation": (("expression", "answer", "IoU"), _segmented),
-    "reasoning_segmentation": (("text", "answer", "IoU"), _segmented),
-    "vqa": (
-        ("question", "answer", "right"),
-        lambda e: [e.target.text, e.prediction.text, "\n".join(e.target.answers or [])],
-    ),
-}
-
-
-def overlays(example: Example, size: tuple[int, int], min_score: float = 0.0) -> dict[str, Any]:
-    """What `wandb.Image` wants as `boxes` and `masks`, each with predictions and ground truth.
-
-    In the masks 0 is "nothing" and class `i` is `i + 1`; more than 254 classes get no masks.
-
-    Args:
-        example: what is shown.
-        size: (height, width) of the image shown, at least the original one.
-        min_score: instances below it are left out of the masks.
-    """
-    prediction, target, classes = example.prediction, example.target, example.classes
-    result: dict[str, Any] = {}
-    if prediction.boxes is not None:
-        names = dict(enumerate(classes)) if prediction.labels is not None else {0: "referred to"}
-        found = box_data(prediction.boxes, prediction.labels, names, prediction.scores)
-        result["boxes"] = {"predictions": found}
-        if target.boxes is not None:
-            result["boxes"]["ground_truth"] = box_data(target.boxes, target.labels, names)
-    if len(classes) <= MAX_MASK_CLASSES:
-        named = classes or ("referred to",)
-        labels = {0: "nothing", **{i + 1: name for i, name in enumerate(named)}}
-        result["masks"] = {
-            key: {"mask_data": padded(value, *size).numpy(), "class_labels": labels}
-            for key, value in _class_maps(prediction, target, min_score).items()
-        }
-    return {key: value for key, value in result.items() if value}
-
-
-def _class_maps(prediction: Prediction, target: Target, min_score: float) -> dict[str, Tensor]:
-    """`predictions` and `ground_truth` as uint8 `[H, W]`; none for a task without masks."""
-    maps = {}
-    if prediction.semantic is not None:
-        maps["predictions"] = class_map(prediction.semantic)
-        if target.semantic is not None:
-            maps["ground_truth"] = class_map(target.semantic)
-    elif prediction.masks is not None and prediction.labels is None:  # what an expression means
-        maps["predictions"] = prediction.masks.any(0).to(torch.uint8)
-        if target.masks is not None:
-            maps["ground_truth"] = rle_decode(target.masks, target.size).any(0).to(torch.uint8)
-    elif prediction.masks is not None:
-        masks, labels = prediction.masks, prediction.labels
-        if prediction.scores is not None:
-            order = prediction.scores.argsort(stable=True)  # the best one is painted last
-            order = order[prediction.scores[order] >= min_score]
-            masks, labels = masks[order], labels[order]
-        maps["predictions"] = painted(masks, labels, target.size)
-        if target.masks is not None and target.labels is not None:
-            masks = rle_decode(target.masks, target.size)
-            maps["ground_truth"] = painted(masks, target.labels, target.size)
-    return maps
-
-
-def box_data(
-    boxes: Tensor, labels: Tensor | None, names: dict[int, str], scores: Tensor | None = None
-) -> dict[str, Any]:
-    """wandb's form of boxes `[N, 4]` with labels `[N]` and scores `[N]`."""
-    classes = labels.tolist() if labels is not None else [0] * len(boxes)
-    entries = []
-    for i, (box, label) in enumerate(zip(boxes.float().tolist(), classes, strict=True)):
-        if not np.isfinite(box).all():  # not a number in JSON
-            continue
-        entry: dict[str, Any] = {
-            "position": dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True)),
-            "domain": "pixel",
-            "class_id": label,
-            "box_caption": names.get(label, str(label)),
-        }
-        if scores is not None:
-            entry["scores"] = {"score": float(scores[i])}
-            entry["box_caption"] += f" {float(scores[i]):.2f}"
-        entries.append(entry)
-    return {"box_data": entries, "class_labels": names}
-
-
-def class_map(semantic: Tensor) -> Tensor:
-    """A semantic map `[H, W]` with 0 where it says `IGNORE` and class + 1 elsewhere: uint8."""
-    return torch.where(semantic == IGNORE, 0, semantic.long() + 1).to(torch.uint8)
-
-
-def painted(masks: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Instances `[N, H, W]` over each other in one map uint8 `[H, W]`: label + 1, 0 elsewhere."""
-    result = torch.zeros(size, dtype=torch.uint8)
-    for mask, label in zip(masks, labels.tolist(), strict=True):
-        result[mask.bool()] = label + 1
-    return result
-
-
-def padded(image: Tensor, height: int, width: int) -> Tensor:
-    """`[..., H, W]` with zeros on the right and below: `[..., height, width]`."""
-    right, below = width - image.shape[-1], height - image.shape[-2]
-    return torch.nn.functional.pad(image, (0, right, 0, below))
-
-
-def _caption(example: Example) -> str | None:
-    answer, asked = example.prediction.text, example.target.text
-    return {"caption": answer, "vqa": f"{asked} {answer}"}.get(example.prediction.task, asked)

@@ -1,6 +1,6 @@
 """The worst predictions of every validation: a table in W&B, a sheet in TensorBoard, files on the disk.
 
-Which ones they are follows from the scores that the metric callbacks give each image, on all processes.
+Which ones they are says each kind of result (`Kind.score`), so it does not matter which metrics there are.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from torch import Tensor
 
 from ufo.callbacks.pictures import Example, wandb_images
 from ufo.draw import contact_sheet, side_by_side
-from ufo.metrics.base import MetricCallback
 from ufo.stages import EvaluationCallback
-from ufo.types import IGNORE, Batch, Prediction
+from ufo.tasks import kind_of
+from ufo.types import Batch, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +37,16 @@ class Scored:
 
     def row(self) -> list[Any]:
         """The cells of `COLUMNS`."""
-        target, prediction = self.example.target, self.example.prediction
-        answer, truth = describe(self.example)
-        text = f"{target.text}: " if target.text and prediction.task != "caption" else ""
-        return [round(self.score, 4), target.id, Path(target.image).name, answer, text + truth]
+        e = self.example
+        answer, truth = e.kind.in_words(e.prediction, e.target, e.classes)
+        return [round(self.score, 4), e.target.id, Path(e.target.image).name, answer, truth]
 
 
 class WorstPredictions(EvaluationCallback):
-    """Show the images with the lowest scores of every source whose metric scores single images.
+    """Show the images with the lowest scores of every source.
 
-    It comes after the metric callbacks in the trainer's list. Under DDP each image is scored by the process
-    that predicted it; only the chosen ones are sent. Written to `folder/step_000000/<source>.csv` and `.png`.
+    Under DDP each image is scored by the process that predicted it; only the chosen ones are sent. Written
+    to `folder/step_000000/<source>.csv` and `.png`.
 
     Args:
         folder: where to write.
@@ -72,16 +69,18 @@ class WorstPredictions(EvaluationCallback):
         self.min_score, self.max_side = min_score, max_side
         self._kept: dict[str, list[Scored]] = {}
 
-    def keep(self, outputs: list[Prediction], batch: Batch, scores: dict[int, float]) -> None:
-        """Remember the images of a batch that are among the worst so far; `scores` by `Target.id`."""
-        kept = self._kept.setdefault(batch.source, [])
+    def keep(self, outputs: list[Prediction] | None, batch: Batch) -> None:
+        """Remember the images of a batch that are among the worst so far."""
+        if outputs is None:
+            return
+        kind, kept = kind_of(batch.task), self._kept.setdefault(batch.source, [])
         known = {scored.example.target.id for scored in kept}
         for prediction, target in zip(outputs, batch.targets, strict=True):
-            score = scores.get(target.id)
+            score = kind.score(prediction, target, batch.classes)
             full = len(kept) >= self.num_images
             if score is None or target.id in known or (full and score >= kept[-1].score):
                 continue
-            small = trimmed(prediction, self.max_objects).to("cpu")
+            small = kind.best(prediction, self.max_objects).to("cpu")
             kept.append(Scored(score, Example(small, target, batch.classes)))
             kept.sort(key=lambda scored: (scored.score, scored.example.target.id))
             del kept[self.num_images :]
@@ -109,9 +108,7 @@ class WorstPredictions(EvaluationCallback):
         self._kept = {}
 
     def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
-        for metric in trainer.callbacks if outputs is not None else ():
-            if isinstance(metric, MetricCallback) and metric.task == batch.task:
-                self.keep(outputs, batch, metric.scores.get(batch.source, {}))
+        self.keep(outputs, batch)
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         gathered, self._kept = self._gathered(), {}
@@ -151,41 +148,6 @@ class WorstPredictions(EvaluationCallback):
             sheet.save(path.with_name(path.name + ".png"))
         except OSError as error:
             log.warning("The worst predictions could not be written to %s: %s", path, error)
-
-
-def trimmed(prediction: Prediction, count: int) -> Prediction:
-    """The `count` most certain objects: hundreds of masks of full size are much to keep, and no picture."""
-    if prediction.scores is None or len(prediction.scores) <= count:
-        return prediction
-    best = prediction.scores.topk(count).indices
-    parts = {name: getattr(prediction, name) for name in ("boxes", "scores", "labels", "masks")}
-    return replace(prediction, **{n: v[best] for n, v in parts.items() if isinstance(v, Tensor)})
-
-
-def describe(example: Example) -> tuple[str, str]:
-    """Answer and truth in a few words: the texts, or how many of what."""
-    prediction, target = example.prediction, example.target
-    if prediction.semantic is not None and target.semantic is not None:
-        return _classes(prediction.semantic, example), _classes(target.semantic, example)
-    if prediction.labels is not None and target.labels is not None:
-        return _counts(prediction.labels, example), _counts(target.labels, example)
-    truth = " / ".join(target.captions or getattr(target, "answers", None) or [])
-    if not truth and target.boxes is not None:
-        truth = "; ".join(",".join(f"{v:.0f}" for v in box) for box in target.boxes.tolist())
-    return prediction.text, truth
-
-
-def _counts(labels: Tensor, example: Example) -> str:
-    counts = Counter(_name(label, example) for label in labels.tolist())
-    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing"
-
-
-def _classes(semantic: Tensor, example: Example) -> str:
-    return ", ".join(_name(label, example) for label in semantic.unique().tolist() if label != IGNORE)
-
-
-def _name(label: int, example: Example) -> str:
-    return example.classes[label] if label < len(example.classes) else str(label)
 
 
 def _exchange(content: Any) -> list[Any]:

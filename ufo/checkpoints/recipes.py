@@ -15,13 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.errors import sentence
-
-# the class names that the published models are asked for, by task; captions and grounding have none
-CLASS_FILES = {
-    "detection": "coco_classes.txt",
-    "instance_segmentation": "coco_classes.txt",
-    "semantic_segmentation": "ade20k_classes.txt",
-}
+from ufo.tasks import task_class
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -87,7 +81,7 @@ def class_names(task: str) -> tuple[str, ...]:
     """The class names that a published model is asked for in a task; empty for a task without classes."""
     from ufo.data.datasets.semantic import read_classes
 
-    file = CLASS_FILES.get(task)
+    file = task_class(task).published_classes
     return read_classes(config_folder() / "vocab" / file) if file else ()
 
 

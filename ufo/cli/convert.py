@@ -123,19 +123,20 @@ def _classes(given: list[str]) -> dict[str, tuple[str, ...]]:
     """Class names by task."""
     if not given:
         return {}
-    from ufo.checkpoints.recipes import CLASS_FILES
     from ufo.data.datasets.semantic import read_classes
+    from ufo.tasks import task_class, task_names
 
+    with_classes = [name for name in task_names() if task_class(name).published_classes]
     classes: dict[str, tuple[str, ...]] = {}
     for value in given:
         task, equals, names = value.partition("=")
         if not equals:
-            tasks, names = list(CLASS_FILES), value
-        elif task in CLASS_FILES:
+            tasks, names = with_classes, value
+        elif task in with_classes:
             tasks = [task]
         else:
             raise CommandError(
-                f"the task '{task}' reads no class names; those that do: {', '.join(CLASS_FILES)}"
+                f"the task '{task}' reads no class names; those that do: {', '.join(with_classes)}"
             )
         path = Path(names)
         read = read_classes(path if path.is_file() else [n.strip() for n in names.split(",") if n.strip()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from ufo.cli import CommandError
 
@@ -38,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("the dashboard needs wandb-workspaces: pip install -e '.[dashboard]'") from error
     from ufo.dashboard import as_json, workspace
 
-    built = workspace(args.entity or "entity", args.project, args.name, sources(args.overrides))
+    shown = sources_and_metrics(args.overrides)
+    built = workspace(args.entity or "entity", args.project, args.name, *shown)
     if args.entity and os.environ.get("WANDB_MODE", "online") == "online":
         print(f"workspace: {built.save().url}")
         return 0
@@ -48,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def sources(overrides: list[str]) -> dict[str, str]:
-    """`{name: task}` of the sources of a composed config."""
+def sources_and_metrics(overrides: list[str]) -> tuple[dict[str, str], list[Any]]:
+    """`{name: task}` of the sources of a composed config, and its metrics."""
+    from ufo.build import metric_callbacks
     from ufo.checkpoints.recipes import compose
 
     cfg = compose(overrides)
-    return {source.name: source.task for source in cfg.sources.values() if source}
+    return {source.name: source.task for source in cfg.sources.values() if source}, metric_callbacks(cfg)

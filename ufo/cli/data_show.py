@@ -33,7 +33,7 @@ from ufo.data.transforms import plain
 from ufo.draw import contact_sheet, draw
 from ufo.errors import sentence
 from ufo.ops.grid import query_grid
-from ufo.tasks import Asked, Task, task_class
+from ufo.tasks import Asked, Task, kind_of, task_class
 from ufo.tasks.wording import WORDINGS
 from ufo.types import Batch, Target
 
@@ -182,7 +182,7 @@ def _picture(batch: Batch, asked: Asked, answers: list[tuple[str, str]]) -> Imag
         semantic=None if batch.semantic is None else batch.semantic[0],
         captions=[_short(line) for line in (f"prompt: {asked.prompts[0]}", *_counted(answers))],
     )
-    if batch.masks is not None and batch.task != "detection":
+    if batch.masks is not None and kind_of(batch.task).masks:
         target.masks = [encode_mask(mask) for mask in batch.masks[0]]
         if target.labels is None:
             target.labels = torch.zeros(len(target.masks), dtype=torch.int64)

@@ -14,14 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-HEADLINES = {
-    "detection": "mAP50",
-    "instance_segmentation": "mAP50",
-    "semantic_segmentation": "mIoU",
-    "caption": "BLEU-4",
-    "grounding": "Acc@0.5",
-}
-
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
@@ -74,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     columns["after"] = evaluate(cfg, model, data, out / "pictures" / "after")
     save(model, out / "model")
 
-    print("\n" + summary(columns, data))
+    print("\n" + summary(columns, data, build.metric_callbacks(cfg)))
     print(f"\npictures (ground truth | prediction): {out / 'pictures'}")
     print(f"the fine-tuned model: {out / 'model'}   ({(time.monotonic() - began) / 60:.1f} minutes)")
     return 0
@@ -127,15 +119,16 @@ def steps_within(seconds: float, module: Any, data: Any, probe: int = 6) -> int:
     return max(int(seconds / (1.1 * usual)), 10)
 
 
-def summary(columns: dict[str, dict[str, float]], data: Any) -> str:
-    """One row per task, one column per model."""
+def summary(columns: dict[str, dict[str, float]], data: Any, metrics: list[Any]) -> str:
+    """One row per source and metric that scores it, with its headline; one column per model."""
+    from ufo.metrics.base import scoring
     from ufo.report import table
 
     rows = []
     for source in data.evaluated:
-        metric = HEADLINES[source.task]
-        name = f"val/{source.name}/{metric}"
-        rows.append([f"{source.task} {metric}", *(f"{c.get(name, 0.0):.3f}" for c in columns.values())])
+        for metric in scoring(source.task, metrics):
+            values = [c.get(f"val/{source.name}/{metric.headline}", 0.0) for c in columns.values()]
+            rows.append([f"{source.task} {metric.headline}", *(f"{value:.3f}" for value in values)])
     return table(["shifted scenes", *columns], rows)
 
 

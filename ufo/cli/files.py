@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.cli import CommandError
-from ufo.cli.results import image_id
+from ufo.files import write_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SUFFIXES = frozenset((*PICTURE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
@@ -106,3 +106,16 @@ def _require_distinct(paths: Sequence[Path], what: str, key: Callable[[Path], An
                 f"{other} and {path} would have the same {what} ({key(path)}); "
                 "rename one or give them to separate commands"
             )
+
+
+def image_id(path: Path) -> int | str:
+    """The file's stem; as a number where it is one, as in COCO's files."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+
+
+def write_results(path: Path, content: Any) -> None:
+    """Write whole or not at all, so that a kill or a full disk leaves no half file."""
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise CommandError(f"the results could not be written to {path}: {error}") from error

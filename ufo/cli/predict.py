@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ufo.cli import CommandError, results
-from ufo.cli.files import find_images, plan_outputs
+from ufo.cli import CommandError
+from ufo.cli.files import find_images, image_id, plan_outputs, write_results
 from ufo.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,6 +40,23 @@ class Request:
     classes: tuple[str, ...] | None = None  # None: the checkpoint's own
 
 
+class TaskOption(argparse.Action):
+    """`--task NAME`; its help lists all tasks, which are only looked for when somebody reads it."""
+
+    @property
+    def help(self) -> str:
+        from ufo.tasks import task_names
+
+        return f"{', '.join(task_names())}; default 'any': all of the checkpoint's that need no text"
+
+    @help.setter
+    def help(self, value: str | None) -> None:
+        """What argparse sets is not used."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, values)
+
+
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
@@ -51,13 +68,8 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of images")
     add("--ckpt", required=True, help="model folder, .ckpt file or folder of a training run")
-    add(
-        "--task",
-        default=ANY,
-        help="detection, instance_segmentation, semantic_segmentation, caption, grounding or "
-        "another task of the checkpoint; default 'any': all that need no text",
-    )
-    add("--text", type=_text, help="what to look for (grounding)")
+    add("--task", default=ANY, action=TaskOption)
+    add("--text", type=_text, help="what to look for, or a question, where a task needs one")
     add("--classes", type=_names, help="names to ask for, a,b,c (default: the checkpoint's own)")
     add("--score", type=_score, default=0.3, help="leave out objects below this score (default 0.3)")
     add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
@@ -92,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             for task, some in records.items():
                 found[task] += some
     if outputs.json:
-        results.write_results(outputs.json, found if args.task == ANY else found[args.task])
+        write_results(outputs.json, found if args.task == ANY else found[args.task])
         print(f"results: {outputs.json}")
     if outputs.pictures and failed < len(paths):
         print(f"pictures: {args.out}")
@@ -219,18 +231,20 @@ def _predict(
     """Ask everything about one image: print, draw, and return the records by task."""
     from ufo.data.datasets.base import as_image
     from ufo.draw import draw
+    from ufo.kinds import ImageInfo
 
     pixels = as_image(path)
-    image = results.ImageInfo(results.image_id(path), path.name, tuple(pixels.shape[-2:]))
+    image = ImageInfo(image_id(path), path.name, tuple(pixels.shape[-2:]))
     pixels = _bounded(pixels)
     size = tuple(pixels.shape[-2:])
     records, drawn = {}, []
     for request in requests:
         prediction = model.predict(pixels, request.task, request.text, request.classes)
-        line = results.summary(prediction, min_score, request.text)
+        kind = model.tasks[request.task].kind
+        line = kind.summary(prediction, min_score, request.text)
         print(f"{path.name}  {request.task}: {line}")
-        kept = results.confident(prediction, min_score)
-        records[request.task] = results.records(kept, image, size, request.text)
+        kept = kind.confident(prediction, min_score)
+        records[request.task] = kind.records(kept, image, size, request.text)
         if picture:
             drawn.append(draw(pixels, prediction, text=request.text, min_score=min_score))
     if picture:

@@ -8,7 +8,6 @@ Shapes: N objects, `H W` pixels of the image; boxes are xyxy in its pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -27,8 +26,9 @@ from ufo.draw.blocks import (
     stack,
     text_block,
 )
-from ufo.draw.marks import REFERRED, Marks, annotated, class_name, predicted, referred_note
 from ufo.draw.paint import paint, resized
+from ufo.kinds.marks import REFERRED, Marks, annotated, class_name
+from ufo.tasks import kind_of
 from ufo.types import Prediction, Target
 
 __all__ = ["PALETTE", "REFERRED", "color", "contact_sheet", "draw", "side_by_side"]
@@ -40,6 +40,7 @@ def draw(
     target: Target | None = None,
     classes: tuple[str, ...] = (),
     *,
+    task: str | None = None,
     text: str = "",
     min_score: float = 0.3,
     max_objects: int = 50,
@@ -53,6 +54,7 @@ def draw(
     Args:
         image: uint8 `[3, H, W]`, RGB, the original image that boxes and masks refer to.
         classes: names of the labels; by default those of the prediction.
+        task: whose truth a target alone is drawn as; by default all that the target holds.
         text: the expression of a grounding query, if there is no target that knows it.
         min_score: detections below it are only counted (below the image).
         max_objects: so many of the best detections are drawn.
@@ -70,13 +72,11 @@ def draw(
     classes = classes or (prediction.classes if prediction else ())
     marks = Marks()
     if prediction is not None:
+        kind, found = kind_of(prediction.task), prediction.to("cpu")
         text = text or (target.text if target else "")
-        marks = predicted(prediction.to("cpu"), classes, text, min_score, max_objects)
-        if target is not None:
-            marks.notes += [f"reference: {caption}" for caption in target.captions or []]
-            marks.dashed = target.boxes
+        marks = kind.predicted(found, classes, text, min_score, max_objects, target)
     elif target is not None:
-        marks = annotated(target, classes)
+        marks = annotated(target, classes) if task is None else kind_of(task).annotated(target, classes)
     picture = resized(image, min_side, max_side)
     picture, legend = paint(picture, marks, tuple(image.shape[-2:]))
     width = max(picture.width, MIN_TEXT_WIDTH)
@@ -108,18 +108,17 @@ def side_by_side(
         ValueError: as `draw`.
     """
     classes = classes or prediction.classes
-    if prediction.task == "caption":
+    kind, found = kind_of(prediction.task), prediction.to("cpu")
+    if kind.beside:
         plain = draw(image, **options)
         width = max(plain.width, MIN_TEXT_WIDTH)
-        said = [text_block(prediction.text, width)]
-        references = [text_block(caption, width) for caption in target.captions or []]
-        texts = [heading("ground truth"), *references, heading(""), heading("prediction"), *said]
+        right = [text_block(text, width) for text in kind.annotated(target, classes).notes]
+        said = [text_block(text, width) for text in kind.predicted(found, classes, "", 0.0, 0).notes]
+        texts = [heading("ground truth"), *right, heading(""), heading("prediction"), *said]
         return row([plain, stack(texts)])
-    if prediction.masks is None:  # boxes were asked for, although the data set may know masks too
-        target = replace(target, masks=None)
-    truth = draw(image, target=target, classes=classes, **options)
-    answer = draw(image, prediction, classes=classes, text=target.text, **options)
-    note = referred_note(prediction.to("cpu"), target)
+    truth = draw(image, target=target, classes=classes, task=prediction.task, **options)
+    answer = draw(image, found, classes=classes, text=target.text, **options)
+    note = kind.note(found, target)
     notes = [text_block(note, answer.width, rgb=GREY)] if note else []
     left = stack([heading("ground truth"), truth])
     return row([left, stack([heading("prediction"), answer, *notes])])

@@ -60,7 +60,7 @@ def clean(text: str) -> str:
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
-def _wrap(text: str, size: int, width: int) -> list[str]:
+def wrapped(text: str, size: int, width: int) -> list[str]:
     """Lines of about `width` pixels; what does not fit into `MAX_LINES` is cut off."""
     text = clean(text)[:MAX_CHARACTERS]
     per_line = 0.92 * width * len(text) / max(1, font(size, text).getlength(text))
@@ -71,7 +71,7 @@ def _wrap(text: str, size: int, width: int) -> list[str]:
 
 def text_block(text: str, width: int, size: int = 16, rgb: RGB = INK, paper: RGB = WHITE) -> Image.Image:
     """A block of wrapped text."""
-    letters, lines = font(size, text), _wrap(text, size, width)
+    letters, lines = font(size, text), wrapped(text, size, width)
     block = Image.new("RGB", (width, len(lines) * (size + 6)), paper)
     pen = ImageDraw.Draw(block)
     for i, line in enumerate(lines):

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from torch import Tensor
 
 from ufo.draw.blocks import INK, RGB, WHITE, clean, color, font
-from ufo.draw.marks import Marks
+from ufo.kinds.marks import Marks
 from ufo.types import IGNORE
 
 Region = tuple[int, int, int, int]  # left, top, right, bottom

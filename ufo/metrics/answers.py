@@ -1,8 +1,7 @@
-"""Answers to questions: exact match after the usual normalisation, and ANLS for near misses."""
+"""Texts of any task: exact match as it is and after the usual normalisation, and ANLS for near misses."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,36 +9,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ufo.metrics.base import MetricCallback, Record, required
+from ufo.kinds import Kind, Text
+from ufo.metrics.base import MetricCallback, Record
+from ufo.ops.text import normalize_answer, similarity
+from ufo.tasks import kind_of
 from ufo.types import Prediction, Target
-
-ARTICLES = {"a", "an", "the"}
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {word: str(i) for i, word in enumerate(_WORDS)}
-_PUNCTUATION = re.compile(r"[^\w\s.]|_|(?<!\d)\.|\.(?!\d)")
-
-
-def normalize_answer(text: str) -> str:
-    """Lower case, number words up to ten as digits, no articles, no punctuation but decimal points."""
-    words = _PUNCTUATION.sub(" ", text.lower().replace("'", "")).split()
-    return " ".join(NUMBERS.get(word, word) for word in words if word not in ARTICLES)
-
-
-def similarity(answer: str, reference: str, threshold: float = 0.5) -> float:
-    """1 - edit distance / length of the longer text, 0 below `threshold`; of normalised texts."""
-    a, b = normalize_answer(answer), normalize_answer(reference)
-    value = 1 - _edit_distance(a, b) / max(len(a), len(b), 1)
-    return value if value >= threshold else 0.0
-
-
-def _edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions and substitutions of characters from `a` to `b`."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
-    return row[-1]
 
 
 class AnswerAccuracy(Metric):
@@ -85,13 +59,23 @@ class AnswerAccuracy(Metric):
 
 
 class AnswerScores(MetricCallback):
-    """exact_match, accuracy (after normalisation) and ANLS; see `AnswerAccuracy`."""
+    """exact_match, accuracy (after normalisation) and ANLS of every text that no other metric scores.
 
-    task: ClassVar[str] = "vqa"
+    What is right follows from the task's kind (`Text.truth`). See `AnswerAccuracy`.
+    """
+
+    kind: ClassVar[Kind | None] = Text()
+    headline = "accuracy"
+    shown = ("exact_match", "ANLS")
 
     def make_metric(self, classes: tuple[str, ...]) -> AnswerAccuracy:
         return AnswerAccuracy(sync_on_compute=False)
 
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
-        (references,) = required(target, "answers")
-        return prediction.text, references
+        right = kind_of(prediction.task).truth(target)
+        if not right:
+            raise ValueError(
+                "its Target has no answers or captions; leave it out of the data set, or let the task say "
+                "what is right: kind = Text(truth_of=...)"
+            )
+        return prediction.text, right

@@ -1,13 +1,13 @@
-"""The base of all metric callbacks: collect per image, gather once, compute on the union, log.
+"""The base of all metrics: collect per image, gather once, compute on the union, log.
 
 torchmetrics' own synchronisation stops or hangs when processes hold different numbers of images,
-and counts the repeats that pad a distributed sampler's last batch. So each
-process keeps a small record per image, one `all_gather_object` joins them, and repeats are dropped.
+and counts the repeats that pad a distributed sampler's last batch. So each process keeps a small record per
+image, one `all_gather_object` joins them, and repeats are dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from ufo.kinds import Kind
 from ufo.stages import EvaluationCallback
+from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction, Target
 
 Record = tuple[Any, ...]
@@ -50,24 +52,52 @@ def _naming(source: str, image: int | str) -> Iterator[None]:
 
 
 class MetricCallback(EvaluationCallback):
-    """Log `{stage}/{source}/{metric}` after every validation ("val") and test ("test") epoch.
+    """Log `{stage}/{source}/{number}` after every validation ("val") and test ("test") epoch.
 
     It wants `validation_step` and `test_step` to take a `Batch` with `targets` and to return one
     `Prediction` per image in original pixels; batches of other tasks, and steps that return None,
     are left out. Nothing is logged for a sanity check. `results` holds the last epoch's values by
-    their full names; they are the same on every process. `scores` holds those of this process's images,
-    by source and `Target.id`, until the next epoch.
+    their full names; they are the same on every process.
 
-    A metric is a subclass with a `task`, a `record` that boils an image down to the few arguments
-    of the metric's `update`, and a `make_metric`.
+    A metric is a subclass that says what it scores (one `task` by name; or a `kind`: all tasks of that kind
+    of result that no other metric of the trainer names), which of its numbers is the `headline`, and which
+    are `shown` beside it on a dashboard; with a `record` that boils an image down to the few arguments of
+    the metric's `update`, and a `make_metric`.
+
+    Args:
+        headline: another one of the `numbers` as the headline: demo, sweep report and dashboard put it first.
+
+    Raises:
+        ValueError: there is no such number.
     """
 
-    task: ClassVar[str]
+    task: ClassVar[str] = ""
+    kind: ClassVar[Kind | None] = None
+    headline: str
+    shown: tuple[str, ...] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, headline: str | None = None) -> None:
+        if headline is not None and headline not in self.numbers:
+            raise ValueError(
+                f"headline={headline} is none of the numbers of {type(self).__name__}; choose one of: "
+                f"{', '.join(self.numbers)}"
+            )
+        self.headline = headline or self.headline
         self.results: dict[str, float] = {}
-        self.scores: dict[str, dict[int, float]] = {}
+        self.headlines: set[str] = set()  # full names of those among the `results` that are headlines
+        self.named: frozenset[str] = frozenset()  # tasks that other metrics name
         self._sources: dict[str, _Source] = {}
+
+    def scores(self, task: str) -> bool:
+        """Whether this metric scores a task."""
+        if self.task:
+            return task == self.task
+        return task not in self.named and self.kind is not None and self.kind.is_like(kind_of(task))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """What a dashboard shows, the headline first."""
+        return tuple(dict.fromkeys((self.headline, *self.shown)))
 
     def make_metric(self, classes: tuple[str, ...]) -> Metric | MetricCollection:
         """A new metric that does not synchronise and whose `compute` gives a dict of scalars.
@@ -81,17 +111,13 @@ class MetricCallback(EvaluationCallback):
         """The arguments of the metric's `update` for one image; tensors may be on any device."""
         raise NotImplementedError
 
-    def score(self, record: Record) -> float | None:
-        """How well one image was done, 0..1, for a list of the worst; None where there is no such number."""
-        return None
-
     def collect(self, outputs: list[Prediction] | None, batch: Batch) -> None:
         """Record the images of a batch; an image whose `Target.id` is known already counts once.
 
         Raises:
             ValueError: a prediction is missing, has other classes or does not fit its target.
         """
-        if outputs is None or batch.task != self.task:
+        if outputs is None or not self.scores(batch.task):
             return
         if len(outputs) != len(batch.targets):
             raise ValueError(
@@ -106,15 +132,14 @@ class MetricCallback(EvaluationCallback):
             # a clone, since pickling a view would send all of the tensor it is a view of
             record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
             source.records.setdefault(target.id, record)
-            if (score := self.score(record)) is not None:
-                self.scores.setdefault(batch.source, {})[target.id] = score
 
     def compute(self, stage: str) -> dict[str, float]:
         """Values of everything collected on all processes: `{stage}/{source}/{metric}` to number.
 
         Every process of a distributed run must call it; each gets the same values.
         """
-        values = {}
+        values: dict[str, float] = {}
+        self.headlines = set()
         for source, (classes, records) in self._gather().items():
             metric = self.make_metric(classes)
             for id, record in sorted(records.items()):  # a fixed order: AP breaks ties by it
@@ -122,6 +147,7 @@ class MetricCallback(EvaluationCallback):
                     metric.update(*record)
             for name, value in metric.compute().items():
                 values[f"{stage}/{source}/{name}"] = float(value)
+            self.headlines.add(f"{stage}/{source}/{self.headline}")
         return values
 
     def _gather(self) -> dict[str, _Source]:
@@ -145,8 +171,11 @@ class MetricCallback(EvaluationCallback):
                 "the data set in the same order; predict with the data set's class names"
             )
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        share(metrics_of(trainer.callbacks))
+
     def start(self) -> None:
-        self._sources, self.scores = {}, {}
+        self._sources = {}
 
     def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
         self.collect(outputs, batch)
@@ -157,3 +186,22 @@ class MetricCallback(EvaluationCallback):
         # from warning that they are not synchronised.
         pl_module.log_dict(self.results, sync_dist=trainer.world_size > 1, reduce_fx="max")
         self._sources = {}
+
+
+def metrics_of(callbacks: Iterable[Any]) -> list[MetricCallback]:
+    """The metrics among a trainer's callbacks."""
+    return [callback for callback in callbacks if isinstance(callback, MetricCallback)]
+
+
+def share(metrics: Iterable[MetricCallback]) -> None:
+    """Tell each metric of a kind which tasks others name, so that their order does not matter."""
+    metrics = list(metrics)
+    for metric in metrics:
+        metric.named = frozenset(other.task for other in metrics if other.task)
+
+
+def scoring(task: str, callbacks: Iterable[Any]) -> list[MetricCallback]:
+    """Those of some callbacks that score a task; none: its sources have no metric."""
+    metrics = metrics_of(callbacks)
+    share(metrics)
+    return [metric for metric in metrics if metric.scores(task)]

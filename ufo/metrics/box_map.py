@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from ufo.kinds import Kind, Objects
 from ufo.metrics.base import MetricCallback, Record, required
 from ufo.metrics.coco_ap import CocoAP
-from ufo.metrics.samples import objects_score
 from ufo.types import Prediction, Target
 
 
@@ -17,13 +17,21 @@ class BoxMAP(MetricCallback):
     Args:
         max_detections: per image and class; mAP counts the best 100, all others the largest number.
         per_class: also log `mAP/<class>`.
+        headline: as in `MetricCallback`.
     """
 
-    task: ClassVar[str] = "detection"
+    kind: ClassVar[Kind | None] = Objects()
+    headline = "mAP"
+    shown = ("mAP50", "mAP75")
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
 
-    def __init__(self, max_detections: Sequence[int] = (100, 300, 1000), per_class: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        max_detections: Sequence[int] = (100, 300, 1000),
+        per_class: bool = False,
+        headline: str | None = None,
+    ) -> None:
+        super().__init__(headline)
         self.max_detections = tuple(max_detections)
         self.per_class = per_class
         self.make_metric(())  # a wrong setting is an error now, not after the first epoch
@@ -35,6 +43,3 @@ class BoxMAP(MetricCallback):
         predicted = required(prediction, "boxes", "scores", "labels")
         annotated = required(target, "boxes", "labels")
         return *predicted, *annotated, target.iscrowd, target.area
-
-    def score(self, record: Record) -> float:
-        return objects_score(*record)

@@ -20,6 +20,7 @@ from torchmetrics.text import BLEUScore
 from ufo.metrics.base import MetricCallback, Record, required
 from ufo.metrics.examples import ExampleMetric
 from ufo.ops.ptb import ptb_tokenize
+from ufo.ops.text import rouge_l
 from ufo.types import Prediction, Target
 
 NGram = tuple[str, ...]
@@ -139,35 +140,12 @@ class RougeL(Metric):
             references: at least one tokenised reference per image.
         """
         for prediction, texts in zip(predictions, references, strict=True):
-            self.score_sum += self._score(prediction, texts)
+            self.score_sum += rouge_l(prediction, texts, self.beta)
             self.total += 1
 
     def compute(self) -> Tensor:
         """Scalar float64 in 0..1."""
         return self.score_sum / self.total.clamp(min=1)
-
-    def _score(self, prediction: str, references: Sequence[str]) -> float:
-        words = prediction.split(" ")  # an empty caption is one empty word, as in the original
-        split = [text.split(" ") for text in references]
-        common = [_common_subsequence(words, text) for text in split]
-        precision = max(common) / len(words)
-        recall = max(c / len(text) for c, text in zip(common, split, strict=True))
-        if max(common) == 0:
-            return 0.0
-        weight = self.beta**2
-        return (1 + weight) * precision * recall / (recall + weight * precision)
-
-
-def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one row of the table at a time."""
-    row = [0] * (len(b) + 1)
-    for word in a:
-        diagonal = 0
-        for j, other in enumerate(b, start=1):
-            above = row[j]
-            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
-            diagonal = above
-    return row[-1]
 
 
 class CaptionScores(MetricCallback):
@@ -178,6 +156,8 @@ class CaptionScores(MetricCallback):
     """
 
     task: ClassVar[str] = "caption"
+    headline = "BLEU-4"
+    shown = ("CIDEr", "ROUGE-L")
 
     def make_metric(self, classes: tuple[str, ...]) -> MetricCollection:
         metrics = {f"BLEU-{n}": BLEUScore(n, sync_on_compute=False) for n in (1, 2, 3, 4)}
@@ -192,8 +172,3 @@ class CaptionScores(MetricCallback):
         # torchmetrics takes the first
         references = sorted(map(ptb_tokenize, captions), key=lambda text: len(text.split()))
         return [ptb_tokenize(prediction.text)], [references]
-
-    def score(self, record: Record) -> float:
-        rouge = RougeL(sync_on_compute=False)
-        rouge.update(*record)
-        return float(rouge.compute())

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchvision.ops import box_iou
 
+from ufo.kinds import Kind, Referred
 from ufo.metrics.base import MetricCallback, Record, required
 from ufo.types import Prediction, Target
 
@@ -67,12 +68,15 @@ class GroundingAccuracy(MetricCallback):
 
     Args:
         threshold: IoU from which on a box is right.
+        headline: as in `MetricCallback`.
     """
 
-    task: ClassVar[str] = "grounding"
+    kind: ClassVar[Kind | None] = Referred()
+    shown = ("mean_IoU",)
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, threshold: float = 0.5, headline: str | None = None) -> None:
+        self.headline = f"Acc@{threshold:g}"
+        super().__init__(headline)
         self.threshold = threshold
 
     def make_metric(self, classes: tuple[str, ...]) -> BoxAccuracy:
@@ -84,6 +88,3 @@ class GroundingAccuracy(MetricCallback):
         if boxes is None or len(boxes) == 0:
             boxes = annotated.new_zeros(len(annotated), 4)
         return boxes, annotated
-
-    def score(self, record: Record) -> float:
-        return float(box_iou(record[0][:1].float(), record[1][:1].float()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from ufo.kinds import Kind, Objects
 from ufo.metrics.base import Record, required
 from ufo.metrics.box_map import BoxMAP
 from ufo.ops.masks import rle_encode
@@ -17,7 +18,7 @@ class MaskMAP(BoxMAP):
     file, as in COCO's evaluation, or their masks' areas where the file has none.
     """
 
-    task: ClassVar[str] = "instance_segmentation"
+    kind: ClassVar[Kind | None] = Objects(masks=True)
     iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
 
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ufo.metrics.base import MetricCallback, Record
 from ufo.metrics.examples import ExampleMetric
-from ufo.metrics.referring import ReferringIoU, iou, overlap, single_iou
+from ufo.metrics.referring import ReferringIoU, overlap, single_iou
 from ufo.types import Prediction, Target
 
 
@@ -62,6 +62,8 @@ class ReasoningScores(MetricCallback):
     """The same over all texts, phrases, sentences, and the best text of each image; see `ReasoningIoU`."""
 
     task: ClassVar[str] = "reasoning_segmentation"
+    headline = "gIoU"
+    shown = ("cIoU",)
 
     def make_metric(self, classes: tuple[str, ...]) -> ReasoningIoU:
         return ReasoningIoU()
@@ -69,6 +71,3 @@ class ReasoningScores(MetricCallback):
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
         image = target.image or str(target.image_id)
         return overlap(prediction, target), image, target.sentence
-
-    def score(self, record: Record) -> float:
-        return iou(record)

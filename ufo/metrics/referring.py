@@ -12,38 +12,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ufo.kinds import Kind, Referred
 from ufo.metrics.base import MetricCallback, Record, required
 from ufo.ops.masks import rle_decode
+from ufo.ops.overlap import mask_overlap
 from ufo.types import Prediction, Target
 
 EPS = 1e-5
 """Added to the union where gIoU divides by it, as in the published numbers."""
-
-
-def mask_overlap(prediction: Tensor, target: Tensor, ignore: Tensor | None = None) -> Tensor:
-    """Intersection and union in pixels of two masks.
-
-    Args:
-        prediction: bool or 0/1 `[H, W]`.
-        target: bool or 0/1 `[H, W]`, on any device.
-        ignore: bool or 0/1 `[H, W]`, pixels that do not count.
-
-    Returns:
-        int64 `[2]` on the prediction's device.
-
-    Raises:
-        ValueError: the sizes differ.
-    """
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"the predicted mask is {tuple(prediction.shape)} but the annotated one is "
-            f"{tuple(target.shape)}; predict it at the original image's size"
-        )
-    found, wanted = prediction.bool(), target.to(prediction.device).bool()
-    if ignore is not None:
-        counted = ~ignore.to(prediction.device).bool()
-        found, wanted = found & counted, wanted & counted
-    return torch.stack([(found & wanted).sum(), (found | wanted).sum()])
 
 
 class ReferringIoU(Metric):
@@ -95,22 +71,15 @@ def overlap(prediction: Prediction, target: Target) -> Tensor:
     return mask_overlap(predicted.any(0), wanted, ignore)
 
 
-def iou(record: Record) -> float:
-    """Of one text, from its `overlap`; 1 where nothing was to be found and nothing was."""
-    intersection, union = record[0].tolist()
-    return intersection / union if union else 1.0
-
-
 class ReferringScores(MetricCallback):
     """cIoU and gIoU over all texts; see `ReferringIoU` for the formulas."""
 
-    task: ClassVar[str] = "referring_segmentation"
+    kind: ClassVar[Kind | None] = Referred(masks=True)
+    headline = "cIoU"
+    shown = ("gIoU",)
 
     def make_metric(self, classes: tuple[str, ...]) -> ReferringIoU:
         return ReferringIoU(sync_on_compute=False)
 
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
         return (overlap(prediction, target),)
-
-    def score(self, record: Record) -> float:
-        return iou(record)

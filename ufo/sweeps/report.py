@@ -31,6 +31,7 @@ class Run:
     minutes: float | None = None
     best: dict[str, float] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
+    headlines: set[str] = field(default_factory=set)  # those metrics that are their metric's headline
 
     @property
     def failed(self) -> bool:
@@ -65,6 +66,7 @@ def _read(path: Path, folder: Path) -> Run:
         minutes=_minutes(known),
         best={name: values["best"] for name, values in metrics.items()},
         last={name: values["last"] for name, values in metrics.items()},
+        headlines={name for name, values in metrics.items() if values.get("headline")},
     )
 
 
@@ -82,9 +84,19 @@ def swept(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
 
 
-def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table: what was swept, how it ended, the best value of every metric."""
-    keys, metrics = swept(runs), sorted({name for run in runs for name in run.best})
+def headlines(runs: Sequence[Run]) -> list[str]:
+    """The metrics that tell runs apart at a glance; all of them where no run says which."""
+    return sorted({name for run in runs for name in run.headlines}) or every_metric(runs)
+
+
+def every_metric(runs: Sequence[Run]) -> list[str]:
+    """All metrics that any run has."""
+    return sorted({name for run in runs for name in run.best})
+
+
+def rows(runs: Sequence[Run], metrics: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of the table: what was swept, how it ended, the best values of `metrics`."""
+    keys, metrics = swept(runs), headlines(runs) if metrics is None else metrics
     head = ["run", *keys, "state", "minutes", "objective", *metrics, "why"]
     cells = [
         [
@@ -106,10 +118,11 @@ def _number(value: float | None, how: str = ".4f") -> str:
 
 
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """`report.csv`, `report.md` and, where matplotlib is installed, `report_<parameter>.png`; the files."""
-    head, cells = rows(runs)
+    """`report.csv` with all metrics; `report.md` and, with matplotlib, plots of the headlines. The files."""
     with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+        head, cells = rows(runs, every_metric(runs))
         csv.writer(file).writerows([head, *cells])
+    head, cells = rows(runs)
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in [head, ["---"] * len(head), *cells]]
     lines = [f"| {' | '.join(row)} |" for row in escaped]
     text = f"# {folder.resolve().name}\n\n{counts(runs)}\n\n" + "\n".join(lines) + "\n"
@@ -130,12 +143,12 @@ def summary(runs: Sequence[Run], folder: Path) -> str:
 
 
 def plots(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """A picture per swept parameter: the best value of every metric against the parameter's values."""
+    """A picture per swept parameter: the best value of every headline against the parameter's values."""
     try:
         from matplotlib.figure import Figure  # without pyplot: no display, no global state
     except ImportError:
         return []
-    metrics = sorted({name for run in runs for name in run.best})
+    metrics = headlines(runs)
     if not metrics:
         return []
     files = []

@@ -6,9 +6,10 @@ import importlib
 import pkgutil
 from typing import Any
 
+from ufo.kinds import Kind
 from ufo.tasks.base import Answers, Asked, Task
 
-__all__ = ["Answers", "Asked", "Task", "make_task", "task_class", "task_names"]
+__all__ = ["Answers", "Asked", "Task", "kind_of", "make_task", "task_class", "task_names"]
 
 
 def _classes() -> dict[str, type[Task]]:
@@ -34,6 +35,11 @@ def task_class(name: str) -> type[Task]:
     if name not in classes:
         raise ValueError(f"unknown task '{name}'; there are: {', '.join(sorted(classes))}")
     return classes[name]
+
+
+def kind_of(name: str) -> Kind:
+    """What kind of result the answers of the task of that name are. Raises ValueError if there is none."""
+    return task_class(name).kind
 
 
 def make_task(name: str, **settings: Any) -> Task:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from ufo.kinds import Kind
 from ufo.ops.grid import Queries
 from ufo.tasks.wording import UFO_VIT, Wording
 from ufo.types import Batch, Prediction, Segment
@@ -71,8 +72,10 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    published_classes: ClassVar[str] = ""  # file in conf/vocab: the classes of the published models
     needs_text: ClassVar[bool] = False  # a prompt with the user's words
     names_first: ClassVar[bool] = False  # an answer counts only if it begins with a class name and a comma
+    kind: ClassVar[Kind]  # what kind of result its answers are (`ufo.kinds`)
     needs: ClassVar[frozenset[str]]  # annotations (`ufo.types.ANNOTATIONS`) that its data must have
 
     image_size: int  # network input, pixels per side

@@ -8,9 +8,17 @@ from typing import ClassVar
 
 import torch
 
+from ufo.kinds import Kind, Text
 from ufo.ops.grid import Queries
+from ufo.ops.ptb import ptb_tokenize
+from ufo.ops.text import rouge_l
 from ufo.tasks.base import Answers, Asked, Task
 from ufo.types import Batch, Prediction
+
+
+def common_words(text: str, references: Sequence[str]) -> float:
+    """ROUGE-L of a caption, 0..1: how many words it shares with its references, in order."""
+    return rouge_l(ptb_tokenize(text), [ptb_tokenize(reference) for reference in references])
 
 
 @dataclass(kw_only=True)
@@ -18,6 +26,7 @@ class Caption(Task):
     """A sentence about the image."""
 
     name: ClassVar[str] = "caption"
+    kind: ClassVar[Kind] = Text(alike=common_words)
     needs: ClassVar[frozenset[str]] = frozenset({"caption"})
 
     max_length: int = 20

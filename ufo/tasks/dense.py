@@ -22,7 +22,7 @@ from ufo.types import MASK_TOKEN, Batch, given
 
 
 @dataclass
-class Objects:
+class ImageObjects:
     """The objects of one image that queries may answer for."""
 
     labels: Tensor  # int64 [N]
@@ -53,12 +53,12 @@ class DenseTask(Task):
     # ---------------------------------------------------------------- what every dense task defines
 
     @abstractmethod
-    def objects(self, batch: Batch, i: int) -> Objects:
+    def objects(self, batch: Batch, i: int) -> ImageObjects:
         """The objects of image `i`."""
 
     @abstractmethod
     def write_answers(
-        self, batch: Batch, queries: Queries, objects: list[Objects], matched: Tensor
+        self, batch: Batch, queries: Queries, objects: list[ImageObjects], matched: Tensor
     ) -> tuple[list[Answer], list[Tensor] | None]:
         """The answers of the trained `queries`, and the masks in them, image by image (None: there are none).
 
@@ -151,7 +151,7 @@ class MaskTask(DenseTask):
         return ((MASK_TOKEN * self.mask_tokens,),)
 
     def write_answers(
-        self, batch: Batch, queries: Queries, objects: list[Objects], matched: Tensor
+        self, batch: Batch, queries: Queries, objects: list[ImageObjects], matched: Tensor
     ) -> tuple[list[Answer], list[Tensor]]:
         suffix = "," + MASK_TOKEN * self.mask_tokens
         otherwise = self.wording.background if self.answers_background else None

@@ -12,12 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ufo.kinds import Kind, Objects
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
 from ufo.ops.names import find_class
 from ufo.ops.nms import soft_nms
 from ufo.tasks.base import Answer, Answers, Fields
-from ufo.tasks.dense import DenseTask, Objects
+from ufo.tasks.dense import DenseTask, ImageObjects
 from ufo.types import Batch, Prediction, given
 
 
@@ -26,6 +27,8 @@ class Detection(DenseTask):
     """Boxes with classes; soft-NMS on the parsed answers (docs/published_system.md#post-processing)."""
 
     name: ClassVar[str] = "detection"
+    kind: ClassVar[Kind] = Objects()
+    published_classes: ClassVar[str] = "coco_classes.txt"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels"})
 
     num_bins: int
@@ -39,11 +42,11 @@ class Detection(DenseTask):
     def object_grammar(self) -> Fields:
         return self.wording.box_grammar(self.num_bins)
 
-    def objects(self, batch: Batch, i: int) -> Objects:
-        return Objects(given(batch.labels, "labels")[i], given(batch.boxes, "boxes")[i])
+    def objects(self, batch: Batch, i: int) -> ImageObjects:
+        return ImageObjects(given(batch.labels, "labels")[i], given(batch.boxes, "boxes")[i])
 
     def write_answers(
-        self, batch: Batch, queries: Queries, objects: list[Objects], matched: Tensor
+        self, batch: Batch, queries: Queries, objects: list[ImageObjects], matched: Tensor
     ) -> tuple[list[Answer], None]:
         answers: list[Answer] = []
         for one, row, points in zip(objects, matched, queries.references, strict=True):

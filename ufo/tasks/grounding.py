@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from ufo.kinds import Kind, Referred
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
 from ufo.tasks.base import Answers, Asked, Fields, Task
@@ -22,6 +23,7 @@ class Grounding(Task):
     """One box per expression."""
 
     name: ClassVar[str] = "grounding"
+    kind: ClassVar[Kind] = Referred()
     needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"expression", "boxes"})
 

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import torch
 
+from ufo.kinds import Kind, Objects
 from ufo.ops.masks import binarise, mask_boxes
 from ufo.ops.names import find_class
 from ufo.ops.nms import matrix_nms
 from ufo.tasks.base import Answers
-from ufo.tasks.dense import MaskTask, Objects
+from ufo.tasks.dense import ImageObjects, MaskTask
 from ufo.types import Batch, Prediction, given
 
 
@@ -21,6 +22,8 @@ class InstanceSegmentation(MaskTask):
     """Masks with classes; matrix NMS on the parsed answers (docs/published_system.md#post-processing)."""
 
     name: ClassVar[str] = "instance_segmentation"
+    kind: ClassVar[Kind] = Objects(masks=True)
+    published_classes: ClassVar[str] = "coco_classes.txt"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "masks"})
     # masks at original size that are held as probabilities at a time: a GPU wants few calls, a CPU its cache
     chunk: ClassVar[int] = 64
@@ -33,9 +36,9 @@ class InstanceSegmentation(MaskTask):
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes))
 
-    def objects(self, batch: Batch, i: int) -> Objects:
+    def objects(self, batch: Batch, i: int) -> ImageObjects:
         labels, boxes = given(batch.labels, "labels"), given(batch.boxes, "boxes")
-        return Objects(labels[i], boxes[i], given(batch.masks, "masks")[i])
+        return ImageObjects(labels[i], boxes[i], given(batch.masks, "masks")[i])
 
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from ufo.kinds import Kind, Referred
 from ufo.tasks.base import WORDING_STREAM, batch_generator
 from ufo.tasks.referring_segmentation import ReferringSegmentation
 from ufo.types import Batch
@@ -21,6 +22,7 @@ class ReasoningSegmentation(ReferringSegmentation):
     """One mask per text. Data sets say which texts are sentences; of others the closing mark decides."""
 
     name: ClassVar[str] = "reasoning_segmentation"
+    kind: ClassVar[Kind] = Referred(masks=True, asked="text")
 
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self._ask(text, is_sentence(text), generator)

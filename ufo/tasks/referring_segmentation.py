@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from ufo.kinds import Kind, Referred
 from ufo.ops.grid import Queries
 from ufo.ops.masks import mask_boxes
 from ufo.tasks.base import Answers, Asked, Task, batch_generator
@@ -22,6 +23,7 @@ class ReferringSegmentation(Task):
     """One mask per expression."""
 
     name: ClassVar[str] = "referring_segmentation"
+    kind: ClassVar[Kind] = Referred(masks=True)
     needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"expression", "masks"})
 

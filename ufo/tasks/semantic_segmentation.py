@@ -12,9 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ufo.kinds import ClassMap, Kind
 from ufo.ops.masks import mask_boxes
 from ufo.tasks.base import Answers
-from ufo.tasks.dense import MaskTask, Objects
+from ufo.tasks.dense import ImageObjects, MaskTask
 from ufo.tasks.instance_segmentation import read_masks
 from ufo.types import IGNORE, Batch, Prediction, given
 
@@ -24,6 +25,8 @@ class SemanticSegmentation(MaskTask):
     """One mask per class present."""
 
     name: ClassVar[str] = "semantic_segmentation"
+    kind: ClassVar[Kind] = ClassMap()
+    published_classes: ClassVar[str] = "ade20k_classes.txt"
     needs: ClassVar[frozenset[str]] = frozenset({"semantic"})
     answers_background: ClassVar[bool] = False
     chunk: ClassVar[int] = 64  # masks at original size that are added up at a time
@@ -33,10 +36,10 @@ class SemanticSegmentation(MaskTask):
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes))
 
-    def objects(self, batch: Batch, i: int) -> Objects:
+    def objects(self, batch: Batch, i: int) -> ImageObjects:
         labels, masks = regions(given(batch.semantic, "class maps")[i])
         # the corners are pixels, not the edges around them: the published models were matched like this
-        return Objects(labels, mask_boxes(masks, whole_pixels=False), masks)
+        return ImageObjects(labels, mask_boxes(masks, whole_pixels=False), masks)
 
     def noise(self, queries: int, objects: int, generator: torch.Generator) -> Tensor:
         return torch.rand(queries, objects, generator=generator) * self.assign_noise

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from ufo.kinds import Kind, Text
 from ufo.ops.grid import Queries
 from ufo.tasks.base import Answer, Answers, Asked, Task
 from ufo.types import Batch, Prediction, given
@@ -21,6 +22,7 @@ class VQA(Task):
     """The answer to a question; training learns all answers of a conversation at once."""
 
     name: ClassVar[str] = "vqa"
+    kind: ClassVar[Kind] = Text(asks=True, key="answer")
     needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"conversation"})
 

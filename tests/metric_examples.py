@@ -7,7 +7,9 @@ import random
 import torch
 from lightning.pytorch import LightningModule
 
+from ufo.kinds import ClassMap, Objects, Referred, Text
 from ufo.metrics.answers import AnswerScores
+from ufo.metrics.base import MetricCallback, scoring
 from ufo.metrics.box_map import BoxMAP
 from ufo.metrics.caption import CaptionScores
 from ufo.metrics.grounding import GroundingAccuracy
@@ -16,33 +18,32 @@ from ufo.metrics.mean_iou import MeanIoU
 from ufo.metrics.reasoning import ReasoningScores
 from ufo.metrics.referring import ReferringScores
 from ufo.ops.masks import rle_encode
+from ufo.tasks import kind_of, task_class
 from ufo.types import IGNORE, Batch, Prediction, Target
 
+# what a task is scored by: its own metric, or that of its kind
+METRICS = [
+    BoxMAP,
+    MaskMAP,
+    MeanIoU,
+    CaptionScores,
+    GroundingAccuracy,
+    ReferringScores,
+    ReasoningScores,
+    AnswerScores,
+]
 CLASSES = ("zero", "one", "two", "three")
-CALLBACKS = {
-    "detection": BoxMAP,
-    "instance_segmentation": MaskMAP,
-    "semantic_segmentation": MeanIoU,
-    "caption": CaptionScores,
-    "grounding": GroundingAccuracy,
-    "referring_segmentation": ReferringScores,
-    "reasoning_segmentation": ReasoningScores,
-    "vqa": AnswerScores,
-}
-HEADLINES = {
-    "detection": "mAP",
-    "instance_segmentation": "mAP",
-    "semantic_segmentation": "mIoU",
-    "caption": "BLEU-4",
-    "grounding": "Acc@0.5",
-    "referring_segmentation": "cIoU",
-    "reasoning_segmentation": "gIoU",
-    "vqa": "accuracy",
-}
-CLASSIFYING = ("detection", "instance_segmentation", "semantic_segmentation")
-REFERRING = ("referring_segmentation", "reasoning_segmentation")
 H, W = 48, 64
 Pair = tuple[Prediction, Target]
+
+
+def metric_for(task: str, **settings) -> MetricCallback:
+    """The metric that scores a task when all metrics are there, which it knows of."""
+    metrics = [metric() for metric in METRICS]
+    (found,) = scoring(task, metrics)
+    chosen = type(found)(**settings)
+    chosen.named = found.named
+    return chosen
 
 
 def boxes_of(n: int, g: torch.Generator) -> torch.Tensor:
@@ -73,32 +74,26 @@ def sentence(rng: random.Random) -> str:
 
 
 def example(task: str, id: int, noise: float, empty: bool = False) -> Pair:
-    """One image; `noise` 0 predicts its target, `empty` predicts nothing."""
-    g, rng = torch.Generator().manual_seed(id), random.Random(id)
-    prediction = Prediction(task, classes=CLASSES if task in CLASSIFYING else ())
-    target = Target(id, (H, W), image=f"{id}.jpg")
-    if task == "caption":
-        target.captions = [sentence(rng) for _ in range(3)]
-        said = target.captions[1].split()
-        prediction.text = "" if empty else " ".join(w for w in said if rng.random() >= noise)
-        return prediction, target
-    if task == "vqa":
-        target.answers = [f"{id}", "none of these"]
-        prediction.text = "" if empty else str(id + (rng.random() < noise))
-        return prediction, target
-    if task in REFERRING:
-        boxes = boxes_of(1, g)
+    """One image of any task, by its kind; `noise` 0 predicts its target, `empty` predicts nothing."""
+    kind, g = kind_of(task), torch.Generator().manual_seed(id)
+    classes = CLASSES if isinstance(kind, (Objects, ClassMap)) else ()
+    prediction, target = Prediction(task, classes=classes), Target(id, (H, W), image=f"{id}.jpg")
+    if isinstance(kind, Referred) and kind.masks:
+        rng, boxes = random.Random(id), boxes_of(1, g)
         target.masks = rle_encode(masks_of(boxes))
         target.image, target.sentence = f"{id // 2}.jpg", rng.random() < 0.5
         found = masks_of(boxes + noise * 8 * torch.randn(1, 4, generator=g))
         prediction.masks = torch.zeros(1, H, W, dtype=torch.bool) if empty else found
         return prediction, target
-    n = 1 if task == "grounding" else 3
+    n = 1 if isinstance(kind, Referred) else 3
     target.boxes = boxes_of(n, g)
     target.labels = torch.randint(len(CLASSES), (n,), generator=g)
+    if isinstance(kind, Text):
+        say(kind, "caption" in task_class(task).needs, prediction, target, noise, empty)
+        return prediction, target
     shifted = target.boxes + noise * 8 * torch.randn(n, 4, generator=g)
     masks = masks_of(target.boxes)
-    if task == "semantic_segmentation":
+    if isinstance(kind, ClassMap):
         target.semantic = torch.full((H, W), IGNORE, dtype=torch.uint8)
         for mask, label in zip(masks, target.labels, strict=True):
             target.semantic[mask] = label
@@ -106,16 +101,28 @@ def example(task: str, id: int, noise: float, empty: bool = False) -> Pair:
         prediction.semantic = torch.where(target.semantic == IGNORE, 0, target.semantic.long())
         prediction.semantic = (prediction.semantic + wrong) % len(CLASSES)
         return prediction, target
-    if task == "instance_segmentation":
-        target.masks = rle_encode(masks)
     kept = slice(0, 0) if empty else slice(None)
     prediction.boxes = shifted[kept]
-    prediction.labels = target.labels[kept]
+    prediction.labels = target.labels[kept] if isinstance(kind, Objects) else None
     # equal scores on purpose: the order of images must not matter all the same
     prediction.scores = torch.full((n,), 0.5)[kept]
-    if task == "instance_segmentation":
+    if kind.masks:
+        target.masks = rle_encode(masks)
         prediction.boxes, prediction.masks = None, masks_of(shifted)[kept]
     return prediction, target
+
+
+def say(
+    kind: Text, captions: bool, prediction: Prediction, target: Target, noise: float, empty: bool
+) -> None:
+    """Something that would be right, without some of its words."""
+    rng = random.Random(target.id)
+    if captions:
+        target.captions = [sentence(rng) for _ in range(3)]
+    else:
+        target.text, target.answers = "what?", [f"{target.id} red ones", "none of these"]
+    right = kind.truth(target)[0].split()
+    prediction.text = "" if empty else " ".join(word for word in right if rng.random() >= noise)
 
 
 def batch_of(task: str, pairs: list[Pair], source: str = "") -> Batch:

@@ -10,8 +10,10 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.pytorch import Callback, Trainer
-from metric_examples import CALLBACKS, Replay, batch_of, example
+from metric_examples import METRICS, Replay, batch_of, example, metric_for
 from torch.utils.data import DataLoader, DistributedSampler
+
+from ufo.tasks import task_names
 
 NOISE = 0.3
 # ids per process: 3 and 2 images, 3 and none, repeats on both sides as a padded sampler makes them
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def collect(ids: list[int]) -> dict:
-    callbacks = {task: CALLBACKS[task]() for task in sorted(CALLBACKS)}
+    callbacks = {task: metric_for(task) for task in task_names()}
     for task, callback in callbacks.items():
         for id in ids:
             pair = example(task, id, NOISE)
@@ -70,7 +72,7 @@ class Dump(Callback):
 
 def test_trainer__two_processes_log_the_values_of_one(tmp_path: Path):
     """Five images on two processes: the sampler repeats one, in a batch of its own kind."""
-    tasks = sorted(CALLBACKS)
+    tasks = task_names()
     data = [[batch_of(task, [example(task, id, NOISE)]) for id in range(5)] for task in tasks]
     # the sampler pads to 3 + 3; Lightning makes it and warns that samples repeat
     loaders = [DataLoader(batches, batch_size=None) for batches in data]
@@ -83,7 +85,7 @@ def test_trainer__two_processes_log_the_values_of_one(tmp_path: Path):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*(CALLBACKS[task]() for task in tasks), Dump(tmp_path)],
+        callbacks=[*(metric() for metric in METRICS), Dump(tmp_path)],
     )
     trainer.validate(Replay(NOISE), loaders, verbose=False)
     expected = compute(list(range(5)))

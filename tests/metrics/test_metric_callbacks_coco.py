@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from metric_examples import CALLBACKS
+from metric_examples import metric_for
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -72,7 +72,7 @@ def as_results(coco: COCO, kind: str, target: Target, prediction: Prediction) ->
 @pytest.mark.skipif(not FILE.exists(), reason="the shared folder of COCO samples is not there")
 @pytest.mark.parametrize(("task", "kind"), [("detection", "bbox"), ("instance_segmentation", "segm")])
 def test_values__equal_cocoeval_on_real_annotations(task: str, kind: str):
-    g, results, callback = torch.Generator().manual_seed(0), [], CALLBACKS[task]()
+    g, results, callback = torch.Generator().manual_seed(0), [], metric_for(task)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(FILE))
     names = tuple(coco.cats[i]["name"] for i in sorted(coco.cats))

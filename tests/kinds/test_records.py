@@ -8,12 +8,26 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ufo.cli.results import ImageInfo, confident, image_id, records, summary, write_json
+from ufo.cli.files import image_id
+from ufo.kinds import ImageInfo
+from ufo.tasks import kind_of
 from ufo.types import Prediction
 
 SIZE = (40, 60)
 IMAGE = ImageInfo(7, "7.jpg", SIZE)
 NAMES = ("cat", "dog")
+
+
+def records(prediction, *details):
+    return kind_of(prediction.task).records(prediction, *details)
+
+
+def confident(prediction, min_score):
+    return kind_of(prediction.task).confident(prediction, min_score)
+
+
+def summary(prediction, min_score, text):
+    return kind_of(prediction.task).summary(prediction, min_score, text)
 
 
 def box_masks(boxes, size=SIZE):
@@ -125,15 +139,15 @@ def test_confident_keeps_parts_together():
         (Prediction("caption", text="a dog"), "a dog"),
         (Prediction("caption"), "(an empty answer)"),
         (
-            Prediction("s", semantic=torch.tensor([[0, 1, 1, 1]]), classes=NAMES),
+            Prediction("semantic_segmentation", semantic=torch.tensor([[0, 1, 1, 1]]), classes=NAMES),
             "dog 75%, cat 25%",
         ),
         (
-            Prediction("g", boxes=torch.tensor([[1.0, 2, 4, 8]]), scores=torch.tensor([0.5])),
+            Prediction("grounding", boxes=torch.tensor([[1.0, 2, 4, 8]]), scores=torch.tensor([0.5])),
             '"the dog" at x 1, y 2, width 3, height 6 (score 0.50)',
         ),
         (
-            Prediction("g", boxes=torch.zeros(1, 4), scores=torch.tensor([0.5]), text="what"),
+            Prediction("grounding", boxes=torch.zeros(1, 4), scores=torch.tensor([0.5]), text="what"),
             '"the dog": no box in the answer "what"',
         ),
     ],
@@ -145,12 +159,3 @@ def test_summary(prediction, line):
 @pytest.mark.parametrize(("name", "expected"), [("000012.jpg", 12), ("a1.jpg", "a1"), ("².png", "²")])
 def test_image_id(tmp_path, name, expected):
     assert image_id(tmp_path / name) == expected
-
-
-def test_failed_writing_keeps_the_old_file(tmp_path):
-    path = tmp_path / "results.json"
-    write_json(path, [1])
-    with pytest.raises(TypeError):
-        write_json(path, [object()])
-    assert json.loads(path.read_text()) == [1]
-    assert list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""How well one image was done: a number in 0..1 that ranks images, not a published metric.
+"""How well the objects of one image were found: a number in 0..1 that ranks images, not a published metric.
 
 Shapes: N predicted and M annotated objects of one image.
 """
@@ -22,7 +22,6 @@ def objects_score(
     annotated: Tensor | Sequence[dict[str, Any]],
     annotated_labels: Tensor,
     iscrowd: Tensor | None = None,
-    area: Tensor | None = None,
 ) -> float:
     """Twice the IoU of matched objects over the number of predicted and annotated ones: 1 is perfect.
 
@@ -33,7 +32,6 @@ def objects_score(
         scores: `[N]`; predictions below `MIN_SCORE` are left out.
         labels, annotated_labels: `[N]` and `[M]`.
         iscrowd: bool `[M]`.
-        area: not used; the arguments are those of a metric's `update`.
     """
     crowd = np.zeros(len(annotated_labels), bool) if iscrowd is None else iscrowd.numpy().astype(bool)
     order = [i for i in scores.argsort(descending=True, stable=True).tolist() if scores[i] >= MIN_SCORE]

@@ -1,0 +1,82 @@
+"""A class map: one class for every pixel (semantic segmentation). Shapes: `H W` pixels, `C` classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.coco import category, scaled_rle
+from ufo.kinds.marks import Marks, class_name
+from ufo.kinds.overlays import class_map, mask_layers
+from ufo.ops.overlap import class_histograms, mean_iou
+from ufo.types import IGNORE, Prediction, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMap(Kind):
+    """The class of every pixel."""
+
+    masks: bool = True
+
+    def records(
+        self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
+    ) -> list[dict[str, Any]]:
+        """One record per class that is there, in the order of the classes."""
+        semantic = prediction.semantic
+        return [
+            {
+                **image.head,
+                **category(label, prediction),
+                "segmentation": scaled_rle(semantic == label, image.size),
+            }
+            for label in semantic.unique().tolist()
+        ]
+
+    def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
+        labels, counts = prediction.semantic.unique(return_counts=True)
+        pairs = zip((counts / counts.sum()).tolist(), labels.tolist(), strict=True)
+        return ", ".join(f"{prediction.classes[label]} {s:.0%}" for s, label in sorted(pairs, reverse=True))
+
+    def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
+        return _names(prediction.semantic, classes), _names(target.semantic, classes)
+
+    def predicted(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        text: str,
+        min_score: float,
+        max_objects: int,
+        target: Target | None = None,
+    ) -> Marks:
+        return Marks(semantic=prediction.semantic, notes=[text] if text else [])
+
+    def overlays(
+        self,
+        prediction: Prediction,
+        target: Target,
+        classes: tuple[str, ...],
+        size: tuple[int, int],
+        min_score: float = 0.0,
+    ) -> dict[str, Any]:
+        truth = None if target.semantic is None else class_map(target.semantic)
+        return mask_layers(class_map(prediction.semantic), truth, classes, size)
+
+    def score(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> float | None:
+        """The mean IoU of the classes in this image."""
+        if target.semantic is None:
+            return None
+        histograms = class_histograms(prediction.semantic, target.semantic, len(classes), IGNORE)
+        return float(mean_iou(histograms))
+
+    def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
+        """The most frequent class everywhere."""
+        return {"semantic": torch.full(size, usual.label)}
+
+
+def _names(semantic: Tensor, classes: tuple[str, ...]) -> str:
+    return ", ".join(class_name(label, classes) for label in semantic.unique().tolist() if label != IGNORE)

@@ -1,0 +1,150 @@
+"""Objects: boxes, or masks, with labels and scores (detection, instance segmentation).
+
+Shapes: `N` objects, `H W` pixels of the original image; boxes are xyxy in its pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.coco import box_of, category, scaled_boxes, scaled_rle
+from ufo.kinds.marks import Marks, class_name
+from ufo.kinds.overlays import box_layers, mask_layers, painted
+from ufo.kinds.quality import MIN_SCORE, objects_score
+from ufo.ops.masks import mask_boxes, rle_decode, rle_encode
+from ufo.types import Prediction, Target
+
+PARTS = ("boxes", "scores", "labels", "masks")
+"""The fields of a `Prediction` that have one entry per object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects(Kind):
+    """Any number of objects, each with a class and a score; with `masks` each has a mask too."""
+
+    def records(
+        self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
+    ) -> list[dict[str, Any]]:
+        """One record per object."""
+        boxes = scaled_boxes(prediction.boxes, predicted_size, image.size)
+        scores = [round(score, 5) for score in prediction.scores.tolist()]
+        objects = [
+            {**image.head, **category(label, prediction), "bbox": box, "score": score}
+            for label, box, score in zip(prediction.labels.tolist(), boxes, scores, strict=True)
+        ]
+        if prediction.masks is not None:
+            for record, mask in zip(objects, prediction.masks, strict=True):
+                rle = scaled_rle(mask, image.size)
+                record |= {"bbox": box_of(rle), "segmentation": rle}
+        return objects
+
+    def confident(self, prediction: Prediction, min_score: float) -> Prediction:
+        order = prediction.scores.argsort(descending=True, stable=True)
+        return select(prediction, order[prediction.scores[order] >= min_score])
+
+    def best(self, prediction: Prediction, count: int) -> Prediction:
+        if len(prediction.scores) <= count:
+            return prediction
+        return select(prediction, prediction.scores.topk(count).indices)
+
+    def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
+        kept = self.confident(prediction, min_score)
+        hidden = len(prediction.labels) - len(kept.labels)
+        line = _counts(kept.labels, prediction.classes)
+        if len(kept.labels):
+            line += f" (best score {kept.scores[0].item():.2f})"
+        return line + (f"; {hidden} more below {min_score:g}" if hidden else "")
+
+    def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
+        return _counts(prediction.labels, classes), _counts(target.labels, classes)
+
+    def predicted(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        text: str,
+        min_score: float,
+        max_objects: int,
+        target: Target | None = None,
+    ) -> Marks:
+        marks = Marks(notes=[text] if text else [])
+        boxes = prediction.boxes if prediction.masks is None else mask_boxes(prediction.masks.bool())
+        scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
+        order = scores.argsort(descending=True, stable=True)
+        keep = order[scores[order] >= min_score][:max_objects]
+        marks.boxes, marks.colors = boxes[keep], prediction.labels[keep].tolist()
+        named = zip(marks.colors, scores[keep].tolist(), strict=True)
+        marks.names = [f"{class_name(label, classes)} {score:.2f}" for label, score in named]
+        marks.masks = None if prediction.masks is None else prediction.masks[keep]
+        if hidden := len(boxes) - len(keep):
+            below = int((scores < min_score).sum())
+            reason = f"scores below {min_score:g}" if below == hidden else "lower scores"
+            marks.hidden = f"{hidden} more with {reason}"
+        marks.dashed = None if target is None else target.boxes
+        return marks
+
+    def overlays(
+        self,
+        prediction: Prediction,
+        target: Target,
+        classes: tuple[str, ...],
+        size: tuple[int, int],
+        min_score: float = 0.0,
+    ) -> dict[str, Any]:
+        layers: dict[str, Any] = {}
+        if prediction.boxes is not None:
+            found = prediction.boxes, prediction.labels, prediction.scores
+            layers = box_layers(found, (target.boxes, target.labels), dict(enumerate(classes)))
+        if prediction.masks is None:
+            return layers
+        masks, labels = prediction.masks, prediction.labels
+        if prediction.scores is not None:
+            order = prediction.scores.argsort(stable=True)  # the best one is painted last
+            order = order[prediction.scores[order] >= min_score]
+            masks, labels = masks[order], labels[order]
+        truth = None
+        if target.masks is not None and target.labels is not None:
+            truth = painted(rle_decode(target.masks, target.size), target.labels, target.size)
+        return layers | mask_layers(painted(masks, labels, target.size), truth, classes, size)
+
+    def score(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> float | None:
+        """Twice the matched IoU over the number of predicted and annotated objects."""
+        wanted = target.masks if self.masks else target.boxes
+        if wanted is None or target.labels is None:
+            return None
+        found = self.confident(prediction, MIN_SCORE)  # encoding hundreds of masks takes time
+        shapes = rle_encode(found.masks) if self.masks else found.boxes.cpu()
+        return objects_score(
+            shapes, found.scores.cpu(), found.labels.cpu(), wanted, target.labels, target.iscrowd
+        )
+
+    def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
+        """The most frequent class in the mean box."""
+        boxes = usual.pixels(size)
+        answer = {"boxes": boxes, "scores": torch.ones(1), "labels": torch.tensor([usual.label])}
+        return answer | ({"masks": filled(boxes, size)} if self.masks else {})
+
+
+def select(prediction: Prediction, keep: Tensor) -> Prediction:
+    """The objects at indices `keep`."""
+    parts = {name: getattr(prediction, name) for name in PARTS}
+    return replace(prediction, **{n: v[keep] for n, v in parts.items() if v is not None})
+
+
+def filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks bool `[N, H, W]` that fill boxes `[N, 4]`."""
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.round().long().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    return masks
+
+
+def _counts(labels: Tensor, classes: tuple[str, ...]) -> str:
+    counts = Counter(class_name(label, classes) for label in labels.tolist())
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing"

@@ -1,0 +1,153 @@
+"""One referred object: the box or the mask of what a text means (grounding, referring segmentation).
+
+An answer may hold none: a box of zeros, an empty mask. Shapes: `H W` pixels of the original image; boxes are
+xyxy in its pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.coco import scaled_boxes, scaled_rle
+from ufo.kinds.marks import REFERRED, Marks
+from ufo.kinds.objects import filled
+from ufo.kinds.overlays import REFERRED_TO, box_layers, mask_layers
+from ufo.ops.masks import mask_boxes, rle_decode
+from ufo.ops.overlap import mask_overlap
+from ufo.types import Prediction, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Referred(Kind):
+    """What a text refers to: a box, or with `masks` a mask.
+
+    Args:
+        asked: what the text is called in tables.
+    """
+
+    asked: str = "expression"
+
+    def records(
+        self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
+    ) -> list[dict[str, Any]]:
+        """One record with the box, zeros if the answer holds none, and the mask of a segmentation."""
+        (box,) = scaled_boxes(prediction.boxes[:1], predicted_size, image.size)
+        score = round(prediction.scores[0].item(), 5)
+        found = {"text": text, "bbox": box, "score": score, "answer": prediction.text}
+        if prediction.masks is not None:
+            found["segmentation"] = scaled_rle(prediction.masks[0], image.size)
+        return [{**image.head, **found}]
+
+    def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
+        if not self._found(prediction):
+            return f'"{text}": no {self._what} in the answer "{prediction.text}"'
+        x1, y1, x2, y2 = prediction.boxes[0].tolist()
+        where = f"x {x1:.0f}, y {y1:.0f}, width {x2 - x1:.0f}, height {y2 - y1:.0f}"
+        if prediction.masks is not None:
+            where += f", {int(prediction.masks.sum())} pixels"
+        return f'"{text}" at {where} (score {prediction.scores[0].item():.2f})'
+
+    def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
+        boxes = [] if target.boxes is None else target.boxes.tolist()
+        truth = "; ".join(",".join(f"{v:.0f}" for v in box) for box in boxes)
+        return prediction.text, f"{target.text}: {truth}" if target.text else truth
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.asked, "answer", "IoU")
+
+    def row(self, prediction: Prediction, target: Target) -> list[Any]:
+        return [target.text, prediction.text, self.score(prediction, target, ()) or 0.0]
+
+    def predicted(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        text: str,
+        min_score: float,
+        max_objects: int,
+        target: Target | None = None,
+    ) -> Marks:
+        """The object whatever its score."""
+        marks = Marks(notes=[text] if text else [], dashed=None if target is None else target.boxes)
+        boxes = self._boxes(prediction)
+        scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
+        keep = _has_area(boxes).nonzero()[:, 0]
+        marks.boxes, marks.colors = boxes[keep], [REFERRED] * len(keep)
+        marks.names = [f"{score:.2f}" for score in scores[keep].tolist()]
+        marks.masks = None if prediction.masks is None else prediction.masks[keep]
+        return marks
+
+    def note(self, prediction: Prediction, target: Target) -> str:
+        iou = self.score(prediction, target, ())
+        if iou is None:
+            return ""
+        if not self._found(prediction):
+            return f"no {self._what} in the answer {prediction.text!r}"
+        return f"IoU {iou:.2f}"
+
+    def overlays(
+        self,
+        prediction: Prediction,
+        target: Target,
+        classes: tuple[str, ...],
+        size: tuple[int, int],
+        min_score: float = 0.0,
+    ) -> dict[str, Any]:
+        layers: dict[str, Any] = {}
+        if prediction.boxes is not None:
+            found = prediction.boxes, None, prediction.scores
+            layers = box_layers(found, (target.boxes, None), {0: REFERRED_TO})
+        if prediction.masks is None:
+            return layers
+        truth = None if target.masks is None else _joined(target).to(torch.uint8)
+        return layers | mask_layers(prediction.masks.any(0).to(torch.uint8), truth, (), size)
+
+    def score(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> float | None:
+        """The IoU; 1 where nothing was to be found and nothing was."""
+        if self.masks:
+            if target.masks is None or prediction.masks is None:
+                return None
+            ignore = None if target.ignore is None else rle_decode([target.ignore], target.size)[0]
+            intersection, union = mask_overlap(prediction.masks.any(0), _joined(target), ignore).tolist()
+            return intersection / union if union else 1.0
+        if target.boxes is None or not len(target.boxes):
+            return None
+        if not self._found(prediction):
+            return 0.0
+        return float(box_iou(prediction.boxes[:1].float().cpu(), target.boxes[:1].float().cpu()))
+
+    def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
+        """The mean box, or a mask that fills it."""
+        boxes = usual.pixels(size)
+        answer: dict[str, Any] = {"boxes": boxes, "scores": torch.ones(1)}
+        return answer | ({"masks": filled(boxes, size)} if self.masks else {})
+
+    @property
+    def _what(self) -> str:
+        return "mask" if self.masks else "box"
+
+    def _boxes(self, prediction: Prediction) -> Tensor:
+        """Around the mask of a segmentation, else the answer's box: `[0, 4]` or `[1, 4]`."""
+        if prediction.masks is not None:
+            return mask_boxes(prediction.masks.bool())
+        return torch.zeros(0, 4) if prediction.boxes is None else prediction.boxes
+
+    def _found(self, prediction: Prediction) -> bool:
+        return bool(_has_area(self._boxes(prediction)[:1]).any())
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    """Which boxes `[N, 4]` are not empty: bool `[N]`."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(1)
+
+
+def _joined(target: Target) -> Tensor:
+    """All masks of a target as one, bool `[H, W]`: a text may mean several objects, or none."""
+    return rle_decode(target.masks, target.size).any(0)
