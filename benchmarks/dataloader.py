@@ -19,8 +19,8 @@ from common import show
 from PIL import Image, ImageFilter
 
 from ufo.data.augmentations import Transform
-from ufo.data.datasets.base import read_image
 from ufo.data.datasets.coco import CocoDataset
+from ufo.data.pictures import read_image
 from ufo.data.transforms import caption_train, detection_train, grounding_train, semantic_train
 from ufo.types import Sample
 

@@ -193,7 +193,7 @@ class UFO(nn.Module):
         Returns:
             a `Prediction` in the pixels of `image`.
         """
-        from ufo.data.datasets.base import as_image
+        from ufo.data.pictures import as_image
 
         chosen = self.task(task)
         if chosen.needs_text and not text:

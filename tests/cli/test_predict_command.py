@@ -13,8 +13,8 @@ from torchvision import tv_tensors
 
 import ufo.cli.predict as ufo_predict
 from ufo.checkpoints.native import save
-from ufo.data.datasets.base import as_image
 from ufo.data.errors import DataError
+from ufo.data.pictures import as_image
 from ufo.kinds import ClassMap, Objects, Referred, Text
 from ufo.model import UFO
 from ufo.tasks import kind_of, task_class

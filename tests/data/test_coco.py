@@ -15,9 +15,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ufo.data.datasets import CocoDataset
-from ufo.data.datasets.base import Strings, image_size, read_image, read_json
+from ufo.data.datasets.base import Strings, read_json
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, run_lengths
 from ufo.data.errors import DataError
+from ufo.data.pictures import image_size, read_image
 
 
 def make(folder: Path, *annotations: dict[str, Any], images: int = 1, **options: Any):

@@ -20,8 +20,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from ufo.data.datasets.base import read_image
 from ufo.data.errors import DataError
+from ufo.data.pictures import read_image
 from ufo.draw import contact_sheet, side_by_side
 from ufo.kinds import Kind
 from ufo.kinds.overlays import padded

@@ -229,7 +229,7 @@ def _predict(
     model: UFO, requests: Sequence[Request], path: Path, min_score: float, picture: Path | None
 ) -> dict[str, list[dict[str, Any]]]:
     """Ask everything about one image: print, draw, and return the records by task."""
-    from ufo.data.datasets.base import as_image
+    from ufo.data.pictures import as_image
     from ufo.draw import draw
     from ufo.kinds import ImageInfo
 

@@ -1,4 +1,4 @@
-"""What all data sets share: bounded image reading, JSON with clear errors.
+"""What all data sets share: JSON with clear errors.
 
 A data set is map-style and memory-light: it holds numpy arrays and packed text instead of the
 parsed JSON, and decodes images, polygons and RLE only when a sample is asked for.
@@ -13,27 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
-import PIL.TiffImagePlugin
-import PIL.WebPImagePlugin
-import torch
-from torch import BoolTensor, Tensor
+from torch import BoolTensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_error, loads
-from ufo.data.problems import Problems
+from ufo.data.pictures import find_file, near, read_image
+from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import Sample, Target
-
-MAX_PIXELS = 80_000_000
-"""Images with more pixels than this are refused from their header, before they are decoded."""
-
-# An explicit list: some of PIL's other plug-ins start external programs (EPS) or are rarely tested.
-# (PIL itself loads only the commonest ones at first, hence the imports of the others.)
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-EXIF_ORIENTATION = 0x0112
 
 
 class Strings:
@@ -78,6 +66,7 @@ class ImageDataset(Dataset[Sample], ABC):
     wordings: tuple[tuple[str, ...], ...] = ()
     provides: frozenset[str] = frozenset()
     problems: Problems
+    images: Path  # the folder of the images
 
     def serve(self, needs: frozenset[str], *, pasting: bool = False) -> None:
         """Get ready for a task and log what is left out: called once, when a source has built its data.
@@ -88,6 +77,20 @@ class ImageDataset(Dataset[Sample], ABC):
             pasting: masks are used if there are any, since the transform pastes objects.
         """
         self.problems.announce()
+
+    def _file(self, name: str) -> Path:
+        """Where the image that the annotations call `name` is; counted if that is another spelling."""
+        found = find_file(self.images, name)
+        if found != self.images / name:
+            where = f"{name}: {found.name}"
+            self.problems.report("file found under another spelling of its name", where, effect=DOUBTFUL)
+        return found
+
+    def _picture(self, name: str, size: tuple[int, int] | None = None) -> tv_tensors.Image:
+        """An image of the annotations; what the decoder changes is counted. Raises DataError."""
+        return read_image(
+            self._file(name), size, say=lambda kind, where: self.problems.report(kind, where, effect=DOUBTFUL)
+        )
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -140,10 +143,10 @@ def stamp(path: Path) -> list[Any]:
 def require_images(images: Path, names: Strings) -> None:
     """DataError if none of the first images is in the folder: then the folder is the wrong one."""
     first = [images / names[i] for i in range(min(len(names), 10))]
-    if first and not any(path.is_file() for path in first):
+    if first and not any(find_file(images, names[i]).is_file() for i in range(len(first))):
         raise DataError(
             f"The annotations name images such as {names[0]}, but {first[0]} does not exist: set "
-            "this data set's `images` to the folder those names start from."
+            f"this data set's `images` to the folder those names start from.{near(first[0])}"
         )
 
 
@@ -161,115 +164,3 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
-
-
-def _open(path: str | Path, max_pixels: int) -> PIL.Image.Image:
-    try:
-        image = PIL.Image.open(path, formats=IMAGE_FORMATS)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such image file.") from error
-    except PIL.UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image in one of {', '.join(IMAGE_FORMATS)}.") from error
-    except Exception as error:  # PIL passes on whatever its plug-ins raise on broken headers
-        raise DataError(f"{path}: the image can't be opened ({error}).") from error
-    if image.width * image.height > max_pixels:
-        width, height = image.size
-        image.close()
-        raise DataError(f"{path}: {width}x{height} is more than the {max_pixels} pixels allowed; shrink it.")
-    return image
-
-
-def _orientation(image: PIL.Image.Image) -> int:
-    try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return 1
-
-
-def read_image(
-    path: str | Path, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
-) -> tv_tensors.Image:
-    """Decode an image file: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
-
-    `size` is the (height, width) that the annotations were made for. If only the image as stored
-    has it, the orientation is left alone. The channels stay interleaved as in the file: resizing is quicker.
-    Raises DataError if the file is missing, corrupt, cut short, has more than `max_pixels`, or has another
-    size.
-    """
-    with _open(path, max_pixels) as image:
-        try:
-            turned = image
-            if _orientation(image) != 1:
-                turned = PIL.ImageOps.exif_transpose(image)
-                if size is not None and (turned.height, turned.width) != size:
-                    turned = image
-            pixels = np.array(turned.convert("RGB"))
-        except Exception as error:
-            raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error
-    if size is not None and pixels.shape[:2] != tuple(size):
-        raise DataError(
-            f"{path}: the image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its "
-            f"annotations are for {size[0]}x{size[1]}."
-        )
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-def as_image(image: str | Path | PIL.Image.Image | Tensor) -> tv_tensors.Image:
-    """A picture in any of the forms that users have it in: uint8 [3, H, W], RGB.
-
-    A path is read as by `read_image`; a tensor must have this form already. Raises DataError for a
-    file or PIL image that can't be used, ValueError for another tensor, TypeError for the rest.
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, PIL.Image.Image):
-        return _from_pil(image)
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            "an image is a path, a PIL image or a uint8 tensor [3, H, W], not "
-            f"{type(image).__name__}; convert it, for example with PIL.Image.fromarray(array)"
-        )
-    shape = tuple(image.shape)
-    if image.dtype != torch.uint8 or len(shape) != 3 or shape[0] != 3 or 0 in shape:
-        raise ValueError(
-            f"an image tensor is uint8 [3, H, W] (RGB, 0 to 255), not {image.dtype} {list(shape)}"
-        )
-    return tv_tensors.Image(image)
-
-
-def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:
-    width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise DataError(
-            f"The PIL image of {width}x{height} pixels is empty or has more than the {MAX_PIXELS} "
-            "allowed; shrink it."
-        )
-    try:
-        turned = PIL.ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-        pixels = np.array(turned.convert("RGB"))
-    except Exception as error:  # PIL decodes a file only now
-        raise DataError(f"The PIL image is corrupt or cut short ({error}).") from error
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
-
-
-def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of the image that `read_image` would return, from the header alone."""
-    with _open(path, max_pixels) as image:
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
-def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Decode a label image (grey or palette) to its raw numbers: int64 [H, W].
-
-    Raises DataError if it is missing, corrupt, too large or a colour picture.
-    """
-    with _open(path, max_pixels) as image:
-        if image.mode not in {"1", "L", "P", "I", "I;16"}:
-            raise DataError(
-                f"{path}: a label map needs one number per pixel, this is a {image.mode} picture."
-            )
-        try:
-            return torch.from_numpy(np.array(image).astype(np.int64))
-        except Exception as error:
-            raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error

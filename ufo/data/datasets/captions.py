@@ -14,17 +14,10 @@ import numpy as np
 import torch
 from torch import BoolTensor
 
-from ufo.data.datasets.base import (
-    ImageDataset,
-    Strings,
-    image_size,
-    read_image,
-    read_json,
-    require,
-    require_images,
-)
+from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
 from ufo.data.datasets.coco_file import key_of
 from ufo.data.errors import DataError
+from ufo.data.pictures import image_size
 from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
@@ -120,7 +113,7 @@ class CaptionDataset(ImageDataset):
         return len(self._texts) if self.train else len(self._ids)
 
     def __getitem__(self, i: int) -> Sample:
-        image = read_image(self._image(i))
+        image = self._picture(self._names[self._image_row(i)])
         if self.train:
             return {"image": image, "text": self._texts[i]}
         return {"image": image}
@@ -146,7 +139,7 @@ class CaptionDataset(ImageDataset):
     def _size(self, row: int) -> tuple[int, int]:
         """(height, width); 1 x 1 if the file is unreadable, as no caption metric asks for it."""
         try:
-            return image_size(self.images / self._names[row])
+            return image_size(self._file(self._names[row]))
         except DataError as error:
             self.problems.report("unreadable image", str(error))
             return (1, 1)
@@ -157,7 +150,7 @@ class CaptionDataset(ImageDataset):
         return int(self._row[i]) if self.train else i
 
     def _image(self, i: int) -> Path:
-        return self.images / self._names[self._image_row(i)]
+        return self._file(self._names[self._image_row(i)])
 
 
 def image_id(name: str, given: Any = None) -> int | str:

@@ -17,7 +17,7 @@ import torch
 from torch import BoolTensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import ImageDataset, Strings, read_image, require, require_images
+from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
 from ufo.data.datasets.coco_table import NO_MASK, CocoReader, Records
 from ufo.data.datasets.naming import part_wordings, read_names, renamed
 from ufo.data.datasets.segmentations import (
@@ -166,7 +166,7 @@ class CocoDataset(ImageDataset):
     def __getitem__(self, i: int) -> Sample:
         row = self._row(i)
         height, width = size = self._size(row)
-        image = read_image(self.images / self._names[row], size)
+        image = self._picture(self._names[row], size)
         if not self.train:
             return {"image": image}
         first, last = self._span(row)
@@ -203,7 +203,7 @@ class CocoDataset(ImageDataset):
         return Target(
             id=i,
             size=size,
-            image=str(self.images / self._names[row]),
+            image=str(self._file(self._names[row])),
             image_id=self._id(row),
             boxes=column("boxes", np.float32),
             labels=column("labels", np.int64),

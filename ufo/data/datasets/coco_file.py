@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ufo.data.datasets.base import MAX_PIXELS, image_size
 from ufo.data.errors import DataError
+from ufo.data.pictures import MAX_PIXELS, image_size
 from ufo.data.problems import DOUBTFUL, Problems
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import BoolTensor
 
-from ufo.data.datasets.base import ImageDataset, Strings, image_size, read_image, require, require_images
+from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
 from ufo.data.datasets.jsonl import read_lines
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
+from ufo.data.pictures import image_size
 from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
@@ -95,7 +96,7 @@ class ConversationDataset(ImageDataset):
 
     def __getitem__(self, i: int) -> Sample:
         said = self._conversation(i)
-        sample: Sample = {"image": read_image(self.images / self._names[i]), "text": said[0]}
+        sample: Sample = {"image": self._picture(self._names[i]), "text": said[0]}
         return {**sample, "conversation": said} if self.train else sample
 
     def target(self, i: int) -> Target:
@@ -103,7 +104,7 @@ class ConversationDataset(ImageDataset):
         return Target(
             id=i,
             size=self._size(i),
-            image=str(self.images / self._names[i]),
+            image=str(self._file(self._names[i])),
             image_id=self._names[i],
             answers=[answer],
             text=question,
@@ -121,7 +122,7 @@ class ConversationDataset(ImageDataset):
     def _size(self, i: int) -> tuple[int, int]:
         """(height, width); 1 x 1 if the file is unreadable, as no metric of answers asks for it."""
         try:
-            return image_size(self.images / self._names[i])
+            return image_size(self._file(self._names[i]))
         except DataError as error:
             self.problems.report("unreadable image", str(error))
             return (1, 1)

@@ -18,20 +18,13 @@ import torch
 from torch import BoolTensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import (
-    ImageDataset,
-    Strings,
-    image_size,
-    read_image,
-    read_label_map,
-    require,
-    require_images,
-)
+from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
 from ufo.data.datasets.coco_file import box_of
 from ufo.data.datasets.segmentations import RLE, Segmentations, decode_masks, empty_rle, encode_mask
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays, cached
 from ufo.data.json_stream import loads
+from ufo.data.pictures import image_size, read_label_map
 from ufo.data.problems import Problems
 from ufo.types import Sample, Target
 
@@ -100,7 +93,7 @@ class JsonlDataset(ImageDataset):
 
     def __getitem__(self, i: int) -> Sample:
         size = self._size(i)
-        sample: Sample = {"image": read_image(self.images / self._names[i], size), "text": self._texts[i]}
+        sample: Sample = {"image": self._picture(self._names[i], size), "text": self._texts[i]}
         if "sentence" in self.provides:
             sample["sentence"] = bool(self._index["sentence"][i])
         if not self.train:
@@ -120,7 +113,7 @@ class JsonlDataset(ImageDataset):
         return Target(
             id=i,
             size=self._size(i),
-            image=str(self.images / self._names[i]),
+            image=str(self._file(self._names[i])),
             image_id=int(self._index["lines"][i]),
             boxes=self._box(i) if "boxes" in self.provides else None,
             masks=[self._rle(i)] if "masks" in self.provides else None,

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ufo.data.datasets.base import image_size, prepared, read_json, require, stamp
+from ufo.data.datasets.base import prepared, read_json, require, stamp
 from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.segmentations import run_lengths
 from ufo.data.errors import DataError
+from ufo.data.pictures import image_size
 
 BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 MASK_COLUMNS = ("ImageID", "LabelName", "BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax", "rle")

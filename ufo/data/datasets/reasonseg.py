@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 from torch import BoolTensor, Tensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import ImageDataset, image_size, read_image, require
+from ufo.data.datasets.base import ImageDataset, require
 from ufo.data.errors import DataError
+from ufo.data.pictures import image_size, read_image
 from ufo.data.problems import Problems
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Sample, Target

@@ -16,7 +16,7 @@ import torch
 from torch import BoolTensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import ImageDataset, Strings, read_image, read_json, require, require_images
+from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
 from ufo.data.datasets.captions import clean_text
 from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, key_of, outside, size_of
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
@@ -127,7 +127,7 @@ class RefCocoDataset(ImageDataset):
     def __getitem__(self, i: int) -> Sample:
         text = self._texts[i]
         thing, row, size = self._place(i)
-        image = read_image(self.images / self._names[row], size)
+        image = self._picture(self._names[row], size)
         seen: Sample = {"image": image, "text": text}
         if "sentence" in self.provides:
             seen["sentence"] = bool(self._kinds[i])
@@ -148,7 +148,7 @@ class RefCocoDataset(ImageDataset):
         return Target(
             id=i,
             size=size,
-            image=str(self.images / self._names[row]),
+            image=str(self._file(self._names[row])),
             image_id=self._ids[row],
             boxes=torch.from_numpy(self._boxes[thing : thing + 1].copy()),
             masks=[self._rle(thing, size)] if self.masks else None,

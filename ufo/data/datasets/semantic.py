@@ -13,9 +13,10 @@ import torch
 from torch import BoolTensor, Tensor
 from torchvision import tv_tensors
 
-from ufo.data.datasets.base import ImageDataset, Strings, image_size, read_image, read_label_map, require
+from ufo.data.datasets.base import ImageDataset, Strings, require
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
+from ufo.data.pictures import image_size, read_image, read_label_map
 from ufo.data.problems import Problems
 from ufo.types import IGNORE, Sample, Target
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ufo.data.datasets.base import read_label_map, require
+from ufo.data.datasets.base import require
 from ufo.data.errors import DataError
+from ufo.data.pictures import read_label_map
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import run_shards, save_label_map
 from ufo.data.problems import Problems

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
-from ufo.data.datasets.base import image_size, read_label_map, require, stamp
+from ufo.data.datasets.base import require, stamp
 from ufo.data.datasets.openimages import (
     MASK_COLUMNS,
     SIZE_COLUMNS,
@@ -22,6 +22,7 @@ from ufo.data.datasets.openimages import (
     read_sizes,
 )
 from ufo.data.errors import DataError
+from ufo.data.pictures import image_size, read_label_map
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import is_done, run_shards
 from ufo.data.problems import Problems

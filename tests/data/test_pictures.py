@@ -1,0 +1,125 @@
+"""Every kind of picture file is decoded in one way, said, or refused; never white, never waited for."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from files import coco_content, write_image, write_json
+
+from ufo.data import pictures
+from ufo.data.datasets import CocoDataset
+from ufo.data.errors import DataError
+from ufo.data.pictures import as_image, read_image, read_label_map
+
+RAMP = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
+
+
+def said(path) -> tuple[torch.Tensor, list[str]]:
+    kinds: list[str] = []
+    return read_image(path, say=lambda kind, where: kinds.append(kind)), kinds
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_keep_their_upper_half(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    PIL.Image.fromarray(RAMP).save(path)
+    image, kinds = said(path)
+    assert torch.equal(image[1], torch.from_numpy((RAMP >> 8).astype(np.uint8)))
+    assert kinds == [pictures.SIXTEEN]
+    assert torch.equal(as_image(path), image) and torch.equal(as_image(PIL.Image.open(path)), image)
+
+
+def test_floats_from_0_to_1_are_scaled_and_others_refused(tmp_path):
+    grey = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (48, 1))
+    PIL.Image.fromarray(grey).save(tmp_path / "a.tif")
+    image, kinds = said(tmp_path / "a.tif")
+    assert image.max() == 255 and image[0, 0, 32] == round(float(grey[0, 32]) * 255)
+    assert kinds == [pictures.FLOAT]
+    for wrong in (grey * 300, grey - 0.5, grey * np.nan):
+        PIL.Image.fromarray(wrong).save(tmp_path / "b.tif")
+        with pytest.raises(DataError, match=r"b\.tif: its pixels are floats beyond 0 to 1"):
+            read_image(tmp_path / "b.tif")
+    PIL.Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)).save(tmp_path / "c.tif")
+    with pytest.raises(DataError, match="numbers from 70000 to 70000"):
+        read_image(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_of_several_frames_the_first_counts(tmp_path, suffix):
+    frames = [PIL.Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    path = tmp_path / f"a.{suffix}"
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {})
+    )
+    image, kinds = said(path)
+    assert image[:, 8, 8].tolist() == [255, 0, 0] and kinds == [pictures.FRAMES]
+    if suffix == "tif":
+        with pytest.raises(DataError, match="needs one number per pixel"):
+            read_label_map(path)
+
+
+def test_transparency_is_dropped_and_said(tmp_path):
+    clear = PIL.Image.new("RGBA", (8, 8), (10, 20, 30, 0))
+    clear.save(tmp_path / "a.png")
+    palette = PIL.Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "b.png", transparency=1)
+    opaque = PIL.Image.new("RGBA", (8, 8), (10, 20, 30, 255))
+    opaque.save(tmp_path / "c.png")
+    for name, kinds in (("a.png", [pictures.CLEAR]), ("b.png", [pictures.CLEAR]), ("c.png", [])):
+        image, found = said(tmp_path / name)
+        assert image[:, 4, 4].tolist() == [10, 20, 30] and found == kinds
+
+
+def test_cmyk_and_colours_that_cannot_be_converted(tmp_path):
+    PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    image, kinds = said(tmp_path / "a.tif")
+    assert image[:, 4, 4].tolist() == [255, 0, 0] and not kinds
+    PIL.Image.new("LAB", (8, 8)).save(tmp_path / "b.tif")
+    with pytest.raises(DataError, match="a picture in LAB colours; save it in RGB"):
+        read_image(tmp_path / "b.tif")
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", "/dev/zero", tmp_path):
+        for read in (read_image, read_label_map):
+            with pytest.raises(DataError, match="no file but a folder, pipe or device"):
+                read(path)
+
+
+@pytest.mark.parametrize(
+    ("named", "there"),
+    [
+        ("sub\\0.jpg", "sub/0.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("ONE.JPG", "one.jpg"),
+        ("Sub\\X.jpg", "Sub/x.JPG"),
+    ],
+)
+def test_other_spellings_of_a_name_are_found_and_counted(tmp_path, named, there):
+    write_image(tmp_path / there, format="JPEG")
+    content = coco_content({})
+    content["images"][0]["file_name"] = named
+    data = CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content), train=True)
+    assert data[0]["image"].shape == (3, 48, 64)
+    assert data.problems.doubtful == {"file found under another spelling of its name": 1}
+
+
+def test_a_missing_file_has_a_hint(tmp_path):
+    write_image(tmp_path / "owl.png")
+    with pytest.raises(DataError, match=r"owl\.jpg: there is no such image file\. Its folder has owl\.png"):
+        read_image(tmp_path / "owl.jpg")
+
+
+def test_data_sets_count_what_the_decoder_changes(tmp_path):
+    PIL.Image.fromarray(RAMP).save(tmp_path / "0.png")
+    content = coco_content({})
+    content["images"][0]["file_name"] = "0.png"
+    data = CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content), train=True)
+    assert data[0]["image"].float().mean() < 200
+    assert data.problems.doubtful == {pictures.SIXTEEN: 1}

@@ -1,0 +1,277 @@
+"""The one decoder of pictures and label maps: training, `ufo data check` and `ufo predict` see the same.
+
+Any file becomes uint8 [3, H, W], RGB: grey is repeated, palettes are looked up, CMYK is converted.
+Transparency is dropped, so that the colours are those of the file. Of several frames or pages the first one
+counts. 16 bits a pixel become 8 (the upper ones), floats from 0 to 1 become 0 to 255. Everything else is
+refused, and what is changed is said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import PIL.TiffImagePlugin
+import PIL.WebPImagePlugin
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from ufo.data.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MAX_PIXELS = 80_000_000
+"""Images with more pixels than this are refused from their header, before they are decoded."""
+
+# An explicit list: some of PIL's other plug-ins start external programs (EPS) or are rarely tested.
+# (PIL itself loads only the commonest ones at first, hence the imports of the others.)
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff")
+_RARE = (".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+IMAGE_SUFFIXES = frozenset([*_COMMON, *_RARE])
+EXIF_ORIENTATION = 0x0112
+# what PIL converts well
+DIRECT = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
+LABELS = frozenset(["1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"])
+
+SIXTEEN = "picture of 16 bits a pixel, scaled to 8"
+FLOAT = "picture of floats from 0 to 1, scaled to 0 to 255"
+FRAMES = "picture of several frames or pages, of which the first is used"
+CLEAR = "picture with transparency, which is dropped"
+
+Say = Callable[[str, str], None]
+"""What is told a kind of change and the file."""
+
+
+_SAID: set[str] = set()
+
+
+def _logged(kind: str, where: str) -> None:
+    """Say a kind of change once, with the first file."""
+    if kind not in _SAID:
+        _SAID.add(kind)
+        log.warning("%s: %s", where, kind)
+
+
+def _open(path: str | Path, max_pixels: int) -> PIL.Image.Image:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device never ends
+            raise DataError(f"{path}: this is no file but a folder, pipe or device.")
+        image = PIL.Image.open(path, formats=IMAGE_FORMATS)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such image file.{near(Path(path))}") from error
+    except PIL.UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image in one of {', '.join(IMAGE_FORMATS)}.") from error
+    except DataError:
+        raise
+    except Exception as error:  # PIL passes on whatever its plug-ins raise on broken headers
+        raise DataError(f"{path}: the image can't be opened ({error}).") from error
+    if image.width * image.height > max_pixels:
+        width, height = image.size
+        image.close()
+        raise DataError(f"{path}: {width}x{height} is more than the {max_pixels} pixels allowed; shrink it.")
+    return image
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def to_rgb(image: PIL.Image.Image, where: str, say: Say) -> np.ndarray:
+    """The pixels of an open picture, uint8 [H, W, 3]; DataError if they cannot be shown without guessing."""
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # phones hide a preview behind the photo
+        say(FRAMES, where)
+    mode = image.mode
+    if mode in DIRECT:
+        if (mode in ("LA", "PA", "RGBA") or "transparency" in image.info) and _is_clear(image):
+            say(CLEAR, where)
+        if mode == "P" and "transparency" in image.info:
+            image = image.copy()
+            del image.info["transparency"]
+        return np.array(image.convert("RGB"))
+    values = np.array(image)
+    if mode.startswith("I"):
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+        if low < 0 or high > 65535:
+            raise DataError(
+                f"{where}: its pixels are numbers from {low} to {high}; save it with 8 or 16 bits a pixel."
+            )
+        say(SIXTEEN, where)
+        grey = (values.astype(np.int64) >> 8).astype(np.uint8)
+    elif mode == "F":
+        if not values.size or not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
+            raise DataError(f"{where}: its pixels are floats beyond 0 to 1; save it with 8 bits a pixel.")
+        say(FLOAT, where)
+        grey = np.round(values * 255).astype(np.uint8)
+    else:
+        raise DataError(f"{where}: this is a picture in {mode} colours; save it in RGB or grey.")
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _is_clear(image: PIL.Image.Image) -> bool:
+    """Whether any pixel is transparent at all."""
+    low, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return low < 255
+
+
+def read_image(
+    path: str | Path,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    say: Say | None = None,
+) -> tv_tensors.Image:
+    """Decode an image file: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
+
+    `size` is the (height, width) that the annotations were made for. If only the image as stored
+    has it, the orientation is left alone. The channels stay interleaved as in the file: resizing is quicker.
+    `say` is told what was changed; without, it is logged. Raises DataError if the file is missing, corrupt,
+    cut short, has more than `max_pixels`, another size, or pixels that are no colours.
+    """
+    with _open(path, max_pixels) as image:
+        try:
+            turned = image
+            if _orientation(image) != 1:
+                turned = PIL.ImageOps.exif_transpose(image)
+                if size is not None and (turned.height, turned.width) != tuple(size):
+                    turned = image
+            pixels = to_rgb(turned, str(path), say or _logged)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error
+    if size is not None and pixels.shape[:2] != tuple(size):
+        raise DataError(
+            f"{path}: the image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its "
+            f"annotations are for {size[0]}x{size[1]}."
+        )
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def as_image(image: str | Path | PIL.Image.Image | Tensor) -> tv_tensors.Image:
+    """A picture in any of the forms that users have it in: uint8 [3, H, W], RGB.
+
+    A path is read as by `read_image`; a tensor must have this form already. Raises DataError for a
+    file or PIL image that can't be used, ValueError for another tensor, TypeError for the rest.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, PIL.Image.Image):
+        return _from_pil(image)
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            "an image is a path, a PIL image or a uint8 tensor [3, H, W], not "
+            f"{type(image).__name__}; convert it, for example with PIL.Image.fromarray(array)"
+        )
+    shape = tuple(image.shape)
+    if image.dtype != torch.uint8 or len(shape) != 3 or shape[0] != 3 or 0 in shape:
+        raise ValueError(
+            f"an image tensor is uint8 [3, H, W] (RGB, 0 to 255), not {image.dtype} {list(shape)}"
+        )
+    return tv_tensors.Image(image)
+
+
+def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise DataError(
+            f"The PIL image of {width}x{height} pixels is empty or has more than the {MAX_PIXELS} "
+            "allowed; shrink it."
+        )
+    try:
+        turned = PIL.ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+        pixels = to_rgb(turned, "the PIL image", _logged)
+    except DataError:
+        raise
+    except Exception as error:  # PIL decodes a file only now
+        raise DataError(f"The PIL image is corrupt or cut short ({error}).") from error
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of the image that `read_image` would return, from the header alone."""
+    with _open(path, max_pixels) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decode a label image (grey or palette) to its raw numbers: int64 [H, W].
+
+    Raises DataError if it is missing, corrupt, too large, a colour picture or has several pages.
+    """
+    with _open(path, max_pixels) as image:
+        if image.mode not in LABELS:
+            raise DataError(
+                f"{path}: a label map needs one number per pixel, this is a {image.mode} picture; save the "
+                "class numbers as a grey PNG."
+            )
+        if getattr(image, "n_frames", 1) > 1:
+            raise DataError(f"{path}: a label map is one picture, this file has {image.n_frames} pages.")
+        try:
+            return torch.from_numpy(np.array(image).astype(np.int64))
+        except Exception as error:
+            raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error
+
+
+# --- where a file is
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """Where a file that annotations name is: below `folder`, or under the same name in another spelling.
+
+    Spellings are backslashes, URL codes ("%20") and the case of letters. If there is none, `folder / name`.
+    """
+    path = folder / name
+    if _is_file(path):
+        return path
+    for other in dict.fromkeys((name.replace("\\", "/"), unquote(name), unquote(name.replace("\\", "/")))):
+        if _is_file(folder / other):
+            return folder / other
+        if len(found := _listing((folder / other).parent).get(Path(other).name.lower(), [])) == 1:
+            return (folder / other).parent / found[0]
+    return path
+
+
+def near(path: Path) -> str:
+    """What the folder has instead of a missing file, as a sentence; empty if it has nothing like it."""
+    name = path.name.replace("\\", "/").rsplit("/", 1)[-1]
+    same = _stems(path.parent).get(name.rsplit(".", 1)[0].lower())
+    return f" Its folder has {same}; correct the name in the annotations." if same else ""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+@cache
+def _stems(folder: Path) -> dict[str, str]:
+    """A name in a folder by its lower-case form without suffix."""
+    names = (name for names in _listing(folder).values() for name in names)
+    return {name.rsplit(".", 1)[0].lower(): name for name in names}
+
+
+@cache
+def _listing(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder by their lower-case form."""
+    found: dict[str, list[str]] = {}
+    try:
+        for name in os.listdir(folder):
+            found.setdefault(name.lower(), []).append(name)
+    except (OSError, ValueError):
+        pass
+    return found
