@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from ufo.lightning_private import SizedModelParallel
 
-ENTRIES = ("loss", "predict_batch", "encode")
+ENTRIES = ("training_pass", "loss", "predict_batch", "encode")
 """The methods of `UFO` that a LightningModule calls."""
 
 
