@@ -18,7 +18,7 @@ def test_module__is_for_one_kind_of_backbone(make_model):
 
 
 def test_whatever_a_module_calls_gathers_a_sharded_model_first():
-    """`ENTRIES` of the strategies holds every method of `UFO` that a LightningModule runs the network with."""
+    """`ENTRIES` of the strategies holds every method of `UFO` that runs the network in a module."""
     others = {"compile_backbone", "describe", "task"}  # they read no weight
     called = set()
     for path in (Path(__file__).parents[2] / "ufo" / "modules").glob("*.py"):
