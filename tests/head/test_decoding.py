@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from plain_decoding import PlainDecoder
 from torch import Tensor
 
 from ufo.backbones.context import AnswerCache, Context
@@ -76,24 +77,11 @@ def search(step: NextLogits, queries: int, beams: int, temperature=1.0, penalty=
 
 def plain_search(script: Script, key: int, beams: int, temperature: float, penalty: float):
     """The same rules for one query, with lists: the winner's tokens and their log probabilities."""
-    live, done = [((), ())], []
-    for step in range(LENGTH):
-        candidates = []
-        for tokens, gains in live:
-            code = script.code(torch.tensor([[key, START, *tokens]]))[0]
-            row = (script.logits[code] / temperature).log_softmax(0).tolist()
-            candidates += [((*tokens, i), (*gains, gain)) for i, gain in enumerate(row)]
-        candidates.sort(key=lambda beam: -sum(beam[1]))
-        for tokens, gains in candidates[:beams]:
-            if tokens[-1] == END:
-                done.append((sum(gains) / len(tokens) ** penalty, tokens[:-1], gains[:-1]))
-        done = sorted(done, reverse=True)[:beams]
-        best = sum(candidates[0][1])
-        if len(done) == beams and done[-1][0] >= best / max(step, 1) ** penalty:
-            return done[0][1:]
-        live = [beam for beam in candidates if beam[0][-1] != END][:beams]
-    done += [(sum(g) / (LENGTH + 1) ** penalty, t, g) for t, g in live]
-    return max(done)[1:]
+
+    def logits(key: int, tokens) -> Tensor:
+        return script.logits[script.code(torch.tensor([[key, *tokens]]))[0]]
+
+    return PlainDecoder(logits, START, END, LENGTH).search(key, beams, temperature, penalty)
 
 
 def assert_equal(one: Decoded, other: Decoded) -> None:

@@ -19,7 +19,7 @@ from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context
 from ufo.head.decoded import Decoded
 from ufo.head.expand import Expansion, repeat_rows
-from ufo.head.grammar import START
+from ufo.head.grammar import DEAD, START
 from ufo.head.guesses import agreed, guess
 from ufo.head.strategy import Strategy
 
@@ -107,7 +107,7 @@ class _Greedy:
         if grammar is None:
             tokens = logits.argmax(-1)
             return _Choice(hidden, tokens, group.state[:, None].expand_as(tokens))
-        tokens, states = grammar.pick(logits, grammar.follow(group.state, group.fed)[:, :-1])
+        tokens, states = grammar.pick(logits, grammar.follow(group.state, group.fed[:, 1:]))
         return _Choice(hidden, tokens, states)
 
     def _expand(
@@ -119,7 +119,11 @@ class _Greedy:
             logits = grammar.forbid(logits, group.state)
         rows, chosen, first = expansion.pick(logits, queries)
         before = group.state[rows]
-        after = before if grammar is None else grammar.advance(before, chosen)
+        after = before
+        if grammar is not None:
+            after = grammar.advance(before, chosen)
+            # where fewer first tokens are allowed than rows asked for, the others say nothing
+            chosen = chosen.masked_fill(after == DEAD, self.strategy.end_id)
         number = torch.arange(len(rows), device=rows.device)
         context, cache = repeat_rows(group.context, rows), group.cache.select(rows)
         group = _Group(number, context, cache, group.fed[rows], 0, before)
