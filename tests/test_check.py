@@ -130,6 +130,12 @@ def test_a_name_that_hydra_refuses(refused, monkeypatch, script, override, wrong
     assert "HYDRA_FULL_ERROR" not in os.environ and "UFO_COMPOSES" not in os.environ
 
 
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_ways_of_decoding_that_exclude_each_other(refused, script):
+    line = refused(script, "++tasks.detection.num_beams=3", "++tasks.detection.top_tokens=2")
+    assert "task 'detection': num_beams=3 and top_tokens=2 exclude each other" in line
+
+
 def test_a_near_key_is_the_only_hint(refused):
     assert refused("train.py", "trainer.max_step=5").endswith("did you mean 'max_steps'?")
 

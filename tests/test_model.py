@@ -263,6 +263,12 @@ def test_predict_asks_for_the_classes_it_is_given(make_model):
 # ---------------------------------------------------------------- the model as a thing
 
 
+def test_a_model_is_not_built_with_settings_that_exclude_each_other(make_backbone, tokenizer, make_tiny_task):
+    task = make_tiny_task("detection", num_beams=3, top_tokens=2)
+    with pytest.raises(ValueError, match="num_beams=3 and top_tokens=2 exclude each other"):
+        UFO(make_backbone(), tokenizer, {"detection": task})
+
+
 def test_vocabularies_must_agree(make_backbone, tokenizer):
     with pytest.raises(ValueError, match="the backbone knows 9 tokens"):
         UFO(make_backbone(vocab_size=9), tokenizer, {})

@@ -20,6 +20,7 @@ from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.latest import last_good
 from ufo.checkpoints.native import prepare_training
 from ufo.data.module import UFODataModule
+from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
@@ -105,13 +106,19 @@ def check_sizes(cfg: DictConfig, model: UFO) -> None:
 
 
 def apply_task_overrides(cfg: DictConfig, model: UFO) -> None:
-    """Let task settings of the command line (`tasks.detection.num_beams=3`) win over the checkpoint's."""
+    """Let task settings of the command line (`tasks.detection.num_beams=3`) win over the checkpoint's.
+
+    Raises ValueError where the two together cannot be decoded.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     for override in HydraConfig.get().overrides.task:
         place = override.partition("=")[0].lstrip("+").split(".")
         if len(place) == 3 and place[0] == "tasks" and place[1] in model.tasks:
             setattr(model.tasks[place[1]], place[2], cfg.tasks[place[1]][place[2]])
+    for task in model.tasks.values():
+        grid = model.grid(task, task.image_size, task.image_size)
+        check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
 
 
 def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) -> L.Trainer:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,6 +18,7 @@ from ufo.checkpoints.native import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.errors import instead, sentence
+from ufo.head.strategy import check_settings
 from ufo.model import UFO
 from ufo.sweeps.record import Refused
 from ufo.tasks import task_names
@@ -76,7 +77,7 @@ def clear_errors() -> Iterator[None]:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Raises ValueError for keys that nothing reads and for sources without a task."""
+    """Raises ValueError for keys that nothing reads, sources without a task, answers nobody can decode."""
     _check_keys("", cfg, KEYS)
     _check_keys("backbone", cfg.backbone, {"module", "tokenizer", "network", "ramp"})
     _check_keys("resolution", cfg.resolution, {*task_names(), "bins"})
@@ -93,6 +94,8 @@ def check_config(cfg: DictConfig) -> None:
                 f"it has: {', '.join(tasks)}"
             )
     _check_arguments(OmegaConf.to_container(cfg, resolve=False))
+    for name in tasks:
+        check_settings(instantiate(cfg.tasks[name]))
 
 
 def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:
@@ -129,7 +132,8 @@ def check_fit(model: UFO, data: UFODataModule) -> None:
         split = "train" if source.has("train") and source.weight > 0 else "val"
         classes = source.data(split).classes
         task = model.task(source.task)
-        model.grid(task, task.image_size, task.image_size)
+        grid = model.grid(task, task.image_size, task.image_size)
+        check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
         unwritable = [c for c in classes if not model.tokenizer.can_write(c)]
         if unwritable:
             raise ValueError(

@@ -21,6 +21,7 @@ from ufo.backbones.context import Context
 from ufo.head.decoding import Decoded, decode
 from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
 from ufo.head.retrieval import retrieve_masks
+from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
 from ufo.ops.grid import Queries, query_grid
 from ufo.ops.masks import resize_mask_logits
@@ -74,6 +75,8 @@ class UFO(nn.Module):
         masked = [name for name, task in self.tasks.items() if task.mask_tokens]
         if masked and not tokenizer.has_mask:
             raise ValueError(f"the vocabulary has no <MASK>, which the task {masked[0]} answers with")
+        for task in self.tasks.values():
+            check_settings(task, len(tokenizer))
 
     # ---------------------------------------------------------------- training
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +99,17 @@ def assert_equal(found: Decoded, answers: list[Plain], end: int) -> None:
             assert torch.equal(feature, theirs)
         assert found.queries is None or found.queries[row] == answer.query
         assert not found.features[row, length:].any()
+
+
+def test_the_documents_table_says_what_is_refused():
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| \| beams .*?\n\n", text, re.M | re.S)[0].strip()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n")]
+    (_, *columns), _, *rows = lines
+    cells = {(row, column): cell for row, *line in rows for column, cell in zip(columns, line, strict=True)}
+    refused = [set(pair) for pair, cell in cells.items() if cell == "refused"]
+    assert {*columns, *(row[0] for row in rows)} == set(PARTS)
+    assert refused == EXCLUDE
 
 
 @pytest.mark.parametrize("parts", COMBINATIONS, ids=lambda parts: "+".join(sorted(parts)) or "none")
