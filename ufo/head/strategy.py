@@ -64,9 +64,8 @@ def choose_strategy(
     guesses: list[Guess] = []
     if task.drafts:
         guesses.append(Drafts([ids[1:] for ids in tokenizer.encode(task.drafts)], device))
-    mask_tokens = task.mask_tokens
-    if mask_tokens > 1:
-        guesses.append(MaskRun(tokenizer.mask_id, mask_tokens, device))
+    if task.mask_tokens > 1:
+        guesses.append(MaskRun(tokenizer.mask_id, task.mask_tokens, device))
     return Strategy(
         start_id=tokenizer.start_id,
         end_id=tokenizer.end_id,
