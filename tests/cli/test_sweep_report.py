@@ -87,3 +87,14 @@ def test_a_broken_record__is_none(tmp_path):
     (tmp_path / "status.json").write_text('{"state": "fin')
     assert read(tmp_path) is None
     assert gather(tmp_path)[0].failed
+
+
+def test_the_headlines__are_what_the_table_shows_and_the_file_has_every_metric(tmp_path, capsys):
+    run(tmp_path, "0", "finished", [], 0.5)
+    content = {name: {"best": 0.5, "last": 0.5, "step": 1} for name in (KEY, f"{KEY}50")}
+    content[f"{KEY}50"]["headline"] = True
+    (tmp_path / "0" / "metrics.json").write_text(json.dumps(content))
+    assert main(["sweep-report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.csv").read_text().splitlines()[0].count(KEY) == 2
+    for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
+        assert text.count(KEY) == 1 and f"{KEY}50" in text

@@ -48,7 +48,8 @@ def mean_iou(histograms: Tensor) -> Tensor:
     A class that occurs nowhere is left out; 0 where none occurs. Scalar float64.
     """
     intersection, predicted, annotated = histograms.double()
-    return (intersection / (predicted + annotated - intersection)).nanmean().nan_to_num()
+    mean: Tensor = (intersection / (predicted + annotated - intersection)).nanmean().nan_to_num()
+    return mean
 
 
 def mask_overlap(prediction: Tensor, target: Tensor, ignore: Tensor | None = None) -> Tensor:
