@@ -83,6 +83,17 @@ def test_the_token_loss_equals_padded_teacher_forcing(make_model, make_batch, ta
     torch.testing.assert_close(found, expected)
 
 
+def test_a_training_pass_counts_patches_and_answer_tokens(make_model, make_batch):
+    model, batch = make_model(), make_batch("caption", (1, 1))
+    with torch.no_grad():
+        losses, tokens = model.training_pass(batch)
+        again = model.loss(batch)
+    patches = 2 * 3 * 3
+    answers = sum(len(row) - 1 for row in model.tokenizer.encode(batch.texts))  # the start token is only fed
+    assert tokens == patches + answers
+    assert losses["loss"] == again["loss"]
+
+
 def test_gradient_checkpointing_changes_no_gradient(make_model, make_batch, task_name):
     found = []
     for checkpointing in (False, True):
@@ -272,6 +283,23 @@ def test_a_model_is_not_built_with_settings_that_exclude_each_other(make_backbon
 def test_vocabularies_must_agree(make_backbone, tokenizer):
     with pytest.raises(ValueError, match="the backbone knows 9 tokens"):
         UFO(make_backbone(vocab_size=9), tokenizer, {})
+
+
+def test_models_of_two_families_share_a_task(make_backbone, tokenizer, make_tiny_task, make_batch):
+    """Each asks in the words of its own backbone, whichever was made last."""
+    from mllm_models import make_backbone as language_model
+
+    from ufo.backbones.internvl import InternVL
+    from ufo.tasks.wording import INTERNVL, UFO_VIT
+
+    task = make_tiny_task("grounding")
+    first = UFO(make_backbone(), tokenizer, {"grounding": task})
+    second = UFO(*language_model(InternVL), {"grounding": task})
+    batch = make_batch("grounding", (1, 1))
+    for model, wording in ((first, UFO_VIT), (second, INTERNVL)):
+        prompts = model.task("grounding").ask(batch, None).prompts
+        assert prompts == [wording.ask("grounding", text="the owl")] * 2
+    assert task.wording is UFO_VIT and task == first.task("grounding")
 
 
 def test_description_is_plain_and_complete(make_model):

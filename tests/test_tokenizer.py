@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ufo.tokenizer import UFOTokenizer, build_vocab
+from ufo.hf_tokenizer import HFTokenizer, build_tokenizer
+from ufo.tokenizer import Tokenizer, UFOTokenizer, build_vocab
 
 NUMBERS = 20
 
@@ -26,6 +27,27 @@ def test_three_tokens_are_appended_with_mask_last(small):
     assert small.mask_id == len(small) - 1
     with pytest.raises(ValueError, match=r"lacks \[CLS\], \[SEP\]"):
         UFOTokenizer(["[PAD]", "[UNK]", "owl"])
+
+
+def test_both_tokenizers_offer_what_the_seam_asks_for(small):
+    backend = build_tokenizer(small.vocab, ["<unk>", "<s>", "</s>", "<MASK>"])
+    asked = [*Tokenizer.__annotations__, *(name for name in vars(Tokenizer) if not name.startswith("_"))]
+    assert {"mask_id", "encode", "encode_segments", "token_id", "vocab"} <= set(asked)
+    for words in (small, HFTokenizer(backend)):
+        assert [name for name in asked if not hasattr(words, name)] == []
+        assert words.token_id(words.end) == words.end_id
+        with pytest.raises(ValueError, match="no token <lynx>"):
+            words.token_id("<lynx>")
+
+
+def test_segments_are_cut_as_one_text(small):
+    [row] = small.encode_segments([[("red o", False), ("wl", True), (" cat", True)]])
+    assert row.ids == small.encode(["red owl cat"])[0][:-1]
+    assert row.supervised == [False, False, False, True]  # a token belongs to where it begins
+    ids, mask = small.pad_prompts([row.ids, row.ids[:2]])
+    assert ids.shape == (2, 4) and mask.sum(1).tolist() == [4, 2]
+    with pytest.raises(ValueError, match="a prompt has 9 tokens and the model reads at most 8"):
+        UFOTokenizer(small.vocab, max_prompt_length=8).pad_prompts([[1] * 9])
 
 
 def test_a_number_is_one_token(small):

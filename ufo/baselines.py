@@ -10,10 +10,10 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import masks_to_boxes
 
 from ufo.data.source import Source
 from ufo.kinds import Text, Usual
+from ufo.ops.masks import mask_boxes
 from ufo.tasks import kind_of
 from ufo.types import IGNORE, Batch, Prediction
 
@@ -70,4 +70,5 @@ def _mask_boxes(masks: Tensor) -> list[Tensor]:
     """Boxes around the masks `[N, H, W]` that are not empty, in units of the image: at most one tensor."""
     height, width = masks.shape[-2:]
     seen = masks[masks.flatten(1).any(1)]
-    return [masks_to_boxes(seen) / torch.tensor([width, height, width, height])] if len(seen) else []
+    unit = torch.tensor([width, height, width, height])
+    return [mask_boxes(seen, whole_pixels=False) / unit] if len(seen) else []

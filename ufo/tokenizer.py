@@ -47,6 +47,9 @@ class Tokenizer(Protocol):
     def vocab(self) -> tuple[str, ...]:
         """The words that a description stores."""
 
+    def __hash__(self) -> int:
+        """A tokenizer is known by itself: what is made of it is kept for the next time."""
+
     def __len__(self) -> int:
         """How many tokens there are, appended ones included."""
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 import ufo
 from ufo.backbones.lora import frozen
-from ufo.backbones.mllm import fit_vocabulary
+from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import folder as folder_module
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.native import check_resumable, initialise, load, prepare_training, read, save

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import masks_to_boxes
 
 from ufo.ops import masks as masks_module
 from ufo.ops.masks import (
@@ -156,6 +157,11 @@ def test_mask_boxes():
     assert mask_boxes(masks).tolist() == expected
     assert mask_boxes(masks.mT.contiguous().mT).tolist() == expected
     assert mask_boxes(masks[:0]).shape == (0, 4)
+    for other in (torch.uint8, torch.int64):
+        assert mask_boxes(masks.to(other)).tolist() == expected
+    seen = masks[[0, 1, 3]]
+    assert torch.equal(mask_boxes(seen, whole_pixels=False), masks_to_boxes(seen))
+    assert mask_boxes(masks, whole_pixels=False)[2].tolist() == [0, 0, 0, 0]
 
 
 def test_arranging_with_and_without_gradients():

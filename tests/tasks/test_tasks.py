@@ -68,6 +68,13 @@ def test_tasks_are_found_by_name_and_described_by_settings(task_name, make_tiny_
         make_task("swim", image_size=24)
 
 
+def test_missing_annotations_are_named(make_tiny_task, make_batch, grid):
+    batch = make_batch("detection")
+    batch.labels = None
+    with pytest.raises(ValueError, match="there are no labels here; use a data set that provides"):
+        make_tiny_task("detection").supervise(batch, grid)
+
+
 def test_prompt_names_what_is_asked(task_name, make_tiny_task, make_batch):
     batch, task = make_batch(task_name), make_tiny_task(task_name)
     prompt = task.prompt(batch.classes, "the lost owl")

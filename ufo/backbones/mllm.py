@@ -22,6 +22,7 @@ from ufo.backbones.context import Context, FirstToken, LayerMemory
 from ufo.backbones.prefix_attention import NAME, AnswerPass, PrefixPass
 from ufo.backbones.quirks import Quirks
 from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample, tile_layout
+from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.tokenizer import Tokenizer
 from ufo.transformers_private import from_config
 
@@ -337,25 +338,6 @@ def resize_vocabulary(net: PreTrainedModel, rows: int) -> PreTrainedModel:
         with torch.no_grad():
             net.get_output_embeddings().weight.copy_(fit_vocabulary(old, rows, len(old)))
     return net
-
-
-def fit_vocabulary(old: Tensor, rows: int, known: int, fresh: Tensor | None = None) -> Tensor:
-    """An embedding or output head `[V, C]` with as many rows as a tokenizer has tokens.
-
-    Args:
-        old: pretrained; rows that no token has are cut.
-        rows: how many to return.
-        known: how many of them are pretrained tokens; those after it are new.
-        fresh: where a new row is not in `old`: an initial value `[rows, C]` for the input; None: the mean of
-            the older rows, for the output head.
-    """
-    known = min(known, len(old), rows)
-    kept = old[:known]
-    if fresh is None:
-        new = kept.float().mean(0, keepdim=True).to(old.dtype).expand(rows - known, -1)
-        return torch.cat([kept, new])
-    kept = old[:rows]  # a row that was reserved for later has an initial value
-    return torch.cat([kept, fresh[len(kept) :].to(old)])
 
 
 def plain(value: Any) -> Any:

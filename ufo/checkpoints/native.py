@@ -25,7 +25,7 @@ from ufo.backbones.lora import (
     plain_name,
     start_adapters,
 )
-from ufo.backbones.mllm import fit_vocabulary
+from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import pretrained, sam
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import FORMAT, NET, save, twins
@@ -157,7 +157,7 @@ def prepare_training(
     if loaded is None:
         return
     weights, changed = {}, []
-    head = model.backbone.net.get_output_embeddings().weight
+    head = model.backbone.output_embedding
     if new := model.tokenizer.appended:
         with torch.no_grad():
             head.copy_(fit_vocabulary(head, len(head), len(head) - new))

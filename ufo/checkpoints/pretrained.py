@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.lora import scale_of
-from ufo.backbones.mllm import fit_vocabulary
+from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import mmengine
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import NET, first_line, read_shards, twins

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ufo.data.errors import DataError
+from ufo.ops.masks import mask_boxes
 from ufo.types import IGNORE, Sample
 
 Transform = Callable[[Sample], "Sample | None"]
@@ -91,17 +92,6 @@ def _as_bool(masks: Tensor) -> np.ndarray:
 def mask_areas(masks: Tensor) -> Tensor:
     """Pixels of each mask [N, H, W], 0 or 1: int64 [N]. (torch adds bytes up many times slower.)"""
     return torch.tensor([np.count_nonzero(mask) for mask in _as_bool(masks)], dtype=torch.int64)
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes of masks [N, H, W], 0 or 1: float32 [N, 4] xyxy, last pixel inside; zeros if empty."""
-    boxes = torch.zeros(len(masks), 4)
-    for box, mask in zip(boxes, _as_bool(masks), strict=True):
-        for i, seen in enumerate((mask.any(0), mask.any(1))):  # columns, rows
-            inside = np.flatnonzero(seen)
-            if len(inside):
-                box[i], box[i + 2] = int(inside[0]), int(inside[-1]) + 1
-    return boxes
 
 
 def _extent(boxes: Tensor) -> Tensor:

@@ -70,5 +70,6 @@ def full_mask_losses(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
     count = mean_over_ranks(len(logits), logits.device)
     if not len(logits):
         return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
-    predicted = resize_mask_logits(logits, masks.shape[-2:])
+    height, width = masks.shape[-2:]
+    predicted = resize_mask_logits(logits, (height, width))
     return _focal_and_dice(predicted.flatten(1), masks.flatten(1).to(predicted.dtype), count)

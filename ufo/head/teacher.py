@@ -103,9 +103,11 @@ def continue_prompts(
 def _conversation(backbone: Backbone, end: str, question: str, answer: Answer) -> list[Segment]:
     """Prompt and answer as segments of one text, supervised ones with their end token."""
     prompt = backbone.chat(question)
-    if not answer or isinstance(answer, str):
-        head = prompt.removesuffix(backbone.learned_prompt_end)
-        return [(head, False), (prompt[len(head) :] + answer + end, True)] if answer else [(head, False)]
+    head = prompt.removesuffix(backbone.learned_prompt_end)
+    if not answer:
+        return [(head, False)]
+    if isinstance(answer, str):
+        return [(head, False), (prompt[len(head) :] + answer + end, True)]
     segments = [(prompt, False)]
     for text, learned in answer:
         before, was_learned = segments[-1]

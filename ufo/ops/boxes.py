@@ -29,7 +29,7 @@ def encode_boxes(
     Returns:
         int64 `[..., 4]`: bins of (cx, cy, w, h), clamped to `[0, num_bins]`.
     """
-    values = box_convert(boxes.float() / _extent(size, boxes.device), "xyxy", "cxcywh")
+    values: Tensor = box_convert(boxes.float() / _extent(size, boxes.device), "xyxy", "cxcywh")
     if references is not None:
         values = values + _shift(references)
     return (values * num_bins).round().clamp(0, num_bins).long()
@@ -56,7 +56,8 @@ def decode_boxes(
     if references is not None:
         values = values - _shift(references)
     boxes = box_convert(values, "cxcywh", "xyxy") * _extent(size, bins.device)
-    return clip_boxes_to_image(boxes, size)
+    clipped: Tensor = clip_boxes_to_image(boxes, size)
+    return clipped
 
 
 def _extent(size: tuple[int, int], device: torch.device) -> Tensor:

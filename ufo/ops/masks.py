@@ -166,26 +166,35 @@ class _Taps:
         return low.mul_(1 - weight).addcmul_(high, weight).view(*at.shape, -1)
 
 
-def _undecided(logits, unsure, rows, cols, threshold: float) -> Tensor:
+def _undecided(
+    logits: Tensor,
+    unsure: Tensor,
+    rows: tuple[_Taps, Tensor],
+    cols: tuple[_Taps, Tensor],
+    threshold: float,
+) -> Tensor:
     """Which masks have a pixel, of the `unsure` ones `[P, 3]` (mask, column, row), that rounding may flip.
 
-    What counts is the size of its four neighbours, and how finely the sigmoid tells values apart.
+    `rows` and `cols` are the taps of an axis and which of its values each mask has at its places. What
+    counts is the size of a pixel's four neighbours, and how finely the sigmoid tells values apart.
     """
     at, x, y = unsure.unbind(1)
-    (rows, ys), (cols, xs) = rows, cols
+    (row_taps, ys), (col_taps, xs) = rows, cols
     y, x = ys[at, y], xs[at, x]
-    inside = y < len(rows.low)
+    inside = y < len(row_taps.low)
     at, x, y = at[inside], x[inside], y[inside]
-    corners = [logits[at, i[y], j[x]] for i in (rows.low, rows.high) for j in (cols.low, cols.high)]
+    above_below, left_right = (row_taps.low, row_taps.high), (col_taps.low, col_taps.high)
+    corners = [logits[at, i[y], j[x]] for i in above_below for j in left_right]
     largest = torch.stack(corners).abs().amax(0)  # [P]
-    weights = (1 - rows.weight[y], rows.weight[y]), (1 - cols.weight[x], cols.weight[x])
-    value = sum(
-        v * vertical * horizontal
-        for v, (vertical, horizontal) in zip(corners, itertools.product(*weights), strict=True)
-    )
+    vertical = (1 - row_taps.weight[y], row_taps.weight[y])
+    horizontal = (1 - col_taps.weight[x], col_taps.weight[x])
+    value = torch.zeros_like(largest)
+    for corner, (down, right) in zip(corners, itertools.product(vertical, horizontal), strict=True):
+        value = value + corner * down * right
     level = math.log(threshold / (1 - threshold))
     fine = _ROUNDING / (4 * threshold * (1 - threshold)) + _ROUNDING * largest
-    return at[(value - level).abs() <= fine].unique()
+    undecided: Tensor = at[(value - level).abs() <= fine].unique()
+    return undecided
 
 
 def mask_boxes(masks: Tensor, whole_pixels: bool = True) -> Tensor:

@@ -42,7 +42,7 @@ def assignment_cost(
     extent = torch.tensor([width, height], dtype=torch.float32, device=points.device)
     points = points.float()
     centres = box_convert(boxes.float(), "xyxy", "cxcywh")[:, :2] / extent
-    cost = point_weight * (points[:, None] - centres).abs().sum(-1)  # [Q, N]
+    cost: Tensor = point_weight * (points[:, None] - centres).abs().sum(-1)  # [Q, N]
     if masks is not None:
         x, y = (points * extent).long().unbind(-1)  # truncated, not rounded
         inside = masks[:, y.clamp(0, height - 1), x.clamp(0, width - 1)].T  # [Q, N]

@@ -137,11 +137,15 @@ def mask_iou(masks: Tensor) -> Tensor:
         rles = rle_encode(masks)
         # comparing run by run beats the product of pixels unless the masks are noise
         if sum(len(rle["counts"]) for rle in rles) <= len(masks) * masks[0].numel() / _PIXELS_PER_RUN:
-            return torch.from_numpy(coco_mask.iou(rles, rles, [0] * len(rles))).float()
+            overlap: Tensor = torch.from_numpy(coco_mask.iou(rles, rles, [0] * len(rles)))
+            return overlap.float()
     flat = masks.flatten(1)
     step = max(_PIXELS_AT_ONCE // max(len(flat), 1), 1)
     # counts are exact in float32 (below 2^24 pixels) but not in the half types of autocast
     with torch.autocast(masks.device.type, enabled=False):
-        intersection = sum(part @ part.T for part in (p.float() for p in flat.split(step, dim=1)))
+        intersection = flat.new_zeros(len(flat), len(flat), dtype=torch.float32)
+        for part in flat.split(step, dim=1):
+            pixels = part.float()
+            intersection += pixels @ pixels.T
     area = intersection.diagonal()
     return intersection / (area[:, None] + area - intersection).clamp(min=1)
