@@ -105,6 +105,14 @@ def read_added(folder: Path) -> AddedTokens:
     return AddedTokens(by_id, frozenset(roles), bool(legacy))
 
 
+def has_token(folder: Path, text: str) -> bool:
+    """Whether a folder's tokenizer has an added token of this text."""
+    listed = _read(folder / JSON).get("added_tokens") or ()
+    return text in read_added(folder).by_id.values() or any(
+        isinstance(t, dict) and t.get("content") == text for t in listed
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}

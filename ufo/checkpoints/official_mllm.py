@@ -137,7 +137,7 @@ def read_official_mllm(
         ValueError: keys without a place or missing (all listed), or shapes that do not fit.
     """
     state, factors = split_lora(strip_names(state_dict))
-    family = _family(state)
+    family = family_of(state)
     tower = "vision_model." if family == "internvl" else "vision_tower.vision_model."
     table = name_table(
         family, len(_layers(state, f"{tower}encoder.layers.")), len(_layers(state, f"{_LM}model.layers."))
@@ -211,12 +211,11 @@ def split_lora(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     return weights, factors
 
 
-def _family(state: Mapping[str, Tensor]) -> Family:
-    """By the projector, or by the language model's layers where a file holds nothing else."""
-    if any(name.startswith("mlp1.") or ".attention.wqkv." in name for name in state):
+def family_of(state: Mapping[str, Any]) -> Family:
+    """Told by the projector, or by the language model's layers where a file holds nothing else."""
+    if any("mlp1." in name or ".attention.wqkv." in name for name in state):
         return "internvl"
-    text = f"{_LM}model.layers."
-    if any(name.startswith(("multi_modal_projector.", text)) and ".attention." not in name for name in state):
+    if any("multi_modal_projector." in name or ".self_attn.q_proj." in name for name in state):
         return "llava"
     raise ValueError(
         f"these are neither a UFO-InternVL nor a UFO-LLaVA: {_listing('unmapped', list(state))}; they have "

@@ -20,15 +20,18 @@ from torch import Tensor
 from ufo.backbones.base import Backbone
 from ufo.backbones.lora import scale_of
 from ufo.backbones.vocabulary import fit_vocabulary
-from ufo.checkpoints import mmengine
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import NET, first_line, read_shards, twins
+from ufo.checkpoints.folder import NET
+from ufo.checkpoints.official_base import with_base
 from ufo.checkpoints.official_mllm import is_official_mllm, merge, read_official_mllm
+from ufo.checkpoints.stored import is_stored, read_tensors
+from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
 from ufo.model import UFO
+from ufo.tokenizer_files import has_token
 
 log = logging.getLogger(__name__)
 
-REMOTE = "internvl_chat"  # model_type of InternVL with code of its own
+MASK_TOKEN = "<MASK>"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 # what the shapes of weights do not tell, but outputs depend on
 _SILENT = {
@@ -57,31 +60,39 @@ def recognises(backbone: Backbone, name: str | Path) -> bool:
     if not hasattr(backbone, "net"):
         return False
     if path.is_file():
-        return path.suffix in (".pth", ".pt", ".bin")
+        return is_stored(path)
     if path.is_dir():
-        return "model_type" in (config := _config(path)) and "ufo" not in config
+        config = read_config(path)
+        if "ufo" in config or "backbone" in config:  # a model folder of this project
+            return False
+        return "model_type" in config or is_stored(path)
     return bool(_HUB.fullmatch(str(name))) and not path.exists()
 
 
-def read(backbone: Backbone, name: str | Path) -> Start:
+def read(backbone: Backbone, name: str | Path, base: str | Path | None = None) -> Start:
     """The pretrained weights called `name`, checked against the backbone's architecture.
+
+    `base` is the model under a published LoRA whose file holds only what was trained.
 
     Raises CheckpointError: not to be had, damaged, of another family or of another architecture.
     """
     path = Path(name)
-    if path.is_file():
-        state = mmengine.state_dict(mmengine.read_pickle(path), path)
+    if path.is_file() or (path.is_dir() and not read_config(path)):
+        state = read_tensors(path)
         if not is_official_mllm(state):
             raise CheckpointError(
                 f"'{path}' holds no InternVL and no LLaVA; choose the backbone= it was made for"
             )
-        start = _official(backbone, state, name)
+        start = _official(backbone, with_base(state, name, base), name)
         start.finished = True
         return start
-    folder = path if path.is_dir() else _download(str(name))
-    config = _config(folder)
+    folder = path if path.is_dir() else download(str(name))
+    config = read_config(folder)
     if config.get("model_type") == REMOTE:
-        return _official(backbone, read_shards(folder), name)
+        start = _official(backbone, read_tensors(folder), name)
+        # a merged UFO in this layout: a base knows no <MASK>
+        start.finished = has_token(folder, MASK_TOKEN)
+        return start
     _check_config(backbone, config, name)
     return Start(_from_pretrained(backbone, folder, name))
 
@@ -104,44 +115,10 @@ def _official(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path)
 
 
 def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict[str, Tensor]:
-    """Through transformers, which knows how the names of its checkpoints changed from release to release."""
-    kind = type(backbone.net)
-    try:
-        net, report = kind.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:
-        raise CheckpointError(
-            f"'{name}' cannot be read as a {kind.__name__} ({first_line(error)})"
-        ) from error
-    tied = twins(net)
-    wrong = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])} - tied.keys())
-    if wrong:
-        raise CheckpointError(f"'{name}' is no whole {kind.__name__}: it lacks {', '.join(wrong[:3])}")
-    return {k: v for k, v in net.state_dict().items() if k not in tied}
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
-    except Exception as error:
-        raise CheckpointError(
-            f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
-            "elsewhere and give its folder"
-        ) from error
+    return load_native(type(backbone.net), folder, name)[0]
 
 
 # ---------------------------------------------------------------- architecture
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _values(backbone: Backbone) -> dict[str, Any]:

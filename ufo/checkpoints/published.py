@@ -16,12 +16,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.backbones.ufo_vit import UFOViT
-from ufo.checkpoints import mmengine, recipes
+from ufo.checkpoints import mmengine, recipes, stored
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.official import PREFIX, architecture, convert_keys
 from ufo.checkpoints.official_mllm import is_official_mllm
 from ufo.checkpoints.published_base import Published
 from ufo.checkpoints.published_mllm import PublishedMLLM
+from ufo.checkpoints.transformers_folder import REMOTE, read_config
 from ufo.tokenizer import UFOTokenizer
 
 SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of experiments
@@ -49,7 +50,7 @@ class PublishedViT(Published):
         self, vocab: str | Path | None, tasks: Sequence[str] | None, overrides: Sequence[str]
     ) -> tuple[DictConfig, UFOTokenizer, dict[str, dict], dict[str, Any]]:
         cfg = recipes.compose(overrides if recipes.names_experiment(overrides) else self._multi(overrides))
-        beside = self.path.parent / "vocab.txt"
+        beside = (self.path if self.path.is_dir() else self.path.parent) / "vocab.txt"
         vocab = vocab or (beside if beside.is_file() else cfg.backbone.tokenizer.name_or_path)
         tokenizer = self._tokenizer(vocab)
         settings = self._choose(recipes.task_settings(cfg), tokenizer.has_mask, tasks)
@@ -115,14 +116,39 @@ class PublishedViT(Published):
         return able
 
 
-def recognise(content: Mapping[str, Any], path: Path) -> Published:
+def is_released(path: Path) -> bool:
+    """Whether a folder holds published weights: no model folder of this project and none of transformers."""
+    if not (path.is_dir() and stored.is_stored(path)):
+        return False
+    config = read_config(path)
+    return config.get("model_type") in (None, REMOTE) and not config.keys() & {"ufo", "backbone"}
+
+
+def open_released(path: Path, base: str | Path | None = None) -> Published:
+    """The published checkpoint in a file or a folder, of any family; see `recognise`."""
+    if path.is_dir() or path.suffix == ".safetensors":
+        return _recognise(stored.read_tensors(path), path, base, None)
+    return recognise(mmengine.read_pickle(path), path, base)
+
+
+def recognise(content: Mapping[str, Any], path: Path, base: str | Path | None = None) -> Published:
     """A published checkpoint from the content of its file (see `mmengine.read_pickle`), of any family.
+
+    Args:
+        base: the folder of the model that a LoRA was trained on, for a file that holds only what was trained.
 
     Raises CheckpointError for weights of anything else; it lists unmapped and missing keys.
     """
-    state = mmengine.state_dict(content, path)
+    return _recognise(mmengine.state_dict(content, path), path, base, mmengine.trained_tasks(content))
+
+
+def _recognise(
+    state: Mapping[str, Tensor], path: Path, base: str | Path | None, tasks: list[str] | None
+) -> Published:
     if is_official_mllm(state):
-        return PublishedMLLM(path, state)
+        return PublishedMLLM(path, state, base)
+    if base is not None:
+        raise CheckpointError(f"'{path}' is whole and no language model; leave out the base")
     try:
         backbone = architecture(state)
         with torch.device("meta"):  # takes no memory; refuses what fits no network
@@ -131,4 +157,4 @@ def recognise(content: Mapping[str, Any], path: Path) -> Published:
     except ValueError as error:
         raise CheckpointError(f"'{path}': {error}") from error
     weights = {PREFIX + name: tensor.to(torch.float32) for name, tensor in weights.items()}
-    return PublishedViT(path, {"type": "UFOViT", **backbone}, weights, mmengine.trained_tasks(content))
+    return PublishedViT(path, {"type": "UFOViT", **backbone}, weights, tasks)

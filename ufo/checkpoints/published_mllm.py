@@ -18,18 +18,23 @@ from torch import Tensor
 from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import NET
+from ufo.checkpoints.official_base import with_base
 from ufo.checkpoints.official_mllm import merge, read_official_mllm
 from ufo.checkpoints.published_base import Published
 from ufo.hf_tokenizer import HFTokenizer
+from ufo.tokenizer_files import JSON, MODEL
 
 BACKBONES = {"internvl": "InternVL", "llava": "Llava"}  # family -> class of ufo.backbones
 
 
 class PublishedMLLM(Published):
-    """A published checkpoint of a language-model backbone: `path`, and the official names in `state`."""
+    """A published checkpoint of a language-model backbone: `path`, and the official names in `state`.
 
-    def __init__(self, path: Path, state: Mapping[str, Tensor]):
-        self.path, self.state = path, state
+    `base` is the model under a LoRA, for a file that holds only what was trained.
+    """
+
+    def __init__(self, path: Path, state: Mapping[str, Tensor], base: str | Path | None = None):
+        self.path, self.state = path, with_base(state, path, base)
         self._config: Mapping[str, Any] = {}  # of a recipe: what tensors do not tell
 
     @cached_property
@@ -70,6 +75,9 @@ class PublishedMLLM(Published):
     def _recipe(
         self, vocab: str | Path | None, tasks: Sequence[str] | None, overrides: Sequence[str]
     ) -> tuple[DictConfig, HFTokenizer, dict[str, dict], dict[str, Any]]:
+        known = None if recipes.names_experiment(overrides) else recipes.experiment_of(self.path)
+        if known:
+            overrides = [f"experiment={known}", *overrides]
         if not recipes.names_experiment(overrides):
             raise CheckpointError(
                 f"'{self.path}' is a language model that does not tell its recipe; name it: ufo convert SRC "
@@ -98,8 +106,9 @@ class PublishedMLLM(Published):
         """The tokenizer, with UFO's tokens, that has as many tokens as the embedding has rows."""
         recipe.pop("_target_", None)
         default = recipe.pop("name_or_path", None)
-        beside = [self.path.parent / name for name in ("tokenizer.json", "tokenizer.model")]
-        vocab = vocab or next((str(p) for p in beside if p.is_file()), default)
+        folder = self.path if self.path.is_dir() else self.path.parent
+        beside = any((folder / name).is_file() for name in (JSON, MODEL))
+        vocab = vocab or (folder if beside else default)
         if vocab is None:
             raise CheckpointError(f"'{self.path}' has no tokenizer beside it; name it with --vocab")
         try:

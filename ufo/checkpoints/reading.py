@@ -6,7 +6,7 @@ Nothing of a file is executed, and every name and shape must match.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ufo.checkpoints import published
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import previous, read_folder, twins
 from ufo.checkpoints.mmengine import read_pickle
+from ufo.checkpoints.published_base import Published
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.model import UFO
 from ufo.tasks import make_task
@@ -27,27 +28,46 @@ from ufo.tokenizer import UFOTokenizer
 log = logging.getLogger(__name__)
 
 
-def read(path: str | Path, complete: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(
+    path: str | Path,
+    complete: bool = True,
+    base: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A checkpoint's description (see `UFO.describe`) and its weights, unchecked.
 
-    `path` is a model folder, a `.ckpt`, the folder of a run, or a published `.pth`. Unless `complete`, a
-    published one is described by its backbone alone: its tasks and vocabulary are not looked up.
+    Args:
+        path: a model folder, a `.ckpt`, the folder of a run, or a published file or folder.
+        complete: otherwise a published one is described by its backbone alone, without tasks and vocabulary.
+        base: the model under a published LoRA whose file holds only what was trained.
+        overrides: of the config that describes a published one, as `experiment=NAME`; default: what its
+            name tells.
     """
     path = Path(path)
     last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
     path = last if last.is_file() else path
     path = path if path.exists() or not previous(path).is_dir() else previous(path)
+    if published.is_released(path):
+        return _described(published.open_released(path, base), complete, overrides)
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
+    if path.suffix == ".safetensors":
+        return _described(published.open_released(path, base), complete, overrides)
     content = read_pickle(path)
     if content.keys() >= {"ufo", "state_dict"}:
         prefix, state = "model.", content["state_dict"]
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         return content["ufo"], weights
-    found = published.recognise(content, path)
-    return found.describe() if complete else {"backbone": found.backbone}, found.weights
+    return _described(published.recognise(content, path, base), complete, overrides)
+
+
+def _described(
+    found: Published, complete: bool, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    description = found.describe(overrides=overrides) if complete else {"backbone": found.backbone}
+    return description, found.weights
 
 
 def build(description: dict[str, Any]) -> UFO:

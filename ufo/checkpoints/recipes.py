@@ -46,6 +46,15 @@ def experiments() -> list[str]:
     return sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 
 
+def experiment_of(path: Path) -> str | None:
+    """The experiment that a published file or folder of this name came from; None where none claims it."""
+    for file in sorted((config_folder() / "experiment").glob("*.yaml")):
+        named = OmegaConf.load(file).get("released") or ()
+        if path.name in named or path.stem in named:
+            return file.stem
+    return None
+
+
 def config_folder() -> Path:
     """The project's `conf/`: in the working directory, or beside the package.
 

@@ -17,13 +17,14 @@ def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "convert",
-        help="turn a published .pth, a run, or a LoRA and its base, into a model folder",
-        description="Turn a published checkpoint (.pth), the .ckpt or folder of a run, whatever strategy "
-        "trained it, or with --merge a trained LoRA and its base, into a model folder that ufo.load, "
-        "evaluate.py and train.py take; for a language model transformers' from_pretrained takes it too.",
+        help="turn a published file or folder, a run, or a LoRA and its base, into a model folder",
+        description="Turn a published checkpoint (a .pth, shards, a folder of DeepSpeed, merged weights), "
+        "the .ckpt or folder of a run, whatever strategy trained it, or with --merge a trained LoRA and its "
+        "base, into a model folder that ufo.load, evaluate.py and train.py take; for a language model "
+        "transformers' from_pretrained takes it too.",
         epilog="Settings of the tasks are those of the multi-task experiment of a UFO-ViT's size, or of "
         "the config that OVERRIDES compose: experiment=NAME tasks.detection.num_beams=1. For a language "
-        "model the experiment must be named.",
+        "model the experiment must be named, unless the file has the name it was published under.",
     )
     parser.add_argument(
         "src",
@@ -52,7 +53,11 @@ def add_parser(subparsers: Any) -> None:
         "them (default: COCO's and ADE20K's); may be repeated",
     )
     parser.add_argument("--merge", action="store_true", help="SRC is trained here: merge its LoRA")
-    parser.add_argument("--base", help="where the base of the LoRA is now, if it has moved")
+    parser.add_argument(
+        "--base",
+        help="the folder of the model that a LoRA was trained on: for a published file "
+        "that holds only what was trained, and with --merge if it has moved",
+    )
     parser.set_defaults(run=run)
 
 
@@ -62,23 +67,24 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(f"{args.out} exists; choose another name, or remove it first")
     if args.merge:
         return _merge(args)
-    if args.base:
-        raise CommandError("--base belongs to --merge")
     if args.src.suffix == ".ckpt" or (args.src / "checkpoints").is_dir():
         return _consolidate(args)
-    if args.src.is_dir():
-        raise CommandError(f"{args.src} is a folder; to merge the LoRA of a model trained here add --merge")
-    if not args.src.is_file():
-        raise CommandError(f"there is no file {args.src}; give the downloaded .pth")
+    if not args.src.exists():
+        raise CommandError(f"there is no file {args.src}; give the downloaded file or folder")
     strange = next((o for o in args.overrides if "=" not in o), None)
     if strange:
         raise CommandError(f"'{strange}' is no override of the config, as in experiment=ufo_vit_b_multi")
     classes = _classes(args.classes)
     tasks = [name.strip() for name in args.tasks.split(",")] if args.tasks else None
 
-    from ufo.checkpoints import mmengine, native, published
+    from ufo.checkpoints import native, published
 
-    found = published.recognise(mmengine.read_pickle(args.src), args.src)
+    if args.src.is_dir() and not published.is_released(args.src):
+        raise CommandError(
+            f"{args.src} is no folder of published weights; to merge the LoRA of a model trained here add "
+            "--merge"
+        )
+    found = published.open_released(args.src, args.base)
     description = found.describe(args.vocab, tasks, classes, args.overrides)
     with native.no_values():  # the weights are there: no memory for random ones
         model = native.build_for(description, args.src)

@@ -1,0 +1,55 @@
+"""Folders and hub names of transformers' models: their config, their weights, and what has to be downloaded.
+
+No code of a folder is run: weights are safetensors, and the classes are those of the installed library.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.folder import first_line, twins
+
+REMOTE = "internvl_chat"  # model_type of InternVL with code of its own
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder; empty where there is none to read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def load_native(kind: Any, folder: Path, name: str | Path) -> tuple[dict[str, Tensor], Any]:
+    """Weights and config: transformers knows how the names of its checkpoints changed with its releases."""
+    try:
+        net, report = kind.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"'{name}' cannot be read as a {kind.__name__} ({first_line(error)})"
+        ) from error
+    tied = twins(net)
+    wrong = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])} - tied.keys())
+    if wrong:
+        raise CheckpointError(f"'{name}' is no whole {kind.__name__}: it lacks {', '.join(wrong[:3])}")
+    return {k: v for k, v in net.state_dict().items() if k not in tied}, net.config
+
+
+def download(name: str) -> Path:
+    from huggingface_hub import snapshotdownload
+
+    try:
+        return Path(snapshotdownload(name, allow_patterns=["*.safetensors", "*.json"]))
+    except Exception as error:
+        raise CheckpointError(
+            f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
+            "elsewhere and give its folder"
+        ) from error
