@@ -44,10 +44,10 @@ def load_native(kind: Any, folder: Path, name: str | Path) -> tuple[dict[str, Te
 
 
 def download(name: str) -> Path:
-    from huggingface_hub import snapshotdownload
+    from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshotdownload(name, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
     except Exception as error:
         raise CheckpointError(
             f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
