@@ -18,7 +18,7 @@ from common import Clock, Scripted, class_names, make_model, parser, script, sho
 from torch import Tensor
 
 from ufo.backbones.context import AnswerCache, Context
-from ufo.backbones.ufo_vit import UFOViT, _partition, _unpartition
+from ufo.backbones.ufo_vit import UFOViT, partition, unpartition
 from ufo.head.decoding import Decoded, decode
 
 
@@ -73,9 +73,9 @@ def plain_vit(backbone: UFOViT, images: Tensor) -> Tensor:
     image = tuple(x.shape[1:3])
     for index, layer in enumerate(backbone.layers):
         size = (backbone.window_size,) * 2 if layer.windowed else image
-        tiles = _partition(x, size)
+        tiles = partition(x, size)
         out = layer.finish(tiles, F.scaled_dot_product_attention(*layer.heads_of(tiles)))
-        x = _unpartition(out, image, size)
+        x = unpartition(out, image, size)
         if index in backbone.mean_layers:
             mean = mean + x
     return mean / len(backbone.mean_layers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ufo.backbones.attention import attend, image_attention
 from ufo.backbones.context import AnswerCache
-from ufo.backbones.ufo_vit import UFOViT, _partition, _unpartition, drop_path
+from ufo.backbones.ufo_vit import UFOViT, drop_path, partition, unpartition
 from ufo.ops.grid import query_grid
 
 PROMPT = [2, 9, 11, 7]
@@ -159,11 +159,11 @@ def test_windows_are_interchangeable(make_backbone):
 
 def test_partition_is_row_major_and_has_an_inverse():
     x = torch.arange(2 * 6 * 9).view(2, 6, 9, 1)
-    tiles = _partition(x, (3, 3))
+    tiles = partition(x, (3, 3))
     assert tiles.shape == (12, 9, 1)
     assert torch.equal(tiles[1].view(3, 3), x[0, :3, 3:6, 0])
     assert torch.equal(tiles[9].view(3, 3), x[1, 3:, :3, 0])
-    assert torch.equal(_unpartition(tiles, (6, 9), (3, 3)), x)
+    assert torch.equal(unpartition(tiles, (6, 9), (3, 3)), x)
 
 
 @pytest.mark.parametrize("queries", [None, query_grid(2, 2, 1)], ids=["single", "dense"])

@@ -269,7 +269,7 @@ class UFOViT(Backbone):
             state = self._update_queries(layer, index, state, image, queries)
 
         size = (self.window_size, self.window_size) if layer.windowed else (height, width)
-        tiles = _partition(image, size)  # [B*windows, N, C]
+        tiles = partition(image, size)  # [B*windows, N, C]
         prompt = tuple(_to_windows(x, len(tiles)) for x in (*text, text_mask))
         q, k, v = layer.heads_of(tiles)
         tables = (layer.rel_pos_h, layer.rel_pos_w)
@@ -280,7 +280,7 @@ class UFOViT(Backbone):
         elif layer.windowed:
             state, own = self._attend_queries(layer, state, k, v, queries)
             kept = {"own": own}
-        image = _unpartition(out, (height, width), size)
+        image = unpartition(out, (height, width), size)
         return image, state, kept
 
     def _update_queries(self, layer, index, state, image, queries: _QueryStream) -> Tensor:
@@ -359,14 +359,14 @@ def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> T
     return resized.permute(0, 2, 3, 1).to(table.dtype)
 
 
-def _partition(x: Tensor, size: tuple[int, int]) -> Tensor:
+def partition(x: Tensor, size: tuple[int, int]) -> Tensor:
     """`[B, H, W, C]` -> windows of `size`: `[B*windows, N, C]`, windows row-major."""
     x = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))  # [B, r, y, c, x, C]
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def _unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The inverse of `_partition`: `[B*windows, N, C]` -> `[B, H, W, C]`."""
+def unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The inverse of `partition`: `[B*windows, N, C]` -> `[B, H, W, C]`."""
     rows, cols = image[0] // size[0], image[1] // size[1]
     x = x.unflatten(1, size).unflatten(0, (-1, rows, cols))  # [B, r, c, y, x, C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
