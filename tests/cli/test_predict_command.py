@@ -215,7 +215,7 @@ def test_corrupt_image_does_not_stop_the_others(ufo, ckpt, images, tmp_path, see
 
 
 def test_text_file_and_huge_image(ufo, ckpt, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("ufo.data.datasets.base.read_image.__defaults__", (None, 1000))
+    monkeypatch.setattr("ufo.data.pictures.read_image.__defaults__", (None, 1000, None))
     for name, words in (("notes.txt", "not an image"), ("1.jpg", "60x40")):
         answer = ufo("predict", images / name, "--ckpt", ckpt, "--task", "caption")
         assert answer.code == 1

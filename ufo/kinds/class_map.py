@@ -34,12 +34,14 @@ class ClassMap(Kind):
                 "segmentation": scaled_rle(semantic == label, image.size),
             }
             for label in semantic.unique().tolist()
+            if label != IGNORE
         ]
 
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
         labels, counts = prediction.semantic.unique(return_counts=True)
         pairs = zip((counts / counts.sum()).tolist(), labels.tolist(), strict=True)
-        return ", ".join(f"{prediction.classes[label]} {s:.0%}" for s, label in sorted(pairs, reverse=True))
+        names = {label: prediction.classes[label] for label in labels.tolist() if label != IGNORE}
+        return ", ".join(f"{names.get(label, 'unknown')} {s:.0%}" for s, label in sorted(pairs, reverse=True))
 
     def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
         return _names(prediction.semantic, classes), _names(target.semantic, classes)

@@ -13,7 +13,7 @@ def class_histograms(prediction: Tensor, target: Tensor, num_classes: int, ignor
     """Count the pixels of one image (or of any two maps of one size).
 
     Args:
-        prediction: integer `[H, W]`, class indices.
+        prediction: integer `[H, W]`, class indices, or `ignore` where it is unknown: that is always wrong.
         target: integer `[H, W]`, class indices or `ignore`; on any device.
         num_classes: C.
         ignore: label of annotated pixels that do not count.
@@ -32,7 +32,8 @@ def class_histograms(prediction: Tensor, target: Tensor, num_classes: int, ignor
     target = target.to(prediction.device)
     counted = target != ignore
     predicted, annotated = prediction[counted].long(), target[counted].long()
-    maps = (predicted[predicted == annotated], predicted, annotated)
+    right, predicted = predicted[predicted == annotated], predicted[predicted != ignore]
+    maps = (right, predicted, annotated)
     for name, values in (("predicted", predicted), ("annotated", annotated)):
         if values.numel() and not 0 <= values.min() <= values.max() < num_classes:
             raise ValueError(

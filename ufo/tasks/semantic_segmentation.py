@@ -49,7 +49,7 @@ class SemanticSegmentation(MaskTask):
         votes = answers.scores.new_zeros(len(answers.classes), *answers.size)
         for rows, labels in zip(row.split(self.chunk), label.split(self.chunk), strict=True):
             votes.index_add_(0, labels, answers.retrieve_masks(rows) * answers.scores[rows, None, None])
-        return Prediction(self.name, semantic=votes.argmax(0), classes=answers.classes)
+        return Prediction(self.name, semantic=most_votes(votes), classes=answers.classes)
 
 
 def regions(semantic: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,3 +57,11 @@ def regions(semantic: Tensor) -> tuple[Tensor, Tensor]:
     labels = semantic.unique().long()
     labels = labels[labels != IGNORE]
     return labels, (semantic[None] == labels[:, None, None]).to(torch.uint8)
+
+
+def most_votes(votes: Tensor) -> Tensor:
+    """The class `[H, W]` with the most votes `[C, H, W]`; IGNORE, unknown, where no class has any."""
+    if not len(votes):
+        return torch.full(votes.shape[1:], IGNORE, dtype=torch.int64, device=votes.device)
+    most, semantic = votes.max(0)
+    return semantic.masked_fill(most <= 0, IGNORE)

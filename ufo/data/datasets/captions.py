@@ -18,7 +18,8 @@ from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, re
 from ufo.data.datasets.coco_file import key_of
 from ufo.data.errors import DataError
 from ufo.data.pictures import image_size
-from ufo.data.problems import Problems
+from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
+from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -75,10 +76,14 @@ class CaptionDataset(ImageDataset):
             if row == len(ids):
                 ids.append(image_id(name, record.get("image_id")))
             for text in [captions] if isinstance(captions, str) else captions:
-                if clean_text(str(text)):
-                    pairs.append((row, str(text)))
-                else:
-                    self.problems.report("empty caption", f"record {number}, {name}")
+                said, problem = usable_text(text, train)
+                if not problem and not clean_text(said):
+                    said, problem = "", "empty caption"
+                if said:
+                    pairs.append((row, said))
+                if problem:
+                    effect = DOUBTFUL if said else LEFT_OUT
+                    self.problems.report(problem, f"record {number}, {name}", effect=effect)
         self._names, self._ids = Strings(rows), ids
         require_images(self.images, self._names)
         if not train and references is not None:
@@ -103,11 +108,17 @@ class CaptionDataset(ImageDataset):
         rows = {key: row for row, key in enumerate(self._ids)}
         if len(rows) < len(self._ids):
             raise DataError(f"{self.problems.source}: two images have the same id.")
-        return [
-            (rows[a["image_id"]], str(a["caption"]))
-            for a in content["annotations"]
-            if isinstance(a, dict) and key_of(a, "image_id") in rows and a.get("caption")
-        ]
+        pairs = []
+        for number, a in enumerate(content["annotations"]):
+            if not isinstance(a, dict) or key_of(a, "image_id") not in rows:
+                continue
+            said, problem = usable_text(a.get("caption"), train=False)
+            if problem:
+                effect = DOUBTFUL if said else LEFT_OUT
+                self.problems.report(problem, f"reference {number}", effect=effect)
+            if said:
+                pairs.append((rows[key_of(a, "image_id")], said))
+        return pairs
 
     def __len__(self) -> int:
         return len(self._texts) if self.train else len(self._ids)
@@ -158,6 +169,7 @@ def image_id(name: str, given: Any = None) -> int | str:
 
     "val2014/COCO_val2014_000000000042.jpg" has id 42.
     """
+    given = key_of({"id": given}, "id")  # None for what is no id
     if isinstance(given, int):
         return given
     tail = Path(name).stem.rsplit("_", 1)[-1]

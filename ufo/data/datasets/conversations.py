@@ -20,7 +20,8 @@ from ufo.data.datasets.jsonl import read_lines
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.pictures import image_size
-from ufo.data.problems import Problems
+from ufo.data.problems import DOUBTFUL, Problems
+from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
 
 IMAGE = "<image>"
@@ -82,6 +83,13 @@ class ConversationDataset(ImageDataset):
         problem, said = _read(record)
         max_turns, max_characters = self._limits
         said = said[: max_turns and 2 * max_turns]
+        if not problem:
+            checked = [usable_text(text, self.train) for text in said]
+            said = [text for text, _ in checked]
+            bad = next((kind for _, kind in checked if kind), None)
+            problem = (bad or "") if self.train else ""
+            if bad and not self.train:
+                self.problems.report(bad, where, effect=DOUBTFUL)
         if not problem and not all(said):
             problem = "empty question or answer"
         if not problem and max_characters is not None and sum(map(len, said)) > max_characters:

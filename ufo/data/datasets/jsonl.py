@@ -19,13 +19,14 @@ from torch import BoolTensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
-from ufo.data.datasets.coco_file import box_of
+from ufo.data.datasets.coco_file import box_of, side_of
 from ufo.data.datasets.segmentations import RLE, Segmentations, decode_masks, empty_rle, encode_mask
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays, cached
 from ufo.data.json_stream import loads
-from ufo.data.pictures import image_size, read_label_map
-from ufo.data.problems import Problems
+from ufo.data.pictures import MAX_PIXELS, image_size, read_label_map
+from ufo.data.problems import DOUBTFUL, Problems
+from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
 
 MASK = "<mask>"
@@ -221,7 +222,7 @@ class _Reader:
         name = record.get("image")
         if not isinstance(name, str) or not name:
             raise DataError("a record needs `image`, the file name of its picture.")
-        turns = _conversation(record)
+        turns = [self._readable(text) for text in _conversation(record)]
         size = _size_of(record, self.images / name)
         sample = {"names": name, "size": size, "turns": "[]", "files": "", "masks": [], "masked": False}
         sample |= {"sentence": record.get("sentence"), "box": (np.nan,) * 4}
@@ -239,13 +240,24 @@ class _Reader:
             text = record.get("text")
             if not isinstance(text, str) or not text.strip():
                 raise DataError("a record needs `text` or `conversations`.")
-            yield {**sample, "texts": text.strip(), "masks": masks or []}
+            yield {**sample, "texts": self._readable(text).strip(), "masks": masks or []}
             return
         yield from _questions(turns, masks, sample)
+
+    def _readable(self, text: str) -> str:
+        """The text as a model can read it. DataError in training for one that it cannot."""
+        said, problem = usable_text(text, self.train)
+        if problem and self.train:
+            raise DataError(f"{problem}.")
+        if problem:
+            self.problems.report(problem, said[:40], effect=DOUBTFUL)
+        return said
 
     def _masks(self, record: dict[str, Any], size: tuple[int, int]) -> list[Any] | None:
         """The record's segmentations, checked; empty if it has a file instead, None if it has neither."""
         if record.get("mask"):
+            if not isinstance(record["mask"], str):
+                raise DataError("`mask` is the file name of a picture.")
             if not (self.images / record["mask"]).is_file():
                 raise DataError("its mask file is missing.") from DataError(str(self.images / record["mask"]))
             return []
@@ -291,7 +303,7 @@ def _conversation(record: dict[str, Any]) -> list[str]:
     if not turns or len(turns) % 2:
         raise DataError("a conversation is made of questions and answers; one of them is missing.")
     for number, turn in enumerate(turns):
-        if SPEAKERS.get(turn.get("from")) != number % 2 or not isinstance(turn.get("value"), str):
+        if SPEAKERS.get(str(turn.get("from"))[:20]) != number % 2 or not isinstance(turn.get("value"), str):
             speaker = ("human", "gpt")[number % 2]
             raise DataError(f"turn {number + 1} of the conversation must be from {speaker!r} with a `value`.")
     texts = [turn["value"].replace(IMAGE, "").strip() for turn in turns]
@@ -332,8 +344,10 @@ def _box_of(record: dict[str, Any]) -> tuple[float, ...]:
 
 
 def _size_of(record: dict[str, Any], path: Path) -> tuple[int, int]:
-    height, width = record.get("height"), record.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+    height, width = side_of(record.get("height")), side_of(record.get("width"))
+    if height and width:
+        if height * width > MAX_PIXELS:
+            raise DataError(f"`height` and `width` are more than the {MAX_PIXELS} pixels allowed.")
         return height, width
     try:
         return image_size(path)

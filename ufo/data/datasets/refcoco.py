@@ -18,10 +18,11 @@ from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
 from ufo.data.datasets.captions import clean_text
-from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, key_of, outside, size_of
+from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, key_of, outside, short, size_of
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
 from ufo.data.errors import DataError
-from ufo.data.problems import Problems
+from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
+from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
 
 
@@ -79,7 +80,7 @@ class RefCocoDataset(ImageDataset):
         ] = []  # object, text, 1 / 0 / -1: a sentence / a phrase / unknown
         self._segmentations = Segmentations()
         for ref in refs:
-            where = f"ref {ref.get('ref_id')}"
+            where = f"ref {short(ref.get('ref_id'))}"
             annotation = annotation_of.get(ref["ann_id"])
             record = image_of.get(ref["image_id"])
             box = box_of(annotation) if annotation else None
@@ -90,7 +91,8 @@ class RefCocoDataset(ImageDataset):
                 continue
             size = size_of(record, self.images, self.problems)
             if outside(box, size):
-                self.problems.report("box outside its image", where)
+                effect = LEFT_OUT if self.train else DOUBTFUL
+                self.problems.report("box outside its image", where, effect=effect)
                 if self.train:
                     continue
             if self.masks:
@@ -103,11 +105,13 @@ class RefCocoDataset(ImageDataset):
             objects.append((row, x, y, x + w, y + h, area_of(annotation, box)))
             sizes.setdefault(row, size)
             for sentence in ref["sentences"]:
-                text = clean_text(sentence["sent"]) if clean else sentence["sent"].strip()
-                if not text:
-                    self.problems.report("empty sentence", where)
+                said, problem = usable_text(sentence["sent"], self.train)
+                text = clean_text(said) if clean else said.strip()
+                if problem or not text:
+                    effect = LEFT_OUT if self.train else DOUBTFUL
+                    self.problems.report(problem or "empty sentence", where, effect=effect)
                 if text or not self.train:
-                    sentences.append((number, text, int(sentence.get("is_sentence", -1))))
+                    sentences.append((number, text, _kind_of(sentence)))
         self._ids = list(rows)
         self._names = Strings(image_of[key]["file_name"] for key in rows)
         self._sizes = np.asarray(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
@@ -172,6 +176,12 @@ class RefCocoDataset(ImageDataset):
         return self._segmentations.rle(thing, size) or empty_rle(size)
 
 
+def _kind_of(sentence: dict[str, Any]) -> int:
+    """1: a whole sentence, 0: a phrase, -1: the file does not say."""
+    value = sentence.get("is_sentence")
+    return int(value) if isinstance(value, (bool, int)) and value in (0, 1) else -1
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Reads numbers, texts and containers only: a pickle that names any other class is refused.
 
@@ -208,7 +218,8 @@ def read_refs(path: str | Path) -> list[dict[str, Any]]:
 def _is_ref(ref: Any) -> bool:
     if not isinstance(ref, dict) or not {"ann_id", "image_id", "split", "sentences"} <= ref.keys():
         return False
-    ids = isinstance(ref["ann_id"], (int, str)) and isinstance(ref["image_id"], (int, str))
+    # what is nested here could be a few bytes that spell gigabytes
+    ids = all(isinstance(ref[key], (int, str)) for key in ("ann_id", "image_id", "split"))
     sentences = ref["sentences"]
     return (
         ids
