@@ -10,6 +10,10 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from ufo.runs import naming
+
+naming.register()  # before any config is composed
+
 
 class OwnFilesFirst(SearchPathPlugin):
     """Drops from Hydra's store what the application's own folder of configs has a file for."""

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
-from ufo.checkpoints.latest import last_good
 from ufo.checkpoints.native import prepare_training
 from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
@@ -167,15 +166,6 @@ def metric_callbacks(cfg: DictConfig) -> list[MetricCallback]:
 def progress_bar() -> L.Callback:
     """The bar of a command that prints its own results."""
     return Progress(refresh_rate=5)
-
-
-def last_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
-    """The checkpoint to resume from: `resume=auto|never|PATH`, PATH a `.ckpt` or the folder of a run."""
-    if cfg.resume == "never":
-        return None
-    named = folder if cfg.resume == "auto" else Path(cfg.resume)
-    last = last_good(named / "checkpoints")
-    return last if last or cfg.resume == "auto" else named
 
 
 def check_written(trainer: L.Trainer) -> None:

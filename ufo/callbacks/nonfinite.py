@@ -18,15 +18,12 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ufo.runs.finite import NonFiniteError
 from ufo.types import Batch
 
 log = logging.getLogger(__name__)
 
 WEIGHTS, BATCH = "weights.pt", "batch_{}.pt"
-
-
-class NonFiniteError(RuntimeError):
-    """Too many steps in a row had no finite gradient."""
 
 
 class NonFinite(Callback):

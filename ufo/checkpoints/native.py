@@ -39,7 +39,8 @@ __all__ = [
     "CheckpointError",
     "build",
     "build_for",
-    "check_resumable",
+    "check_base",
+    "check_same_model",
     "initialise",
     "load",
     "load_weights",
@@ -230,28 +231,19 @@ def _base_weights(model: UFO, name: str | Path) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- resuming
 
 
-def check_resumable(model: UFO, path: str | Path) -> None:
-    """Raises CheckpointError unless the training of `model` can go on from the `.ckpt` at `path`."""
-    if Path(path).is_dir() or Path(path).suffix == ".pth":
-        raise CheckpointError(f"'{path}' holds weights, not the state of a training; use init={path}")
-    description, _ = read(path, complete=False)
-    try:
-        check_architecture(model, description, path)
-        _check_trained(model, description, path)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}; this run would go on from there: take another name=..., or start afresh with "
-            "resume=never"
-        ) from error
-
-
-def _check_trained(model: UFO, description: Mapping[str, Any], path: str | Path) -> None:
-    """Raises CheckpointError where a run trained other parts, or on another base."""
+def check_same_model(model: UFO, description: Mapping[str, Any], path: str | Path) -> None:
+    """Raises CheckpointError where the checkpoint described there is of another architecture or kind of LoRA."""
+    check_architecture(model, description, path)
     theirs, ours = description.get("lora"), model.backbone.lora
     if theirs != ours:
         raise CheckpointError(
             f"'{path}' was trained with lora={theirs or 'none'}, this run has {ours or 'none'}"
         )
+
+
+def check_base(model: UFO, path: str | Path) -> None:
+    """Raises CheckpointError where the `.ckpt` at `path` was trained on top of other frozen weights."""
+    description, _ = read(path, complete=False)
     base, own = description.get("base"), model.backbone.base
     if base and (own is None or own["fingerprint"] != base["fingerprint"]):
         raise CheckpointError(

@@ -17,6 +17,7 @@ from ufo.backbones.lora import frozen, held_elsewhere
 from ufo.model import UFO
 from ufo.modules.schedule import LayerRamp, parameter_groups
 from ufo.modules.strategies import FSDP, shard
+from ufo.runs.finite import NonFiniteError, not_finite
 from ufo.types import Batch
 
 
@@ -44,6 +45,7 @@ class UFOModule(L.LightningModule):
                 f"{type(self).__name__} trains {wants}, not {has}; choose the module with backbone="
             )
         self.model = model
+        self.identity: dict[str, Any] | None = None  # of the run (ufo.runs.identity), for its checkpoints
         self._optimizer, self._schedule = optimizer, schedule
         self._ramp = ramp or LayerRamp()
         self._compile = self.is_compiled = compile
@@ -90,8 +92,18 @@ class UFOModule(L.LightningModule):
             weights.update({k: v for k, v in own.items() if k not in weights})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        broken = [name for weights in _weights_in(checkpoint) for name in not_finite(weights)]
+        # only process 0 may hold the weights; all leave together
+        if self.trainer.strategy.reduce_boolean_decision(bool(broken), all=False):
+            named = f"{len(broken)} of the weights, {broken[0]} first, are" if broken else "weights are"
+            raise NonFiniteError(
+                f"step {self.trainer.global_step}: {named} not finite, and are not saved; the checkpoint "
+                "before is kept: lower optimizer.lr, or raise schedule.warmup_steps"
+            )
         # a checkpoint carries all that `ufo.load` needs: settings, vocabulary, class names
         checkpoint["ufo"] = self.model.describe()
+        if self.identity is not None:
+            checkpoint["run"] = self.identity
         held = {f"model.{name}" for name in held_elsewhere(self.model.backbone, "backbone.")}
         for weights in _weights_in(checkpoint):
             for name in held & weights.keys():

@@ -22,12 +22,12 @@ from typing import Any
 
 from ufo.command_line import job_begins
 from ufo.files import write_json
+from ufo.runs.owner import FolderInUse, is_first_process, owned
 
 log = logging.getLogger(__name__)
 
 FILE, TRACEBACK = "status.json", "traceback.txt"
 RUNNING, FINISHED, FAILED, PRUNED, INTERRUPTED = "running", "finished", "failed", "pruned", "interrupted"
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 class Refused(SystemExit):
@@ -102,35 +102,50 @@ def recorded(main: Callable[[Any], float | None]) -> Callable[[Any], float | Non
         job_begins()
         hydra = HydraConfig.get()
         folder, sweeping = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
-        record = Record(overrides=_overrides(hydra), started=_now())
-        if sweeping and (before := read(folder)):
-            _check_same(before, record, folder)
-            if before.state == FINISHED:
-                log.info("%s is finished already: skipped", folder)
-                return before.objective
-        _write(record, folder)
         try:
-            with _as_single_run(hydra, folder, sweeping):
-                record.objective = main(cfg)
-            record.state = FINISHED
-        except BaseException as error:
-            record.state, record.why = _outcome(error)
-            if not sweeping or record.state == INTERRUPTED:
-                raise
-            if record.state == FAILED and not isinstance(error, Refused):
-                (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-        finally:
-            record.ended = _now()
-            _write(record, folder)
-            _close_loggers(record.state)
-        if record.state == PRUNED:
-            raise Pruned(record.why)
-        if record.state == FAILED:
-            log.error("%s failed: %s", folder, record.why)
-            raise RunFailed(record.why)
-        return record.objective
+            with owned(folder):
+                return _run(main, cfg, hydra, folder, sweeping)
+        except FolderInUse as error:
+            if sweeping:
+                log.error("%s", error)
+                raise RunFailed(str(error)) from None
+            print(f"error: {error}", file=sys.stderr)
+            raise Refused(str(error)) from None
 
     return run
+
+
+def _run(main: Callable[[Any], float | None], cfg: Any, hydra: Any, folder: Path, sweeping: bool) -> Any:
+    record = Record(overrides=_overrides(hydra), started=_now())
+    before = read(folder)
+    if sweeping and before:
+        _check_same(before, record, folder)
+        if before.state == FINISHED:
+            log.info("%s is finished already: skipped", folder)
+            return before.objective
+    _write(record, folder)
+    try:
+        with _as_single_run(hydra, folder, sweeping):
+            record.objective = main(cfg)
+        record.state = FINISHED
+    except BaseException as error:
+        record.state, record.why = _outcome(error)
+        if not sweeping and isinstance(error, Refused) and before and before.state != FAILED:
+            record = before  # nothing of the refused command has been used
+        if not sweeping or record.state == INTERRUPTED:
+            raise
+        if record.state == FAILED and not isinstance(error, Refused):
+            (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+    finally:
+        record.ended = record.ended or _now()
+        _write(record, folder)
+        _close_loggers(record.state)
+    if record.state == PRUNED:
+        raise Pruned(record.why)
+    if record.state == FAILED:
+        log.error("%s failed: %s", folder, record.why)
+        raise RunFailed(record.why)
+    return record.objective
 
 
 def _overrides(hydra: Any) -> list[str]:
@@ -193,7 +208,7 @@ def _close_loggers(state: str) -> None:
 
 def _write(record: Record, folder: Path) -> None:
     """By the first process alone; a full disk is no reason to stop."""
-    if any(os.environ.get(rank, "0") not in ("", "0") for rank in RANKS):
+    if not is_first_process():
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

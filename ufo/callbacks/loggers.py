@@ -1,0 +1,118 @@
+"""Loggers that a full disk does not turn against their training: one line in the log, and it goes on.
+
+`forgiving(logger)` is the same logger, whose methods report an `OSError` once instead of raising it. When there is
+room again, it logs again; a CSV file loses no row.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+log = logging.getLogger(__name__)
+
+METHODS = (
+    *("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "log_text"),
+    *("save", "finalize", "after_save_checkpoint"),
+)
+_WRITER_THREAD = "_AsyncWriterThread"  # TensorBoard's, which prints a traceback when it cannot write
+
+
+def forgiving(logger: Logger) -> Logger:
+    """Let `logger` survive a full disk, in place; isinstance still tells what it is."""
+    kind = type(logger)
+    methods = {name: _guarded(getattr(kind, name)) for name in METHODS if hasattr(kind, name)}
+    if isinstance(logger, CSVLogger):
+        methods["save"] = _guarded(_save_all_rows)
+    if isinstance(logger, TensorBoardLogger):
+        methods["experiment"] = property(lambda self: _Writer(self, kind))
+        _silence_writer_threads()
+    logger.__class__ = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
+    return logger
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Logger, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            _failed(self, error)
+            return None
+
+    return call
+
+
+def _failed(logger: Logger, error: OSError) -> None:
+    """Say it once; TensorBoard's writer is of no use afterwards, so the next call opens another file."""
+    if not getattr(logger, "_said", False):
+        where = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
+        log.error(
+            "%s could not write to %s (%s); the training goes on without what it logs meanwhile",
+            *(type(logger).__name__, where, error.strerror or error),
+        )
+        logger._said = True
+    if isinstance(logger, TensorBoardLogger):
+        logger._experiment = None
+
+
+def _save_all_rows(logger: CSVLogger) -> None:
+    """`save`, which rewrites the file where a column is new: what was in it survives a write that fails."""
+    path = Path(logger.experiment.metrics_file_path)
+    before = path.read_bytes() if path.is_file() else None
+    columns = list(logger.experiment.metrics_keys)
+    try:
+        CSVLogger.save(logger)
+    except OSError:
+        logger.experiment.metrics_keys = columns
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+        raise
+
+
+class _Writer:
+    """TensorBoard's writer, each of whose methods may fail."""
+
+    def __init__(self, logger: TensorBoardLogger, kind: type[TensorBoardLogger]) -> None:
+        self._logger, self._kind = logger, kind
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = getattr(self._kind.experiment.fget(self._logger), name)
+        except OSError as error:
+            _failed(self._logger, error)
+            return lambda *_, **__: None
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return value(*args, **kwargs)
+            except OSError as error:
+                _failed(self._logger, error)
+                return None
+
+        return call
+
+
+def _silence_writer_threads() -> None:
+    """The failure of TensorBoard's own thread comes back with the next call; its traceback helps nobody."""
+    before = threading.excepthook
+    if getattr(before, "_silences", False):
+        return
+
+    def hook(what: threading.ExceptHookArgs) -> None:
+        expected = issubclass(what.exc_type, OSError) and type(what.thread).__name__ == _WRITER_THREAD
+        if not expected:
+            before(what)
+
+    hook._silences = True
+    threading.excepthook = hook

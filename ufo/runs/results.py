@@ -1,0 +1,66 @@
+"""The last validation of a run: one table, printed and written as `results.md` and `results.json`.
+
+A metric that does not exist for these data (no object of that size) is shown as "-"; it is no number, and is
+never logged as one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ufo.report import measured_beside_expected
+
+log = logging.getLogger(__name__)
+
+MARKDOWN, JSON = "results.md", "results.json"
+NOTE = "- : there is nothing to measure it on (no object of that size, or no such class)"
+
+
+def measured(trainer: Any) -> dict[str, float | None]:
+    """Every metric `val/...` of a trainer's last validation; None for one that these data do not define."""
+    values: dict[str, float | None] = {}
+    for callback in trainer.callbacks:
+        for name, value in (getattr(callback, "results", None) or {}).items():
+            values[name] = None if not math.isfinite(value) else value
+    for name, value in trainer.callback_metrics.items():
+        if name.startswith("val/"):
+            values[name] = float(value)
+    return dict(sorted(values.items()))
+
+
+def text(values: Mapping[str, float | None], expected: Mapping[str, float] | None = None) -> str:
+    """The table, with the published numbers where there are some."""
+    shown = measured_beside_expected([values], expected)
+    return f"{shown}\n{NOTE}" if None in values.values() else shown
+
+
+def write(
+    folder: Path, step: int, values: Mapping[str, float | None], expected: Mapping[str, float] | None = None
+) -> None:
+    """Write both files; a full disk is no reason to stop."""
+    content = {"step": step, "measured": dict(values), "expected": dict(expected or {})}
+    table = f"After {step} steps:\n\n```text\n{text(values, expected)}\n```\n"
+    for name, said in ((MARKDOWN, table), (JSON, json.dumps(content, indent=1, ensure_ascii=False) + "\n")):
+        part = folder / f".{name}.part"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(said, encoding="utf-8")
+            os.replace(part, folder / name)
+        except OSError as error:
+            log.warning("The results could not be written to %s: %s", folder / name, error)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What `write` wrote: `step`, `measured`, `expected`; None if there is none."""
+    try:
+        found = json.loads((folder / JSON).read_bytes())
+        sound = isinstance(found["step"], int) and isinstance(found["measured"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if sound else None
