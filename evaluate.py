@@ -1,13 +1,14 @@
-"""Evaluate a checkpoint: `python evaluate.py ckpt=weights/ufo_vit_tiny_digits experiment=digits`."""
+"""Evaluate a checkpoint: `python evaluate.py ckpt=runs/digits`; on other data with `experiment=`."""
 
 import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import check_config, check_fit, clear_errors
+from ufo.check import RUNNING, check_config, check_fit, clear_errors
 from ufo.checkpoints.native import load
 from ufo.command_line import clear_command_line
-from ufo.report import measured_beside_expected
+from ufo.runs import results
+from ufo.runs.evaluation import check_told, of_the_run
 from ufo.sweeps.record import recorded
 
 
@@ -15,6 +16,7 @@ from ufo.sweeps.record import recorded
 @recorded
 def main(cfg: DictConfig) -> float | None:
     with clear_errors():
+        check_told(cfg)
         check_config(cfg)
         build.seed_everything(cfg)
         model = load(cfg.ckpt)
@@ -27,13 +29,16 @@ def main(cfg: DictConfig) -> float | None:
         module = build.evaluation_module(model)
         trainer = build.build_trainer(cfg, evaluates=True)
 
-    (*metrics,) = trainer.validate(module, data, verbose=False)
+    with clear_errors(RUNNING):
+        trainer.validate(module, data, verbose=False)
 
+    measured = results.measured(trainer)
     if trainer.is_global_zero:
-        print(measured_beside_expected(metrics, cfg.expected))
-    return build.objective(cfg, trainer)
+        print(results.text(measured, cfg.expected))
+    with clear_errors():
+        return build.objective(cfg, measured)
 
 
 if __name__ == "__main__":
-    with clear_command_line("resolution"):
+    with clear_command_line("resolution"), of_the_run():
         main()

@@ -4,10 +4,12 @@ import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import check_config, check_fit, clear_errors
-from ufo.checkpoints.native import check_resumable, initialise, load, save
+from ufo.check import RUNNING, check_config, check_fit, clear_errors
+from ufo.checkpoints.native import check_base, initialise
 from ufo.command_line import clear_command_line
+from ufo.runs import identity, resume
 from ufo.sweeps.record import recorded
+from ufo.training import finish, fit, nothing_left
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -17,31 +19,27 @@ def main(cfg: DictConfig) -> float | None:
         check_config(cfg)
         build.seed_everything(cfg)
         model = build.build_model(cfg)
-        folder = build.output_folder()
-        resume = build.last_checkpoint(cfg, folder)
-        if cfg.init and (not resume or model.backbone.lora):  # checkpoints lack what does not train
-            initialise(model, cfg.init)
-        if resume:
-            check_resumable(model, resume)
+        module = build.build_module(cfg, model)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("fit")
         check_fit(model, data)
         model.classes = build.class_names(data)
-        module = build.build_module(cfg, model)
+        folder = build.output_folder()
+        module.identity = identity.describe(cfg, model, data)
+        start = resume.find(cfg.resume, folder, module, module.identity)
+        if cfg.init and (not start or model.backbone.lora):  # checkpoints lack what does not train
+            initialise(model, cfg.init)
+        if start:
+            check_base(model, start.path)
         trainer = build.build_trainer(cfg)
 
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-
-    # `every_n_train_steps` need not divide `max_steps`: the run's last checkpoint is that of its last step
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.save_checkpoint(last)
-    if trainer.is_global_zero:
-        with clear_errors():
-            build.check_written(trainer)
-            # not from memory: no process holds all weights where a strategy shards them
-            print(f"model: {save(load(last), folder / 'model')}")
-    return build.objective(cfg, trainer)
+    with clear_errors(RUNNING):
+        if start and start.steps >= trainer.max_steps > -1:
+            return nothing_left(cfg, folder, start, module, data)
+        fit(trainer, module, data, start, folder)
+    with clear_errors():
+        return finish(cfg, trainer, folder)
 
 
 if __name__ == "__main__":

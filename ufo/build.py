@@ -6,6 +6,7 @@ The only place that knows both the config's names and the code's; the entry poin
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
+from ufo.callbacks.final_validation import FinalValidation
+from ufo.callbacks.loggers import forgiving
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.native import prepare_training
@@ -24,6 +27,7 @@ from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.strategies import for_evaluation
+from ufo.runs.quiet import quieten
 
 log = logging.getLogger(__name__)
 
@@ -125,14 +129,17 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
 
     One that only `evaluates` spreads as its strategy can without an optimizer.
     """
+    quieten()
     arguments = {"callbacks": None, "logger": None, **overrides}
     if evaluates:
         cfg = OmegaConf.merge(cfg)  # a copy
         cfg.trainer.strategy = for_evaluation(cfg.trainer.strategy)
     if arguments["logger"] is None:
-        arguments["logger"] = [instantiate(c) for c in cfg.logger.values() if c] or False
+        arguments["logger"] = [forgiving(instantiate(c)) for c in cfg.logger.values() if c] or False
     if arguments["callbacks"] is None:
         arguments["callbacks"] = build_callbacks(cfg, with_loggers=bool(arguments["logger"]))
+    if not evaluates:
+        arguments["callbacks"] = [*arguments["callbacks"], FinalValidation()]
     return instantiate(cfg.trainer, **arguments)
 
 
@@ -168,17 +175,22 @@ def progress_bar() -> L.Callback:
     return Progress(refresh_rate=5)
 
 
-def check_written(trainer: L.Trainer) -> None:
-    """Raises OSError if the run's last checkpoint could not be written."""
+def check_trained(trainer: L.Trainer) -> None:
+    """Raises ValueError if no step was made, OSError if the run's last checkpoint could not be written."""
+    if not trainer.global_step:
+        raise ValueError(
+            "no step was trained, so there is no model; look at trainer.max_steps, "
+            "trainer.limit_train_batches and trainer.accumulate_grad_batches"
+        )
     if failed := getattr(trainer.strategy.checkpoint_io, "failed", None):
         raise OSError(f"{failed} could not be written; free space and start the same command again")
 
 
-def objective(cfg: DictConfig, trainer: L.Trainer) -> float | None:
+def objective(cfg: DictConfig, measured: Mapping[str, float | None]) -> float | None:
     """The last value of the metric `objective`, which a sweep compares; None if the config names none."""
     if cfg.objective is None:
         return None
-    known = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    known = {name: value for name, value in measured.items() if value is not None}
     if cfg.objective not in known:
         raise ValueError(
             f"no metric is called objective={cfg.objective}; there are: {', '.join(sorted(known))}"

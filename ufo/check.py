@@ -20,6 +20,7 @@ from ufo.data.module import UFODataModule
 from ufo.errors import instead, sentence
 from ufo.head.strategy import check_settings
 from ufo.model import UFO
+from ufo.runs.finite import NonFiniteError
 from ufo.sweeps.record import Refused
 from ufo.tasks import task_names
 
@@ -57,19 +58,18 @@ KEYS = frozenset(
 )
 
 
+SETUP = (ValueError, DataError, CheckpointError, OSError, InstantiationException, OmegaConfBaseException)
+"""What a user's config, files or checkpoints cause before a run begins."""
+RUNNING = (DataError, CheckpointError, OSError, NonFiniteError)
+"""What they cause later; a ValueError in the midst of a run is a mistake of the code."""
+
+
 @contextmanager
-def clear_errors() -> Iterator[None]:
+def clear_errors(kinds: tuple[type[Exception], ...] = SETUP) -> Iterator[None]:
     """Turn an expected kind of error into one sentence; `HYDRA_FULL_ERROR=1` shows the traceback."""
     try:
         yield
-    except (
-        ValueError,
-        DataError,
-        CheckpointError,
-        OSError,
-        InstantiationException,
-        OmegaConfBaseException,
-    ) as error:
+    except kinds as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)

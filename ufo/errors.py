@@ -30,7 +30,10 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     for known in (error, error.__cause__):
         if isinstance(known, OmegaConfBaseException):
             return _of_omegaconf(known, groups)
-    return " ".join(str(error).split())
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # by a worker of torch's data loader
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:

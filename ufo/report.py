@@ -6,16 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def measured_beside_expected(
-    metrics: Iterable[Mapping[str, float]], expected: Mapping[str, float] | None
+    metrics: Iterable[Mapping[str, float | None]], expected: Mapping[str, float] | None
 ) -> str:
-    """One row per metric; published numbers, where the experiment states them, in a second column."""
+    """One row per metric; published numbers, where the experiment states them, in a second column.
+
+    A metric that is None is shown as "-": these data do not define it.
+    """
     measured = {name: value for part in metrics for name, value in part.items()}
     expected = expected or {}
     names = sorted({*measured, *expected})
     rows = [
         [
             name,
-            _number(measured.get(name)),
+            "-" if name in measured and measured[name] is None else _number(measured.get(name)),
             _number(expected.get(name)),
             _difference(measured.get(name), expected.get(name)),
         ]

@@ -18,7 +18,15 @@ from ufo.backbones.lora import frozen
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import folder as folder_module
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.native import check_resumable, initialise, load, prepare_training, read, save
+from ufo.checkpoints.native import (
+    check_base,
+    check_same_model,
+    initialise,
+    load,
+    prepare_training,
+    read,
+    save,
+)
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 
@@ -335,7 +343,7 @@ def test_a_checkpoint_of_a_lora_run_holds_what_trains_and_goes_on(tmp_path):
 
     second = prepared(seed=5)
     initialise(second, base)
-    check_resumable(second, path)
+    check_base(second, path)
     resumed = fit(second, tmp_path, 4, resume=path)
     torch.testing.assert_close(outputs(second.eval()), expected, rtol=1e-4, atol=1e-5)
     for checkpoint in (straight, resumed):
@@ -350,11 +358,11 @@ def test_a_run_on_another_base_or_with_other_adapters_does_not_go_on(tmp_path):
     other = prepared()
     initialise(other, bases[1])
     with pytest.raises(CheckpointError, match=r"is for the base .*base0.* set init="):
-        check_resumable(other, path)
+        check_base(other, path)
     other = prepared(dora=True)
     initialise(other, bases[0])
     with pytest.raises(CheckpointError, match="was trained with lora="):
-        check_resumable(other, path)
+        check_same_model(other, read(path)[0], path)
 
 
 def test_frozen_parts_without_adapters(tmp_path):

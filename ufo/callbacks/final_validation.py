@@ -1,4 +1,4 @@
-"""A training ends with a validation, whatever `trainer.val_check_interval` says: a short run shows a result too."""
+"""A training ends with a validation, whatever `trainer.val_check_interval` says: a short run has a result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Loggers that a full disk does not turn against their training: one line in the log, and it goes on.
 
-`forgiving(logger)` is the same logger, whose methods report an `OSError` once instead of raising it. When there is
-room again, it logs again; a CSV file loses no row.
+`forgiving(logger)` is the same logger, whose methods report an `OSError` once instead of raising it. When
+there is room again, it logs again; a CSV file loses no row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def _failed(logger: Logger, error: OSError) -> None:
         logger._experiment = None
 
 
+@rank_zero_only
 def _save_all_rows(logger: CSVLogger) -> None:
     """`save`, which rewrites the file where a column is new: what was in it survives a write that fails."""
     path = Path(logger.experiment.metrics_file_path)

@@ -1,7 +1,7 @@
 """The checkpoints of a run, newest first, and what is wrong with a damaged one.
 
-A full disk, a kill, or a copy cut short leave half a file; other programs leave files that only have the name.
-Nothing is executed from a file, and weights are mapped, not read, but for the checksums of small files.
+A full disk, a kill, or a copy cut short leave half a file; other programs leave files that only have the
+name. Nothing is executed from a file, and weights are mapped, not read, but for the checksums of small files.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def _base_weights(model: UFO, name: str | Path) -> dict[str, Tensor]:
 
 
 def check_same_model(model: UFO, description: Mapping[str, Any], path: str | Path) -> None:
-    """Raises CheckpointError where the checkpoint described there is of another architecture or kind of LoRA."""
+    """Raises CheckpointError where a checkpoint is of another architecture or another kind of LoRA."""
     check_architecture(model, description, path)
     theirs, ours = description.get("lora"), model.backbone.lora
     if theirs != ours:

@@ -7,6 +7,7 @@ image, one `all_gather_object` joins them, and repeats are dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -184,7 +185,9 @@ class MetricCallback(EvaluationCallback):
         self.results = self.compute(stage)
         # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
         # from warning that they are not synchronised.
-        pl_module.log_dict(self.results, sync_dist=trainer.world_size > 1, reduce_fx="max")
+        # What these data do not define (no object of that size) is no number and would be plotted as one.
+        values = {name: value for name, value in self.results.items() if math.isfinite(value)}
+        pl_module.log_dict(values, sync_dist=trainer.world_size > 1, reduce_fx="max")
         self._sources = {}
 
 

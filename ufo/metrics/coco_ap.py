@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -119,7 +120,7 @@ class CocoAP(ExampleMetric):
         self.examples.append(_Image(size, detections, annotations))
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars float64: `mAP` ... `mAP_large`, and `mAP/<class>` if asked for."""
+        """Scalars float64: `mAP` ... `mAP_large`, and `mAP/<class>` if asked for; NaN without any object."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
             evaluator = COCOeval(*self._databases(), iouType=self.iou_type)
             evaluator.params.maxDets = self.max_detections
@@ -129,6 +130,8 @@ class CocoAP(ExampleMetric):
         values = dict(zip(_NAMES, evaluator.stats[: len(_NAMES)], strict=True))
         if self.per_class:
             values |= self._class_values(evaluator)
+        # pycocotools says -1 where there is nothing to measure on, which would pass for a number
+        values = {name: math.nan if value == -1 else value for name, value in values.items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     @property

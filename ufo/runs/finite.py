@@ -1,4 +1,4 @@
-"""Weights that are not finite are never saved: the checkpoint before them is kept, and the run ends and says so."""
+"""Weights that are not finite are never saved: the checkpoint before them is kept, and the run says so."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a run is: data, classes, vocabulary, backbone, start, optimizer, schedule, losses. A run goes on only as itself.
+"""What a run is: data, classes, vocabulary, backbone, start, optimizer, losses. It goes on only as itself.
 
-The identity is plain JSON, kept in `identity.json` of the run's folder and in each of its checkpoints. What may
-change from one start to the next (devices, workers, loggers, intervals, batch sizes, `max_steps`, how answers
-are decoded) is not in it. Files are known by their content: data that were moved are the same data.
+The identity is plain JSON, kept in `identity.json` of the run's folder and in each of its checkpoints. What
+may change from one start to the next (devices, workers, loggers, intervals, batch sizes, `max_steps`, how
+answers are decoded) is not in it. Files are known by their content: data that were moved are the same data.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ufo.checkpoints.errors import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.data.source import Source
+from ufo.files import write_json
 from ufo.model import UFO
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ SAMPLES = 8  # of a data set, whose images and maps are looked at
 
 # how answers are decoded and chosen: no weight depends on it
 DECODING = frozenset(
-    ["num_beams", "temperature", "length_penalty", "top_tokens", "keep_queries", "constrained"]
-    + ["max_per_image", "nms_iou", "nms_min_score", "nms_sigma", "nms_filter", "mask_threshold"]
+    [
+        *("num_beams", "temperature", "length_penalty", "top_tokens", "keep_queries", "constrained"),
+        *("max_per_image", "nms_iou", "nms_min_score", "nms_sigma", "nms_filter", "mask_threshold"),
+    ]
 )
 FREE_OF_SOURCES = frozenset(["batch_size", "val_batch_size", "max_tries", "dataset", "transform", "name"])
 FREE_OF_NETWORKS = frozenset(["gradient_checkpointing"])
@@ -263,10 +266,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def write(identity: Mapping[str, Any], folder: Path) -> None:
     """Record the identity of the run in `folder`; a full disk is no reason to stop."""
-    part = folder / f".{FILE}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, folder / FILE)
+        write_json(folder / FILE, identity, indent=1)
     except (OSError, UnicodeError) as error:
         log.warning("What this run is could not be noted in %s: %s", folder, error)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ufo.files import write_json, write_text
 from ufo.report import measured_beside_expected
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,11 @@ def write(
     """Write both files; a full disk is no reason to stop."""
     content = {"step": step, "measured": dict(values), "expected": dict(expected or {})}
     table = f"After {step} steps:\n\n```text\n{text(values, expected)}\n```\n"
-    for name, said in ((MARKDOWN, table), (JSON, json.dumps(content, indent=1, ensure_ascii=False) + "\n")):
-        part = folder / f".{name}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(said, encoding="utf-8")
-            os.replace(part, folder / name)
-        except OSError as error:
-            log.warning("The results could not be written to %s: %s", folder / name, error)
+    try:
+        write_text(folder / MARKDOWN, table)
+        write_json(folder / JSON, content, indent=1)
+    except OSError as error:
+        log.warning("The results could not be written to %s: %s", folder, error)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

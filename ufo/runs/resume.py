@@ -1,7 +1,7 @@
 """Where a run goes on: `resume=auto|never|PATH`.
 
-The newest checkpoint that is whole and of this very run is taken. A damaged one is left out with a sentence; one of
-another run is refused (`ufo.runs.identity`), since going on from it would be neither run.
+The newest checkpoint that is whole and of this very run is taken. A damaged one is left out with a sentence;
+one of another run is refused (`ufo.runs.identity`), since going on from it would be neither run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find(resume: str, folder: Path, module: nn.Module, run: Mapping[str, Any]) -
         return Start(path, content["global_step"])
     if resume != "auto":
         raise CheckpointError(
-            f"'{place}' has no checkpoint from which a training can go on; for its weights alone: init={place}"
+            f"'{place}' has no checkpoint from which a training can go on; init={place} takes weights alone"
         )
     if (folder / "model").is_dir() and recorded is not None:  # its checkpoints were removed, its result not
         identity.check_same(run, recorded, folder)
@@ -72,7 +72,9 @@ def _candidates(place: Path, resume: str) -> list[Path]:
     if place.is_dir() or place.suffix == ".pth":
         raise CheckpointError(f"'{place}' holds weights, not the state of a training; use init={place}")
     if not place.is_file():
-        raise CheckpointError(f"no checkpoint at '{place}'; resume= takes a .ckpt, the folder of a run, auto or never")
+        raise CheckpointError(
+            f"no checkpoint at '{place}'; resume= takes a .ckpt, the folder of a run, auto or never"
+        )
     return [place]
 
 

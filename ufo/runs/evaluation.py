@@ -1,0 +1,171 @@
+"""What `evaluate.py ckpt=runs/X` scores: the data that X was trained for, unless the command names others.
+
+The data's part of X's `config.yaml` becomes a mixture of its own, so that `sources.<name>...=` changes it as
+any other. A config file is foreign text: it is small, has no aliases, and names nothing but this project's
+data sets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import DictConfig
+
+from ufo.checkpoints.errors import CheckpointError
+
+MIXTURE = "of_the_run"
+TELLS = ("experiment", "mixture", "source", "sweep")  # groups that say what to score
+PARTS = ("sources", "tasks", "prepare", "resolution", "expected")
+LARGEST = 4 << 20  # bytes
+OURS = ("ufo.data.", "ufo.tasks.")
+ADD = "add experiment=..., mixture=... or +source=... to say what it is to be scored on"
+
+
+def run_of(ckpt: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint is in: itself, or above `model/` or `checkpoints/`."""
+    path = Path(ckpt)
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "config.yaml").is_file() and (folder == path or _is_part(path, folder)):
+            return folder
+    return None
+
+
+def _is_part(path: Path, folder: Path) -> bool:
+    return path.relative_to(folder).parts[0] in ("model", "checkpoints")
+
+
+@contextmanager
+def of_the_run() -> Iterator[None]:
+    """Around the call of a `hydra.main`: `ckpt=` alone on the command line brings the data of its run."""
+    before = list(sys.argv)
+    given = _given(sys.argv[1:])
+    run = run_of(given["ckpt"]) if given.get("ckpt") else None
+    told = [group for group in TELLS if group in given and given[group] != MIXTURE]
+    if run is not None and not told:
+        try:
+            config = read_config(run)
+        except CheckpointError as error:
+            print(f"error: {error}; {ADD}", file=sys.stderr)
+            sys.exit(1)
+        store(config, given)
+        sys.argv[1:] = [*_further(config, run, given), *sys.argv[1:]]
+    try:
+        yield
+    finally:
+        sys.argv[:] = before
+
+
+def _given(arguments: list[str]) -> dict[str, str]:
+    """The overrides of a command line by their keys, without signs and packages."""
+    pairs = (a.partition("=") for a in arguments if "=" in a and not a.startswith("-"))
+    return {key.lstrip("+").partition("@")[0]: value.strip("'\"") for key, _, value in pairs}
+
+
+def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[str]:
+    """Overrides that make an evaluation that of the run, where the command line does not say otherwise."""
+    wanted = {"mixture": MIXTURE, "name": run.resolve().name}
+    precision = (config.get("trainer") or {}).get("precision")
+    if precision in ("32-true", "bf16-mixed"):
+        wanted["trainer.precision"] = precision
+    return [f"{key}='{value}'" for key, value in wanted.items() if key not in given]
+
+
+def store(config: dict[str, Any], given: dict[str, str]) -> None:
+    """Make the data's part of a run's config the mixture `of_the_run`."""
+    node = {key: config[key] for key in PARTS if config.get(key) is not None}
+    sizes = node.get("resolution") or {}
+    for name, task in (node.get("tasks") or {}).items():
+        if task and task.get("image_size") == sizes.get(name):
+            task["image_size"] = f"${{resolution.{name}}}"
+    if "resolution" in given:
+        node.pop("resolution", None)
+    ConfigStore.instance().store(group="mixture", name=MIXTURE, package="_global_", node=node)
+
+
+def check_told(cfg: DictConfig) -> None:
+    """Raises ValueError where neither the checkpoint nor the command line says what to score it on."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task
+    if not any(group in _given([str(o) for o in overrides]) for group in TELLS):
+        raise ValueError(
+            f"nothing says what '{cfg.ckpt}' was trained for, as it is in no run's folder; {ADD}"
+        )
+
+
+# ---------------------------------------------------------------- a config that may be foreign
+
+
+class _NoAliases(yaml.SafeLoader):
+    """Refuses `*alias`, with which a few lines can become any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The `config.yaml` of a run, as far as it is about data. Raises CheckpointError if it is of no use."""
+    path = run / "config.yaml"
+    try:
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(f"'{path}' is no config of a run: it is larger than {LARGEST >> 20} MB")
+        config = yaml.load(path.read_text(encoding="utf-8"), _NoAliases)  # a SafeLoader
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise CheckpointError(f"'{path}' cannot be read ({line})") from error
+    sources = config.get("sources") if isinstance(config, dict) else None
+    if not isinstance(sources, dict) or not any(sources.values()):
+        raise CheckpointError(f"'{path}' names no source")
+    found = {key: config.get(key) for key in (*PARTS, "trainer")}
+    _check_targets({key: found[key] for key in PARTS})
+    return _from_its_folder(found, _folder(run))
+
+
+def _check_targets(value: Any) -> None:
+    """Raises CheckpointError for code that is not of this project's data sets, and for interpolations."""
+    if isinstance(value, str) and "${" in value:
+        raise CheckpointError(f"a run's config has no interpolation, this one has {value[:60]}")
+    for child in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _check_targets(child)
+    if not isinstance(value, dict) or "_target_" not in value:
+        return
+    target = str(value["_target_"])
+    try:
+        known = target.startswith(OURS) and str(getattr(get_object(target), "__module__", "")).startswith(
+            OURS
+        )
+    except Exception:  # there is no such thing
+        known = False
+    if not known:
+        raise CheckpointError(f"its config names {target[:80]}, which is no data set of this project")
+
+
+def _folder(run: Path) -> str:
+    """Where the run was started: its relative paths start there."""
+    try:
+        return str(json.loads((run / "run.json").read_bytes()).get("folder", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def _from_its_folder(value: Any, folder: str) -> Any:
+    """Relative paths that exist only from `folder` on become absolute."""
+    if isinstance(value, dict):
+        return {key: _from_its_folder(child, folder) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_from_its_folder(child, folder) for child in value]
+    if isinstance(value, str) and os.sep in value and folder and not os.path.isabs(value):
+        there = os.path.join(folder, value)
+        return there if os.path.exists(there) and not os.path.exists(value) else value
+    return value

@@ -1,0 +1,69 @@
+"""The ends of `train.py`: a run trains, is finished and leaves its model, or has been finished before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig
+
+from ufo import build
+from ufo.checkpoints.native import load, save
+from ufo.data.module import UFODataModule
+from ufo.modules.base import UFOModule
+from ufo.runs import identity, owner, results
+from ufo.runs.resume import Start
+
+LAST = Path("checkpoints", "last.ckpt")
+
+
+def fit(
+    trainer: L.Trainer, module: UFOModule, data: UFODataModule, start: Start | None, folder: Path
+) -> None:
+    """Train from `start` to the end, and write the checkpoint of the last step."""
+    if owner.is_first_process() and not trainer.fast_dev_run:
+        identity.write(module.identity, folder)
+    trainer.fit(module, data, ckpt_path=start and start.path, weights_only=True)
+    # `every_n_train_steps` need not divide `max_steps`: the run's last checkpoint is that of its last step
+    trainer.save_checkpoint(folder / LAST)
+
+
+def finish(cfg: DictConfig, trainer: L.Trainer, folder: Path) -> float | None:
+    """Print and write the table of the last validation and the model; the objective of a sweep."""
+    measured = results.measured(trainer)
+    if trainer.is_global_zero:
+        build.check_trained(trainer)
+        if measured:
+            print(results.text(measured, cfg.expected))
+            results.write(folder, trainer.global_step, measured, cfg.expected)
+        # not from memory: no process holds all weights where a strategy shards them
+        print(f"model: {save(load(folder / LAST), folder / 'model')}")
+    return build.objective(cfg, measured)
+
+
+def nothing_left(
+    cfg: DictConfig, folder: Path, start: Start, module: UFOModule, data: UFODataModule
+) -> float | None:
+    """Say that the run is finished; its model stays as it is. What a kill at its end took is made up for."""
+    first = owner.is_first_process()
+    if first:
+        print(
+            f"nothing left to train: {start.path} has {start.steps} steps, and trainer.max_steps is "
+            f"{cfg.trainer.max_steps}. A larger one trains on; `evaluate.py ckpt={folder}` scores it"
+        )
+    found = results.read(folder)
+    if data.evaluated and (found is None or found["step"] < start.steps):
+        trainer = build.build_trainer(
+            cfg, evaluates=True, callbacks=build.metric_callbacks(cfg), logger=False
+        )
+        trainer.validate(module, data, ckpt_path=start.path, weights_only=True, verbose=False)
+        found = {"measured": results.measured(trainer)}
+        if first:
+            results.write(folder, start.steps, found["measured"], cfg.expected)
+    measured = found["measured"] if found else {}
+    if first:
+        if measured:
+            print(results.text(measured, cfg.expected))
+        if not (folder / "model").is_dir():
+            print(f"model: {save(load(start.path), folder / 'model')}")
+    return build.objective(cfg, measured)
