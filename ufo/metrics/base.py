@@ -84,7 +84,7 @@ class MetricCallback(EvaluationCallback):
                 f"{', '.join(self.numbers)}"
             )
         self.headline = headline or self.headline
-        self.results: dict[str, float] = {}
+        self.results: dict[str, float | None] = {}  # None: these data do not define it
         self.headlines: set[str] = set()  # full names of those among the `results` that are headlines
         self.named: frozenset[str] = frozenset()  # tasks that other metrics name
         self._sources: dict[str, _Source] = {}
@@ -134,7 +134,7 @@ class MetricCallback(EvaluationCallback):
             record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
             source.records.setdefault(target.id, record)
 
-    def compute(self, stage: str) -> dict[str, float]:
+    def compute(self, stage: str) -> dict[str, float | None]:
         """Values of everything collected on all processes: `{stage}/{source}/{metric}` to number.
 
         Every process of a distributed run must call it; each gets the same values.
@@ -147,7 +147,7 @@ class MetricCallback(EvaluationCallback):
                 with _naming(source, id):
                     metric.update(*record)
             for name, value in metric.compute().items():
-                values[f"{stage}/{source}/{name}"] = float(value)
+                values[f"{stage}/{source}/{name}"] = None if math.isnan(value) else float(value)
             self.headlines.add(f"{stage}/{source}/{self.headline}")
         return values
 
@@ -186,7 +186,7 @@ class MetricCallback(EvaluationCallback):
         # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
         # from warning that they are not synchronised.
         # What these data do not define (no object of that size) is no number and would be plotted as one.
-        values = {name: value for name, value in self.results.items() if math.isfinite(value)}
+        values = {name: value for name, value in self.results.items() if value is not None}
         pl_module.log_dict(values, sync_dist=trainer.world_size > 1, reduce_fx="max")
         self._sources = {}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def measured(trainer: Any) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     for callback in trainer.callbacks:
         for name, value in (getattr(callback, "results", None) or {}).items():
-            values[name] = None if not math.isfinite(value) else value
+            values[name] = value
     for name, value in trainer.callback_metrics.items():
         if name.startswith("val/"):
             values[name] = float(value)

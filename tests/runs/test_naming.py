@@ -1,0 +1,47 @@
+"""What a run is called follows from what it trains."""
+
+from __future__ import annotations
+
+import pytest
+from commands import compose
+
+from ufo.runs.naming import LONGEST, own_sources, run_name
+
+ON, OFF = {"weight": 1.0}, None
+
+
+@pytest.mark.parametrize(
+    ("mixture", "sources", "own", "name"),
+    [
+        ("digits", {"a": ON, "b": ON}, [], "digits_net"),
+        ("own", {"owls": ON}, ["owls"], "owls_net"),
+        ("own", {"owls": ON, "land": ON}, ["owls", "land"], "owls_land_net"),
+        ("digits", {"a": ON, "owls": ON}, ["owls"], "digits_owls_net"),
+        ("digits", {"a": ON, "b": OFF}, [], "digits_a_net"),
+        ("digits", {"a": ON, "b": {"weight": 0}}, [], "digits_a_net"),
+        ("own", {"owls": ON}, [], "owls_net"),
+        ("own", {}, [], "own_net"),
+    ],
+)
+def test_a_name(mixture, sources, own, name):
+    assert run_name(mixture, "net", sources, own) == name
+
+
+def test_a_long_or_strange_name_is_a_folder_all_the_same():
+    many = {f"source_number_{i}": ON for i in range(40)}
+    names = {run_name("own", "net", many, list(many)[:n]) for n in (39, 40)}
+    assert len(names) == 2 and all(len(name) <= LONGEST for name in names)
+    assert run_name("own", "net", {"a b/../c": ON}) == "a-b-..-c_net"
+
+
+def test_own_sources_are_read_from_the_command_line():
+    given = ["+source=[owls,land]", "seed=1", "++source=more/fish", "source='x'", "+sources.y.weight=2"]
+    assert own_sources(given) == ["owls", "land", "fish", "x"]
+
+
+def test_the_config_has_it():
+    assert compose().name == "digits_ufo_vit_tiny"
+    assert "caption" not in compose("sources.caption=null").name
+    assert "grounding" in compose("sources.caption=null").name
+    assert compose("experiment=digits").name == "digits"
+    assert compose("name=mine").name == "mine"
