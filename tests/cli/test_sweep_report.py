@@ -98,3 +98,66 @@ def test_the_headlines__are_what_the_table_shows_and_the_file_has_every_metric(t
     assert (tmp_path / "report.csv").read_text().splitlines()[0].count(KEY) == 2
     for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
         assert text.count(KEY) == 1 and f"{KEY}50" in text
+
+
+ODD = [
+    "[]",
+    "null",
+    "7",
+    '{"state": 5}',
+    '{"state": "finished", "overrides": null}',
+    '{"state": "finished", "overrides": [1, {}]}',
+    '{"state": "running", "pid": "x"}',
+    '{"state": "running", "pid": -1}',
+    '{"state": "running", "pid": 1e400}',
+    '{"state": "finished", "objective": "good"}',
+    '{"state": "finished", "started": 4, "ended": "yesterday"}',
+    '{"state": "finished", "started": "9999-12-31T23:59:59+00:00", "ended": "0001-01-01T00:00:00"}',
+    "[" * 100_000,
+    "\x00\xff",
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_one_odd_record__does_not_end_the_report(odd, folder):
+    (folder / "odd").mkdir()
+    (folder / "odd" / "status.json").write_text(odd, encoding="latin-1")
+    assert main(["sweep-report", str(folder)]) == 0
+    assert [run.name for run in gather(folder)] == ["0", "1", "2", "10", "11", "odd"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "[]",
+        "{",
+        f'{{"{KEY}": 1}}',
+        f'{{"{KEY}": {{"best": "x"}}}}',
+        f'{{"{KEY}": {{"best": NaN}}}}',
+        "9" * 5000,
+    ],
+)
+def test_odd_metrics__are_left_out(odd, folder):
+    (folder / "2" / "metrics.json").write_text(odd)
+    assert main(["sweep-report", str(folder)]) == 0
+
+
+def test_a_record_that_is_a_pipe_or_a_folder__is_not_waited_for(folder):
+    for name in ("pipe", "dir"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe" / "status.json")
+    (folder / "dir" / "status.json").mkdir()
+    assert {run.name: run.state for run in gather(folder)}["pipe"] == "failed"
+
+
+def test_text_of_a_run__is_no_markdown_and_steers_no_terminal(tmp_path, capsys):
+    bad = "<img src=x onerror=alert(1)> [a](http://b) `c` *d*\n| e | \x1b[31m"
+    run(tmp_path, "0", "failed", ["lr=1", f"text={bad}"], why=bad)
+    run(tmp_path, "1", "finished", ["lr=2", "../../x$y^{=3"], 0.5)
+    assert main(["sweep-report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "<img" not in text and "&lt;img" in text and "\\[a\\](" in text and "\\`c\\`" in text
+    assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + 2
+    printed = capsys.readouterr().out
+    assert "\x1b" not in text + printed
+    assert not list(tmp_path.parent.glob("report_*"))

@@ -51,9 +51,9 @@ def holder(tmp_path):
 
 def test_a_second_process_is_refused_with_host_and_number(tmp_path, holder):
     process, pipe = holder
-    with pytest.raises(FolderInUse, match=rf"process {process.pid} on \S+ is working in .*name="):
-        with owned(tmp_path):
-            pass
+    said = rf"process {process.pid} on \S+ is working in .*name="
+    with pytest.raises(FolderInUse, match=said), owned(tmp_path):
+        pass
     pipe.send("leave")
     process.join(10)
     with owned(tmp_path):

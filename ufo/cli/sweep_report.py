@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print the table; the exit code is 0 whatever became of the runs."""
     from ufo.report import table
-    from ufo.sweeps.report import gather, rows, summary, write
+    from ufo.sweeps.report import gather, one_line, rows, summary, write
 
     if not args.folder.is_dir():
         raise CommandError(f"{args.folder} is no folder; give that of a sweep, runs/<name>_sweep")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"no run is in {args.folder}: none has written a status.json yet")
     files = write(runs, args.folder)
     head, cells = rows(runs)
-    print(table(head, cells))
+    print(table([one_line(c) for c in head], [[one_line(c) for c in row] for row in cells]))
     print(summary(runs, args.folder))
     print("\n".join(str(path) for path in files))
     return 0

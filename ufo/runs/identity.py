@@ -42,10 +42,15 @@ DECODING = frozenset(
 FREE_OF_SOURCES = frozenset(["batch_size", "val_batch_size", "max_tries", "dataset", "transform", "name"])
 FREE_OF_NETWORKS = frozenset(["gradient_checkpointing"])
 
+PARTS = (
+    *("sources", "backbone", "lora", "init", "optimizer", "schedule", "loss_weights", "mask_points"),
+    *("module", "tasks", "seed", "mixing_temperature"),
+)
+
 
 def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]:
     """The identity of the run that `cfg` describes, as plain JSON."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = {key: _plain(cfg.get(key)) for key in PARTS}
     configs = {source["name"]: source for source in plain["sources"].values() if source}
     trained = [source for source in data.sources if source.weight > 0]
     network = {k: v for k, v in plain["backbone"]["network"].items() if k not in FREE_OF_NETWORKS}
@@ -71,6 +76,10 @@ def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]
         "mixing_temperature": plain["mixing_temperature"],
     }
     return json.loads(json.dumps(found, default=str))
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _source(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ufo.runs.owner import FolderInUse, is_first_process, owned
 log = logging.getLogger(__name__)
 
 FILE, TRACEBACK = "status.json", "traceback.txt"
+LARGEST = 16 << 20  # bytes of a file that is read
 RUNNING, FINISHED, FAILED, PRUNED, INTERRUPTED = "running", "finished", "failed", "pruned", "interrupted"
 
 
@@ -64,13 +65,35 @@ class Record:
         write_json(folder / FILE, asdict(self), indent=2)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a run's small JSON file; None if there is none that can be read."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:  # no pipe, and nothing that fills the memory
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def read(folder: Path) -> Record | None:
     """The record of the run in `folder`; None if there is none, or not one of ours."""
+    known = read_json(folder / FILE)
+    if not isinstance(known, dict):
+        return None
+    names = {f.name for f in fields(Record)}
+    record = Record(**{key: value for key, value in known.items() if key in names})
+    texts = (record.state, record.why, record.started, record.ended, record.host)
+    lines = record.overrides if isinstance(record.overrides, list) else [None]
+    sound = all(isinstance(text, str) for text in (*texts, *lines))
+    record.objective = number(record.objective)
+    return record if sound and isinstance(record.pid, int) and 0 < record.pid < 1 << 31 else None
+
+
+def number(value: Any) -> float | None:
+    """A number as JSON may hold it; None for anything else, and for one that no float can hold."""
     try:
-        known = json.loads((folder / FILE).read_bytes())
-        names = {f.name for f in fields(Record)}
-        return Record(**{key: value for key, value in known.items() if key in names})
-    except (OSError, ValueError, AttributeError):
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except OverflowError:
         return None
 
 

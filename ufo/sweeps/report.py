@@ -6,11 +6,14 @@ Needs no logger and no account; works while a sweep is running and on any folder
 from __future__ import annotations
 
 import csv
-import json
+import html
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ufo.sweeps import record
 
@@ -53,10 +56,8 @@ def _read(path: Path, folder: Path) -> Run:
     state, why = known.state, known.why
     if state == record.RUNNING and not record.is_alive(known):
         state, why = STOPPED, "its process is gone without a word (killed?)"
-    try:
-        metrics = json.loads((path / METRICS).read_bytes())
-    except (OSError, ValueError):
-        metrics = {}
+    metrics = record.read_json(path / METRICS)
+    metrics = metrics if isinstance(metrics, dict) else {}
     return Run(
         name=path.relative_to(folder).as_posix(),
         state=state,
@@ -64,17 +65,23 @@ def _read(path: Path, folder: Path) -> Run:
         overrides=dict(o.lstrip("+").partition("=")[::2] for o in known.overrides),
         objective=known.objective,
         minutes=_minutes(known),
-        best={name: values["best"] for name, values in metrics.items()},
-        last={name: values["last"] for name, values in metrics.items()},
-        headlines={name for name, values in metrics.items() if values.get("headline")},
+        best=_numbers(metrics, "best"),
+        last=_numbers(metrics, "last"),
+        headlines={n for n, values in metrics.items() if isinstance(values, dict) and values.get("headline")},
     )
+
+
+def _numbers(metrics: dict[str, Any], key: str) -> dict[str, float]:
+    """One number of every metric that has it."""
+    found = {n: record.number(values.get(key)) for n, values in metrics.items() if isinstance(values, dict)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _minutes(known: record.Record) -> float | None:
     try:
         end = datetime.fromisoformat(known.ended) if known.ended else datetime.now(timezone.utc)
         return (end - datetime.fromisoformat(known.started)).total_seconds() / 60
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -123,11 +130,23 @@ def write(runs: Sequence[Run], folder: Path) -> list[Path]:
         head, cells = rows(runs, every_metric(runs))
         csv.writer(file).writerows([head, *cells])
     head, cells = rows(runs)
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [head, ["---"] * len(head), *cells]]
-    lines = [f"| {' | '.join(row)} |" for row in escaped]
-    text = f"# {folder.resolve().name}\n\n{counts(runs)}\n\n" + "\n".join(lines) + "\n"
+    escaped = [[markdown(cell) for cell in row] for row in [head, *cells]]
+    lines = [f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(head), *escaped[1:])]
+    title, said = markdown(folder.resolve().name), markdown(counts(runs))
+    text = f"# {title}\n\n{said}\n\n" + "\n".join(lines) + "\n"
     (folder / MARKDOWN).write_text(text, encoding="utf-8")
     return [folder / TABLE, folder / MARKDOWN, *plots(runs, folder)]
+
+
+def markdown(text: str) -> str:
+    """Text of a run as Markdown shows it: no table, link, picture or HTML begins in it."""
+    text = html.escape(one_line(text), quote=False)
+    return re.sub(r"([\\`*\[\]|!~$])", r"\\\1", text)
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and without what steers a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def counts(runs: Iterable[Run]) -> str:
@@ -138,7 +157,7 @@ def counts(runs: Iterable[Run]) -> str:
 
 def summary(runs: Sequence[Run], folder: Path) -> str:
     """What is printed when a sweep ends: the counts, each failed run with its reason, where the table is."""
-    failed = [f"  {run.name}: {run.state}, {run.why}" for run in runs if run.failed]
+    failed = [one_line(f"  {run.name}: {run.state}, {run.why}") for run in runs if run.failed]
     return "\n".join([f"{folder}: {counts(runs)}", *failed, f"table: {folder / MARKDOWN}"])
 
 
@@ -158,18 +177,24 @@ def plots(runs: Sequence[Run], folder: Path) -> list[Path]:
         figure = Figure((4.2 * columns, 3.2 * lines), layout="constrained")
         for axes, metric in zip(figure.subplots(lines, columns, squeeze=False).flat, metrics, strict=False):
             _plot(axes, key, metric, runs)
-        figure.suptitle(key)
-        files.append(folder / f"report_{key.replace('/', '_')}.png")
+        figure.suptitle(one_line(key).replace("$", r"\$")[:60])
+        files.append(folder / f"report_{re.sub(r'[^0-9A-Za-z_.+-]', '_', key)[:100]}.png")
         figure.savefig(files[-1], dpi=100)
     return files
 
 
 def _plot(axes, key: str, metric: str, runs: Sequence[Run]) -> None:
     """One dot per run, a line through the means; values that are no numbers stand side by side."""
-    points = [(run.overrides.get(key, ""), run.best[metric], run.state) for run in runs if metric in run.best]
+    points = [
+        (one_line(run.overrides.get(key, "")).replace("$", r"\$")[:60], run.best[metric], run.state)
+        for run in runs
+        if math.isfinite(run.best.get(metric, math.nan))
+    ]
     names = list(dict.fromkeys(value for value, *_ in points))
     try:
         places = {name: float(name) for name in names}
+        if not all(map(math.isfinite, places.values())):
+            raise ValueError
     except ValueError:
         places = {name: float(i) for i, name in enumerate(names)}
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
@@ -186,5 +211,5 @@ def _plot(axes, key: str, metric: str, runs: Sequence[Run]) -> None:
         if (values := [p[1] for p in points if p[0] == name and p[2] == record.FINISHED])
     )
     axes.plot(*zip(*means, strict=True), color="C0", alpha=0.5) if means else None
-    axes.set_title(metric.removeprefix("val/"), fontsize=9)
+    axes.set_title(one_line(metric.removeprefix("val/")).replace("$", r"\$")[:60], fontsize=9)
     axes.grid(alpha=0.3)
