@@ -1,0 +1,120 @@
+"""`evaluate.py ckpt=runs/X` knows what X was trained for, and believes no foreign config."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.config_store import ConfigStore
+
+from ufo.checkpoints.errors import CheckpointError
+from ufo.runs import evaluation
+from ufo.runs.evaluation import MIXTURE, of_the_run, read_config, run_of
+
+VAL = {"_target_": "ufo.data.datasets.coco.CocoDataset", "_partial_": True, "images": "d/i"}
+SOURCE = {
+    "name": "owls/detection",
+    "task": "detection",
+    "dataset": {
+        "val": {"_target_": "ufo.data.datasets.coco.CocoDataset", "_partial_": True, "images": "d/i"}
+    },
+}
+
+
+def a_run(folder: Path, **changes) -> Path:
+    config = {
+        "sources": {"owls": SOURCE},
+        "tasks": {"detection": {"_target_": "ufo.tasks.detection.Detection", "image_size": 112}},
+        "resolution": {"detection": 112},
+        "prepare": {},
+        "trainer": {"precision": "bf16-mixed", "max_steps": 3},
+        "logger": {"csv": {"_target_": "os.system"}},  # not about data: not read
+    }
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "model").mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, **changes}))
+    return folder
+
+
+@pytest.fixture
+def arguments(monkeypatch):
+    def give(*given: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *given])
+        with of_the_run():
+            return sys.argv[1:]
+
+    return give
+
+
+def test_a_checkpoint_knows_its_run(tmp_path):
+    run = a_run(tmp_path / "x")
+    assert {run_of(run / part) for part in ("", "model", "checkpoints/last.ckpt")} == {run}
+    assert run_of(tmp_path) is run_of(run / "pictures") is run_of("weights") is None
+
+
+def test_the_data_of_the_run_are_the_mixture(tmp_path, arguments):
+    run = a_run(tmp_path / "x")
+    given = arguments(f"ckpt={run}/model", "sources.owls.batch_size=3")
+    assert given[:3] == [f"mixture='{MIXTURE}'", "name='x'", "trainer.precision='bf16-mixed'"]
+    node = ConfigStore.instance().load(f"mixture/{MIXTURE}.yaml").node
+    assert node.sources.owls.name == "owls/detection" and "logger" not in node
+    # the same command line in a further process of the evaluation
+    assert arguments(*given) == given
+
+
+@pytest.mark.parametrize("told", ["experiment=digits", "mixture=digits", "+source=[fish]"])
+def test_the_command_line_wins(told, tmp_path, arguments):
+    given = [f"ckpt={a_run(tmp_path / 'x')}", told]
+    assert arguments(*given) == given
+
+
+def test_a_name_and_a_precision_that_are_given_stay(tmp_path, arguments):
+    given = arguments(f"ckpt={a_run(tmp_path / 'x')}", "name=y", "trainer.precision=32-true")
+    assert given[0] == f"mixture='{MIXTURE}'" and len(given) == 4
+
+
+def test_relative_paths_start_where_the_run_did(tmp_path):
+    run = a_run(tmp_path / "x")
+    (tmp_path / "d" / "i").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"folder": str(tmp_path)}))
+    assert read_config(run)["sources"]["owls"]["dataset"]["val"]["images"] == f"{tmp_path}/d/i"
+
+
+def target(name: str) -> dict:
+    return {"sources": {"owls": {**SOURCE, "dataset": {"val": {"_target_": name}}}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (target("os.system"), "names os.system"),
+        (target("ufo.data.prepare.os.system"), "no data set of this project"),
+        (target("ufo.data.datasets.base.json.loads"), "no data set of this project"),
+        (target("ufo.data.nothing.Here"), "no data set of this project"),
+        ({"sources": {"owls": {**SOURCE, "name": "${oc.env:HOME}"}}}, "no interpolation"),
+        ({"sources": {}}, "names no source"),
+        ({"sources": [1]}, "names no source"),
+    ],
+)
+def test_a_foreign_config_is_refused(changes, said, tmp_path):
+    with pytest.raises(CheckpointError, match=said):
+        read_config(a_run(tmp_path / "x", **changes))
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &a [1]\nb: *a", "{", "- 1", "[" * 3000, "x: !!python/object:os.system {}"]
+)
+def test_a_damaged_config_is_refused(text, tmp_path):
+    run = a_run(tmp_path / "x")
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        read_config(run)
+
+
+def test_a_huge_config_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "LARGEST", 10)
+    with pytest.raises(CheckpointError, match="larger"):
+        read_config(a_run(tmp_path / "x"))
