@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from ufo.hub import is_unreachable
 from ufo.tokenizer import Encoded, distinct_rows, join_segments, pad_prompts, pad_rows
 from ufo.tokenizer_files import FILES, pieces_file, read_added, without_prepend
 from ufo.types import MASK_TOKEN, Segment
@@ -216,7 +217,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=is_unreachable()))
         pieces_file(folder)
         return folder
     except Exception as error:

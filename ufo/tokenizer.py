@@ -16,6 +16,7 @@ import torch
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from ufo.hub import is_unreachable
 from ufo.types import MASK_TOKEN, Segment
 
 
@@ -246,7 +247,7 @@ def _vocab_from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, "vocab.txt"))
+        return Path(hf_hub_download(name, "vocab.txt", local_files_only=is_unreachable()))
     except Exception as error:
         raise FileNotFoundError(
             f"no vocabulary '{name}': it is neither a vocab.txt, a folder with one, nor reachable on the "

@@ -21,6 +21,7 @@ from ufo.backbones.lora import has_adapters, held_elsewhere
 from ufo.checkpoints.errors import CheckpointError
 from ufo.files import replace_folder
 from ufo.model import UFO
+from ufo.sentencepiece_backend import PREFIX
 
 FORMAT = 1
 SHARD = "5GB"
@@ -51,9 +52,21 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise CheckpointError(
                 f"'{path}' is a model of transformers, not of this project; train from it with init={path}"
             )
-        text = (path / words).read_text(encoding="utf-8")
+        if not isinstance(description["backbone"], dict):
+            raise ValueError("the backbone of config.json is no set of settings")
+        text = _read_words(path / words)
         found = _read_weights(path, weights)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except CheckpointError:
+        raise
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"'{path}' is damaged ({first_line(error)}); copy it again") from error
     if words == "vocab.txt":
         description["vocab"] = text.split("\n")[:-1]
@@ -62,6 +75,21 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if both:
         found = {k if k.startswith("backbone.") else NET + k: v for k, v in found.items()}
     return description, found
+
+
+def _read_words(path: Path) -> str:
+    """The tokenizer's file; raises CheckpointError that names it if it was cut."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json" and not text.startswith(PREFIX):
+            whole = isinstance(json.loads(text), dict)
+        else:
+            whole = text.endswith("\n") or path.suffix == ".json"
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' cannot be read ({first_line(error)}); copy it again") from error
+    if not whole:
+        raise CheckpointError(f"'{path}' is cut: its end is missing; copy it again")
+    return text
 
 
 def read_shards(path: Path) -> dict[str, Tensor]:

@@ -58,6 +58,11 @@ def read(
     content = read_pickle(path)
     if content.keys() >= {"ufo", "state_dict"}:
         prefix, state = "model.", content["state_dict"]
+        is_state = isinstance(state, dict) and all(isinstance(k, str) for k in state)
+        if not is_state or not all(isinstance(v, Tensor) for v in state.values()):
+            raise CheckpointError(f"'{path}' is damaged: its state_dict holds something else than tensors")
+        if not isinstance(content["ufo"], dict) or not isinstance(content["ufo"].get("backbone"), dict):
+            raise CheckpointError(f"'{path}' is damaged: it does not describe its backbone")
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         return content["ufo"], weights
     return _described(published.recognise(content, path, base), complete, overrides)
@@ -76,6 +81,11 @@ def build(description: dict[str, Any]) -> UFO:
         tokenizer = HFTokenizer.from_content(**description["tokenizer"])
     else:  # checkpoints of earlier versions all have the token
         tokenizer = UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True))
+        if len(tokenizer) != description["backbone"].get("vocab_size", len(tokenizer)):
+            raise ValueError(
+                f"its vocab.txt has {len(tokenizer)} tokens and its config.json says "
+                f"{description['backbone']['vocab_size']}: one of the two is cut or of another model"
+            )
     model = UFO(
         make_backbone(**description["backbone"]),
         tokenizer,
@@ -94,8 +104,11 @@ def build_for(description: dict[str, Any], path: str | Path) -> UFO:
     """`build`; CheckpointError where the description of the checkpoint at `path` fits no model."""
     try:
         return build(description)
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"'{path}' describes no model that can be built: {error}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a foreign description makes a constructor do is about the file
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"'{path}' describes no model that can be built: {said}") from error
 
 
 @contextmanager

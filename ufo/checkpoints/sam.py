@@ -21,6 +21,7 @@ from torch import Tensor
 from ufo.backbones.ufo_vit import UFOViT, resize_position_grid
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.stored import PICKLED, read_tensors
+from ufo.hub import is_unreachable
 
 if TYPE_CHECKING:
     from ufo.model import UFO
@@ -266,7 +267,8 @@ def _files(name: str) -> list[Path]:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.safetensors"]))
+            offline = is_unreachable()
+            folder = Path(snapshot_download(name, allow_patterns=["*.safetensors"], local_files_only=offline))
         except Exception as error:
             raise CheckpointError(
                 f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.folder import first_line, twins
+from ufo.hub import is_unreachable
 
 REMOTE = "internvl_chat"  # model_type of InternVL with code of its own
 
@@ -47,7 +48,11 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.safetensors", "*.json"], local_files_only=is_unreachable()
+            )
+        )
     except Exception as error:
         raise CheckpointError(
             f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
