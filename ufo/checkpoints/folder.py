@@ -26,6 +26,7 @@ from ufo.sentencepiece_backend import PREFIX
 FORMAT = 1
 SHARD = "5GB"
 NET = "backbone.net."  # where a transformers model is in ours
+_ODD = (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError)  # of a strange file
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -58,15 +59,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = _read_weights(path, weights)
     except CheckpointError:
         raise
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OSError,
-        RecursionError,
-        SafetensorError,
-    ) as error:
+    except (*_ODD, SafetensorError) as error:
         raise CheckpointError(f"'{path}' is damaged ({first_line(error)}); copy it again") from error
     if words == "vocab.txt":
         description["vocab"] = text.split("\n")[:-1]

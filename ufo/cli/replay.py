@@ -8,6 +8,7 @@ from pathlib import Path
 from ufo.cli import CommandError
 
 WEIGHTS = "weights.pt"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -24,22 +25,21 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ufo.callbacks.nonfinite import name
-    from ufo.checkpoints.mmengine import read_pickle
-    from ufo.checkpoints.native import build, load_weights
-    from ufo.types import Batch
 
     paths = sorted(args.bundle.glob("batch_*.pt"))
     if not paths or not (args.bundle / WEIGHTS).is_file():
         raise CommandError(f"'{args.bundle}' is no bundle: it lacks {WEIGHTS} or a batch_N.pt")
-    content = read_pickle(args.bundle / WEIGHTS)
-    model = build(content["ufo"])
-    load_weights(model, content["state_dict"], args.bundle)
-    model.to(args.device).train()
-    precision = args.precision or content["precision"]
+    model, precision = _model(args.bundle)
+    precision = args.precision or precision
+    if precision not in PRECISIONS:
+        raise CommandError(f"--precision must be one of {', '.join(PRECISIONS)}, not '{precision}'")
+    try:
+        model.to(args.device).train()
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     found = False
     for path in paths:
-        for values in torch.load(path, map_location="cpu", weights_only=True):
-            batch = Batch(**values)
+        for batch in _batches(path):
             model.zero_grad(set_to_none=True)
             with torch.autograd.set_detect_anomaly(args.anomaly):
                 losses = _step(model, batch.to(args.device), precision)
@@ -51,6 +51,38 @@ def run(args: argparse.Namespace) -> int:
             print("  " + ", ".join(f"{k} {float(v.detach()):.6g}" for k, v in losses.items()))
             print(f"  gradients not finite: {len(broken)} {', '.join(broken[:5])}")
     return 0 if found else 1
+
+
+def _model(bundle: Path):
+    """The model of a bundle, and the precision it was trained in."""
+    from ufo.checkpoints.mmengine import read_pickle
+    from ufo.checkpoints.native import load_weights
+    from ufo.checkpoints.reading import build_for
+
+    content = read_pickle(bundle / WEIGHTS)
+    description, state = content.get("ufo"), content.get("state_dict")
+    if not isinstance(description, dict) or not isinstance(state, dict):
+        raise CommandError(f"'{bundle / WEIGHTS}' is not what a run leaves: it lacks the model's description")
+    model = build_for(description, bundle)
+    load_weights(model, state, bundle)
+    return model, str(content.get("precision", "32-true"))
+
+
+def _batches(path: Path):
+    """The batches of one process."""
+    import torch
+
+    from ufo.types import Batch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        batches = [Batch(**values) for values in content]
+        if not all(isinstance(batch.images, torch.Tensor) for batch in batches):
+            raise ValueError("a batch has no images")
+        return batches
+    except Exception as error:  # a strange file may fail in any way
+        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise CommandError(f"'{path}' holds no batches of a run ({line}); copy the bundle again") from error
 
 
 def _step(model, batch, precision: str):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ufo.data.collate import collate
 from ufo.data.mixer import Entry, Key, MixtureSampler, effective_shares
+from ufo.data.processes import die_with_parent
 from ufo.data.resume import rewind, unapplied_batches
 from ufo.data.sampling import weights_by_size
 from ufo.data.source import Source
@@ -212,8 +213,9 @@ class UFODataModule(L.LightningDataModule):
 def outlive_signals(worker: int) -> None:
     """Let a worker live on when a cluster signals every process of a job, until the run has saved.
 
-    A second SIGTERM ends it: that is how its own loader stops a worker that hangs.
+    A second SIGTERM ends it: that is how its own loader stops a worker that hangs. It never outlives its run.
     """
+    die_with_parent()
     for signum in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -12,11 +12,11 @@ from multiprocessing.process import BaseProcess
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """A pool of `workers` processes that end when this process does, however it ends."""
     # spawn: forking a process in which torch has started threads can dead-lock
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_die_with_parent)
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent)
 
 
-def _die_with_parent() -> None:
-    """Pool workers outlive a killed parent otherwise."""
+def die_with_parent() -> None:
+    """End this worker as soon as the process that started it has ended, however it ended."""
     parent = parent_process()
 
     def watch(process: BaseProcess) -> None:

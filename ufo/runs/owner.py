@@ -87,6 +87,7 @@ def owned(folder: Path, silence: float = SILENCE, beat: float = BEAT) -> Iterato
         beat: seconds between the signs of life of this process.
     """
     if not is_first_process():
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="parent").start()
         yield
         return
     mine = Owner()
@@ -199,6 +200,13 @@ def _beat(folder: Path, mine: Owner, beat: float, ended: threading.Event) -> Non
             os.replace(part, folder / FILE)
         except OSError:  # a full disk: the next one may be written
             pass
+
+
+def _end_with(parent: int) -> None:
+    """A process of a distributed run does not outlive what started it, waiting for the others in vain."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
 
 
 def _write(folder: Path, owner: Owner) -> Path:
