@@ -86,9 +86,14 @@ def owned(folder: Path, silence: float = SILENCE, beat: float = BEAT) -> Iterato
         silence: how long an owner on another machine is watched before it is taken for dead.
         beat: seconds between the signs of life of this process.
     """
+    ended = threading.Event()
     if not is_first_process():
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="parent").start()
-        yield
+        if _is_child_of_first():
+            threading.Thread(target=_end_with, args=(os.getppid(), ended), daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
         return
     mine = Owner()
     try:
@@ -99,7 +104,6 @@ def owned(folder: Path, silence: float = SILENCE, beat: float = BEAT) -> Iterato
     if not took:
         yield
         return
-    ended = threading.Event()
     threading.Thread(target=_beat, args=(folder, mine, beat, ended), daemon=True, name="owner").start()
     try:
         yield
@@ -202,11 +206,18 @@ def _beat(folder: Path, mine: Owner, beat: float, ended: threading.Event) -> Non
             pass
 
 
-def _end_with(parent: int) -> None:
+def _is_child_of_first() -> bool:
+    """Whether Lightning has started this process from the first one; torchrun and Slurm look after theirs."""
+    return os.environ.get("LOCAL_RANK", "0") not in ("", "0") and not {"RANK", "SLURM_PROCID"} & set(
+        os.environ
+    )
+
+
+def _end_with(parent: int, ended: threading.Event) -> None:
     """A process of a distributed run does not outlive what started it, waiting for the others in vain."""
-    while os.getppid() == parent:
-        time.sleep(2)
-    os._exit(1)
+    while not ended.wait(2):
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _write(folder: Path, owner: Owner) -> Path:
