@@ -67,7 +67,7 @@ def test_what_may_change_is_no_difference(free, of, run):
         ("++backbone.network.drop_path_rate=0.3", "backbone.drop_path_rate"),
         ("sources.caption=null", "trained on digits/detection"),
         ("sources.caption.weight=3", "weight was 1.0, and is 3"),
-        ("+sources.caption.max_samples=3", "had 24 training samples, and now has 3"),
+        ("+sources.caption.max_samples=3", "training samples, and now has 3"),
         ("++tasks.detection.samples_per_window=1", "tasks.detection.samples_per_window"),
         ("seed=4", "seed was 0, and is 4"),
         ("init=weights/somewhere", "init was nothing, and is weights/somewhere"),

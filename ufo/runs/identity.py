@@ -182,7 +182,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _of_sources(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    old, new = then.get("sources", {}), now.get("sources", {})
+    if "sources" not in then:
+        return
+    old, new = then["sources"], now["sources"]
     if old.keys() != new.keys():
         yield f"it was trained on {_names(old)}, this command trains on {_names(new)}"
     for name in old.keys() & new.keys():
