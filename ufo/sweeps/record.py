@@ -123,6 +123,7 @@ def recorded(main: Callable[[Any], float | None]) -> Callable[[Any], float | Non
         from hydra.types import RunMode
 
         job_begins()
+        _forgive_log_files()
         hydra = HydraConfig.get()
         folder, sweeping = Path(hydra.runtime.output_dir), hydra.mode == RunMode.MULTIRUN
         try:
@@ -227,6 +228,13 @@ def _close_loggers(state: str) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
         wandb.finish(exit_code=0 if state in (FINISHED, PRUNED) else 1)
+
+
+def _forgive_log_files() -> None:
+    """A full disk under Hydra's log file: the line is still on the screen, and a traceback per line helps nobody."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = lambda _: None
 
 
 def _write(record: Record, folder: Path) -> None:
