@@ -1,4 +1,4 @@
-"""Folders of runs as a user meets them: another run is refused, a finished one stays, a full disk costs no run."""
+"""Folders of runs as a user meets them: another run is refused, a finished one stays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ufo.runs import owner, results
 
 pytestmark = pytest.mark.slow
 
+OFTEN = ["callbacks.checkpoint.every_n_train_steps=1", "callbacks.checkpoint.save_top_k=-1"]
 # one task, so that a start takes seconds
 ALONE = [f"sources.{task}=null" for task in TASKS if task != "caption"]
 RUN = [
@@ -95,12 +96,7 @@ def test_a_second_process_is_refused(finished, scenes):
 
 def test_a_damaged_checkpoint_is_skipped_for_an_older_one(scenes, tmp_path):
     """Whole files: one lacks its optimizer, the next older one has other weights, then comes a good one."""
-    arguments = [
-        *RUN,
-        *scenes,
-        "callbacks.checkpoint.every_n_train_steps=1",
-        "callbacks.checkpoint.save_top_k=-1",
-    ]
+    arguments = [*RUN, *scenes, *OFTEN]
     assert forked("train.py", *arguments, "trainer.max_steps=3", out=tmp_path).codes == [0]
     folder = tmp_path / "checkpoints"
     (folder / "last.ckpt").unlink()

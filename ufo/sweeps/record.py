@@ -231,7 +231,7 @@ def _close_loggers(state: str) -> None:
 
 
 def _forgive_log_files() -> None:
-    """A full disk under Hydra's log file: the line is still on the screen, and a traceback per line helps nobody."""
+    """A full disk under Hydra's log file: lines stay on the screen, and a traceback for each is no help."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handleError = lambda _: None
