@@ -16,10 +16,10 @@ from ufo.sweeps.record import recorded
 @recorded
 def main(cfg: DictConfig) -> float | None:
     with clear_errors():
-        check_told(cfg)
         check_config(cfg)
         build.seed_everything(cfg)
         model = load(cfg.ckpt)
+        check_told(cfg)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("validate")

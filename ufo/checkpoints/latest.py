@@ -64,8 +64,10 @@ def contents(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Damaged:
         raise
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
-        raise Damaged(f"it is no whole checkpoint: {first_line(error)}") from error
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise Damaged(f"it was cut short, or is no checkpoint ({first_line(error)})") from error
+    except pickle.UnpicklingError as error:
+        raise Damaged("it is no checkpoint, or holds code; nothing was run") from error
     except OSError as error:
         raise Damaged(f"it cannot be read: {first_line(error)}") from error
     except Exception as error:  # a strange file may fail in any way

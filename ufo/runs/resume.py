@@ -91,10 +91,6 @@ def _check_same(
     run: Mapping[str, Any],
 ) -> None:
     """Raises CheckpointError where the checkpoint is of another run, as far as it tells."""
-    then = content.get(identity.KEY)
-    if not isinstance(then, dict):  # of an earlier version
-        then = recorded or {"classes": content["ufo"]["classes"]}
-    identity.check_same(run, then, path)
     try:
         check_same_model(module.model, content["ufo"], path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,3 +100,7 @@ def _check_same(
             f"{error}; this run would go on from there: take another name=..., or start afresh with "
             "resume=never"
         ) from error
+    then = content.get(identity.KEY)
+    if not isinstance(then, dict):  # of an earlier version
+        then = recorded or {"classes": content["ufo"]["classes"]}
+    identity.check_same(run, then, path)
