@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,8 @@ def test_evaluation_scores_the_data_of_the_run(finished, tmp_path):
     done = forked("evaluate.py", f"ckpt={finished}", *quick, "logger=csv", out=tmp_path)
     assert done.codes == [0], done.text
     assert metrics(tmp_path) == metrics(finished)
-    done = forked("evaluate.py", f"ckpt={finished}/nowhere", *quick, out=tmp_path / "none")
+    bare = shutil.copytree(finished / "model", tmp_path / "bare")
+    done = forked("evaluate.py", f"ckpt={bare}", *quick, out=tmp_path / "none")
     assert done.codes == [1] and "add experiment=" in done.text and "Traceback" not in done.text
 
 
