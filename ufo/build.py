@@ -5,6 +5,7 @@ The only place that knows both the config's names and the code's; the entry poin
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def build_model(cfg: DictConfig) -> UFO:
         backbone,
         tokenizer,
         tasks,
-        loss_weights=OmegaConf.to_container(cfg.loss_weights),
+        loss_weights=dict(cfg.loss_weights),
         mask_points=cfg.mask_points,
     )
     prepare_training(model, instantiate(cfg.lora), cfg.backbone.network.get("pretrained"))
@@ -132,7 +133,7 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
     quieten()
     arguments = {"callbacks": None, "logger": None, **overrides}
     if evaluates:
-        cfg = OmegaConf.merge(cfg)  # a copy
+        cfg = copy.deepcopy(cfg)
         cfg.trainer.strategy = for_evaluation(cfg.trainer.strategy)
     if arguments["logger"] is None:
         arguments["logger"] = [forgiving(instantiate(c)) for c in cfg.logger.values() if c] or False

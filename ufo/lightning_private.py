@@ -5,9 +5,9 @@ tests/test_lightning_private.py notices when a new version of Lightning changes 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
@@ -83,6 +83,21 @@ class HasWorkers:
     @_iterator.setter
     def _iterator(self, iterator: None) -> None:
         self.loader._iterator = iterator
+
+
+class Settings(Protocol):
+    """Attributes of a trainer that are public, but set in a way that a type checker cannot see."""
+
+    fast_dev_run: bool | int
+    log_every_n_steps: int
+    overfit_batches: int | float
+    callbacks: list[Callback]
+    datamodule: LightningDataModule | None
+
+
+def settings(trainer: Trainer) -> Settings:
+    """The trainer, with the attributes that Lightning gives it outside of its class."""
+    return cast(Settings, trainer)
 
 
 def handlers_before(trainer: Trainer) -> dict[Any, Any]:

@@ -94,6 +94,10 @@ class MLLM(Backbone):
         """The language model: `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
         return self.net.model.language_model
 
+    def rotary(self, x: Tensor, positions: Tensor) -> Any:
+        """Cosines and sines of the places `positions [b, N]` of tokens `x [b, N, C]`, for the layers."""
+        return self.decoder.rotary_emb(x, positions)
+
     @property
     def tile(self) -> int:
         """Pixels of a tile's side."""
@@ -209,7 +213,7 @@ class MLLM(Backbone):
     def _run_prefix(self, x, inside, visible, positions, points, layout, causal):
         """All decoder layers on the prefix; what answers may see of each."""
         mask = _prefix_mask(inside, visible, causal)
-        rope = self.decoder.rotary_emb(x, positions)
+        rope = self.rotary(x, positions)
         memory: list[LayerMemory | None] = []
         for index, layer in enumerate(self.decoder.layers):
             local = None
@@ -248,7 +252,7 @@ class MLLM(Backbone):
         if packed is not None:
             x, positions = x.flatten(0, 1)[packed][None], positions.flatten()[packed][None]
             first = (packed % length == 0)[:, None], packed // length
-        rope = self.decoder.rotary_emb(x, positions)
+        rope = self.rotary(x, positions)
         for index, layer in enumerate(self.decoder.layers):
             local = context.memory[index].local
             if local is not None and begin == 0:

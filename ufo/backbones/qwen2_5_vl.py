@@ -6,6 +6,8 @@ Shapes: `B` images, `H W` tokens, `p` pixels of a patch's side, `m` merge, `N` p
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -64,6 +66,10 @@ class Qwen2_5_VL(MLLM):
         x = x.flatten(0, 4).flatten(1)  # [B*H*W*m*m, 3*times*p*p]
         found = self.net.model.get_image_features(pixel_values=x, image_grid_thw=grid)
         return torch.stack(list(found.pooler_output))
+
+    def rotary(self, x: Tensor, positions: Tensor) -> Any:
+        # text has the same place in all three directions; older transformers (5.17) do not repeat it
+        return super().rotary(x, positions if positions.ndim == 3 else positions.expand(3, -1, -1))
 
     def positions(self, inside: Tensor, visible: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Image tokens have a place for time, row and column `[3, b, N]`; text goes on behind the largest."""

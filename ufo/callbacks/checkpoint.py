@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ufo.files import second_name, writing
-from ufo.lightning_private import OpenCheckpoint
+from ufo.lightning_private import OpenCheckpoint, settings
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,11 @@ def save_now(trainer: Trainer, pl_module: LightningModule) -> Path | None:
     Every process of a run must call it.
     """
     callback = trainer.checkpoint_callback
-    if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None or trainer.fast_dev_run:
+    if (
+        not isinstance(callback, ModelCheckpoint)
+        or callback.dirpath is None
+        or settings(trainer).fast_dev_run
+    ):
         return None
     path = Path(callback.dirpath) / f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"
     trainer.save_checkpoint(path)

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from ufo.lightning_private import settings
+
 
 class GradNorm(Callback):
     """Log `train/grad_norm` every `log_every_n_steps`: L2, of all processes' shards where they are sharded.
@@ -22,7 +24,7 @@ class GradNorm(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        every = trainer.log_every_n_steps
+        every = settings(trainer).log_every_n_steps
         if every and (trainer.global_step + 1) % every == 0:
             norm = grad_norm(trainer, pl_module)
             if norm is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ufo.lightning_private import settings
+
 
 class DataProblems(Callback):
     """Log `data/{source}/unusable` and `data/{source}/rejected`: different training samples so far.
@@ -16,11 +18,11 @@ class DataProblems(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every = trainer.log_every_n_steps
+        every = settings(trainer).log_every_n_steps
         if not every or (trainer.global_step % every) or not trainer.is_global_zero:
             return
         values = {}
-        for source in getattr(trainer.datamodule, "sources", ()):
+        for source in getattr(settings(trainer).datamodule, "sources", ()):
             for kind, count in zip(("unusable", "rejected"), source.problems("train"), strict=True):
                 if count:
                     values[f"data/{source.name}/{kind}"] = float(count)

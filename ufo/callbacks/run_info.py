@@ -24,6 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.files import write_json, write_text
+from ufo.lightning_private import settings
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class RunInfo(Callback):
         self.folder = None if folder is None else Path(folder)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or settings(trainer).fast_dev_run:
             return
         info, config = run_info(trainer, stage), plain(self.config)
         folder = self.folder or Path(trainer.default_root_dir)

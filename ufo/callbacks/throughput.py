@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from ufo.callbacks.flops import StepFlops, peak_flops
+from ufo.lightning_private import settings
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Throughput(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        every = trainer.log_every_n_steps
+        every = settings(trainer).log_every_n_steps
         if every and self._step % every == 0 and self._batches:
             pl_module.log_dict(self.values(trainer), batch_size=len(batch))
             self._reset()

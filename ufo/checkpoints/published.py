@@ -55,7 +55,7 @@ class PublishedViT(Published):
         tokenizer = self._tokenizer(vocab)
         settings = self._choose(recipes.task_settings(cfg), tokenizer.has_mask, tasks)
         if len(settings) == 1 and not recipes.names_experiment(overrides):
-            cfg = recipes.compose(self._single(*settings, overrides))
+            cfg = recipes.compose(self._single(next(iter(settings)), overrides))
             settings = {name: recipes.task_settings(cfg)[name] for name in settings}
         return cfg, tokenizer, settings, self.backbone
 

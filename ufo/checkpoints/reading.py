@@ -23,7 +23,7 @@ from ufo.checkpoints.published_base import Published
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.model import UFO
 from ufo.tasks import make_task
-from ufo.tokenizer import UFOTokenizer
+from ufo.tokenizer import Tokenizer, UFOTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _described(
 def build(description: dict[str, Any]) -> UFO:
     """A model with random weights from its description."""
     if "tokenizer" in description:
-        tokenizer = HFTokenizer.from_content(**description["tokenizer"])
+        tokenizer: Tokenizer = HFTokenizer.from_content(**description["tokenizer"])
     else:  # checkpoints of earlier versions all have the token
         tokenizer = UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True))
         if len(tokenizer) != description["backbone"].get("vocab_size", len(tokenizer)):
@@ -114,18 +114,19 @@ def build_for(description: dict[str, Any], path: str | Path) -> UFO:
 @contextmanager
 def no_values() -> Iterator[None]:
     """Parameters made inside take no memory; buffers, which no file holds, are made as usual."""
-    register = nn.Module.register_parameter
+    module_class: Any = nn.Module  # its method is exchanged for a while
+    register = module_class.register_parameter
 
     def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:  # a tied one stays the same object
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_empty
+    module_class.register_parameter = register_empty
     try:
         yield
     finally:
-        nn.Module.register_parameter = register
+        module_class.register_parameter = register
 
 
 def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path, assign: bool = False) -> None:
@@ -188,7 +189,7 @@ def check_architecture(
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested settings with dotted names: `config.text_config.hidden_size`."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
     return flat

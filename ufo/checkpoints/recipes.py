@@ -78,7 +78,8 @@ def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
 
 def plain(node: DictConfig) -> dict[str, Any]:
     """A part of the config as plain values."""
-    return OmegaConf.to_container(node, resolve=True)
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    return content
 
 
 def loss_settings(cfg: DictConfig) -> dict[str, Any]:

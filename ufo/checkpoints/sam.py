@@ -194,7 +194,7 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
             f"there is no published BERT of width {width}; give the embedding that was published with UFO: "
             "init='{sam: auto, bert: bert_embed_huge.pt}', or init='{sam: auto, bert: null}' for a random one"
         )
-    chosen = default if name == AUTO else name
+    chosen = default if name == AUTO and default is not None else name
     if Path(chosen).suffix in PICKLED and Path(chosen).is_file():
         return _embedding_file(model, Path(chosen))
     found = _read(chosen, lambda key: _BERT.get(key.removeprefix("bert.")))
@@ -249,7 +249,7 @@ def _embedding_file(model: UFO, path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _read(name: str, rename: Callable[[str], str | None]) -> dict[str, Tensor]:
     """The tensors, float32, that `rename` has a name for, from a folder or the hub; others are not read."""
-    found = {}
+    found: dict[str, Tensor] = {}
     try:
         for file in _files(name):
             with safe_open(file, "pt") as weights:

@@ -79,7 +79,8 @@ def check_split(found: Found, split: str, count: int | None) -> Report:
 def _decode(data: Any, count: int | None, report: Report) -> Counter[int]:
     """Decode samples, note what fails; the labels seen, by number of objects (pixels of class maps)."""
     total = len(data)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, count or total)).astype(int)) if total else []
+    places = np.linspace(0, total - 1, min(total, count or total)) if total else np.zeros(0)
+    chosen = np.unique(places.astype(int))
     labels: Counter[int] = Counter()
     objects, sides, failed = 0, [], 0
     for i in track(chosen, "decoding", transient=True, console=Console(stderr=True)):

@@ -94,7 +94,7 @@ def _rows(cfg: DictConfig) -> tuple[list[Row], list[str]]:
     for key, source in cfg.sources.items():
         if not source or not source.get("weight", 1.0) > 0:
             continue
-        alone = OmegaConf.merge(cfg, {})
+        alone: Any = OmegaConf.merge(cfg, {})
         alone.sources = {key: source}
         note = ""
         try:

@@ -176,7 +176,7 @@ def _picture(batch: Batch, asked: Asked, answers: list[tuple[str, str]]) -> Imag
     image = batch.images[0]
     target = Target(
         id=0,
-        size=tuple(image.shape[-2:]),
+        size=(image.shape[-2], image.shape[-1]),
         boxes=None if batch.boxes is None else batch.boxes[0],
         labels=None if batch.labels is None else batch.labels[0],
         semantic=None if batch.semantic is None else batch.semantic[0],

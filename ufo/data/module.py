@@ -23,7 +23,7 @@ from ufo.data.processes import die_with_parent
 from ufo.data.resume import rewind, unapplied_batches
 from ufo.data.sampling import weights_by_size
 from ufo.data.source import Source
-from ufo.lightning_private import HasWorkers, counts
+from ufo.lightning_private import HasWorkers, counts, settings
 from ufo.types import Batch, Sample
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class UFODataModule(L.LightningDataModule):
         entries = self.entries()
         sampler = MixtureSampler(entries, self.seed, rank, world_size, self._total())
         # Lightning's `overfit_batches` means the same few batches in every epoch
-        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+        overfit = self.trainer is not None and settings(self.trainer).overfit_batches > 0
         state = None if overfit else self._loaded
         if state is not None and self.trainer is not None:
             rewind(self.trainer, state["unapplied"], sampler.max_steps)

@@ -36,8 +36,8 @@ def color(index: int) -> RGB:
     if index < len(PALETTE):
         return PALETTE[index]
     hue = index * 0.618034 % 1
-    parts = colorsys.hls_to_rgb(hue, (0.38, 0.52, 0.66)[index % 3], 0.75)
-    return tuple(round(255 * part) for part in parts)
+    red, green, blue = colorsys.hls_to_rgb(hue, (0.38, 0.52, 0.66)[index % 3], 0.75)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 @functools.cache

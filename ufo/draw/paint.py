@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,8 @@ def _paint_dashes(picture: Image.Image, box: Sequence[float], dash: int = 7) -> 
 def _paint_labels(picture: Image.Image, boxes: Sequence[Sequence[float]], marks: Marks) -> None:
     """A label at every object, where it hides as little of better objects' labels as possible."""
     size = 15 if len(boxes) <= 12 else 12  # pixels
-    labels, taken = [], []
+    labels: list[Any] = []
+    taken: list[Any] = []
     for box, index, name in zip(boxes, marks.colors, marks.names, strict=True):
         if not (name := clean(name)[:40]):
             continue

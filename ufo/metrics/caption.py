@@ -160,7 +160,7 @@ class CaptionScores(MetricCallback):
     shown = ("CIDEr", "ROUGE-L")
 
     def make_metric(self, classes: tuple[str, ...]) -> MetricCollection:
-        metrics = {f"BLEU-{n}": BLEUScore(n, sync_on_compute=False) for n in (1, 2, 3, 4)}
+        metrics: dict[str, Any] = {f"BLEU-{n}": BLEUScore(n, sync_on_compute=False) for n in (1, 2, 3, 4)}
         metrics |= {"CIDEr": CIDEr(), "ROUGE-L": RougeL(sync_on_compute=False)}
         return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class ReasoningIoU(ExampleMetric):
             "_short": [e for e in self.examples if e[2] is False],
             "_long": [e for e in self.examples if e[2] is True],
         }
-        values = {}
+        values: dict[str, Any] = {}
         for kind, examples in kinds.items():
             if examples or not kind:
                 values |= {k + kind: v for k, v in _scores([e[0] for e in examples]).items()}
