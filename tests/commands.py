@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import logging
 import multiprocessing
 import os
+import random
 import runpy
 import signal
 import socket
@@ -148,9 +150,7 @@ def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout:
     """
     for module in IMPORTED:
         importlib.import_module(module)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     printed = out.with_name(f"{out.name}.printed")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +169,18 @@ def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout:
     text = printed.read_text(errors="replace")
     assert not late, f"{len(late)} processes did not end:\n{text[-3000:]}"
     return Finished([process.exitcode for process in started], text)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those that the system gives to connections by itself.
+
+    One of the latter may be taken again, by the processes' own connections, before they meet on it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def _forked(rank: int, script: str, overrides, out: Path, printed: Path, processes: int, port: int) -> None:

@@ -26,8 +26,8 @@ SHARDED = [
     pytest.param("deepspeed_stage3", marks=needs_deepspeed),
 ]
 SMALL = [*NETWORK, *QUICK, *resolution(56, 56), "~callbacks.pictures", "logger=csv"]
-# the mask losses at every pixel: sampled points are those with the least certain logits, so that a rounding
-# error chooses other points, and the difference is then one of points and not of precision
+# mask losses at every pixel: sampled points are those with the least certain logits, a rounding error could
+# choose other ones; the difference would then be one of points and not of precision
 EVERY_PIXEL = "mask_points=0"
 # Adam would turn round-off into steps of full size
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=0.5"]
