@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from ufo import build
 from ufo.check import RUNNING, check_config, check_fit, clear_errors
-from ufo.checkpoints.native import load
+from ufo.checkpoints.load import load
 from ufo.command_line import clear_command_line
 from ufo.runs import results
 from ufo.runs.evaluation import check_told, of_the_run

@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from ufo import build
 from ufo.check import RUNNING, check_config, check_fit, clear_errors
-from ufo.checkpoints.native import check_base, initialise
+from ufo.checkpoints.load import check_base, initialise
 from ufo.command_line import clear_command_line
 from ufo.runs import identity, resume
 from ufo.sweeps.record import recorded

@@ -70,7 +70,7 @@ def meta_size(experiment: str) -> Size:
     from hydra.utils import instantiate
 
     from ufo.backbones.lora import apply_lora
-    from ufo.checkpoints.native import no_values
+    from ufo.checkpoints.load import no_values
 
     name, *more = experiment.split()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -66,7 +66,7 @@ IMPORTED = (
     "ufo.callbacks.run_info",
     "ufo.metrics.box_map",
     "ufo.check",
-    "ufo.checkpoints.native",
+    "ufo.checkpoints.load",
     "ufo.data.datasets",
     "ufo.modules.ufo_vit",
     "ufo.sweeps.record",

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from official_files import write_official
 from sharing import shared
 
-from ufo.checkpoints.native import save
+from ufo.checkpoints.load import save
 from ufo.command_line import clear_command_line
 
 ONE = [f"sources.{task}=null" for task in ("detection", "instance_segmentation", "semantic_segmentation")]

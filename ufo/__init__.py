@@ -22,6 +22,6 @@ def load(path: str | Path, device: str = "cpu", base: str | Path | None = None) 
 
     `base` says where the base of a LoRA is, if it has moved since the training.
     """
-    from ufo.checkpoints.native import load as load_checkpoint
+    from ufo.checkpoints.load import load as load_checkpoint
 
     return load_checkpoint(path, device, base)

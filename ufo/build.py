@@ -21,7 +21,7 @@ from ufo.callbacks.final_validation import FinalValidation
 from ufo.callbacks.loggers import forgiving
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
-from ufo.checkpoints.native import prepare_training
+from ufo.checkpoints.load import prepare_training
 from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring

@@ -14,7 +14,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ufo.checkpoints.native import CheckpointError
+from ufo.checkpoints.errors import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.errors import instead, sentence

@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.checkpoints.native import load, save
+from ufo.checkpoints.load import load, save
 from ufo.data.module import UFODataModule
 from ufo.modules.base import UFOModule
 from ufo.runs import identity, owner, results

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_mllm_files import published
+from released_mllm_files import published
 from safetensors.torch import save_file
 from tiny_mllm import FAMILIES, LORA, make_mllm, make_tokenizer
 from torch import Tensor
 
-from ufo.checkpoints import pretrained
+from ufo.checkpoints import pretrained_lm
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import NET, save
-from ufo.checkpoints.native import initialise, prepare_training
-from ufo.checkpoints.published import is_released, open_released
+from ufo.checkpoints.load import initialise, prepare_training
+from ufo.checkpoints.model_folder import NET, save
+from ufo.checkpoints.released_vit import is_released, open_released
 
 TRAINED = (
     ".lora_",
@@ -124,7 +124,7 @@ def test_a_merged_folder_is_finished_and_a_base_is_not(tmp_path):
     for mask in (True, False):
         folder = merged_folder(tmp_path / str(mask), mask)
         assert is_released(folder)
-        assert pretrained.read(model.backbone, folder).finished == mask
+        assert pretrained_lm.read(model.backbone, folder).finished == mask
 
 
 def test_the_norm_of_a_finished_model_is_kept(tmp_path):

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 from cli_model import tiny_model
 
-from ufo.checkpoints.native import save
+from ufo.checkpoints.load import save
 from ufo.cli.main import main
 
 

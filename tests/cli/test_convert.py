@@ -9,7 +9,7 @@ import torch
 from cli_model import tiny_model
 
 import ufo as package
-from ufo.checkpoints.official import key_table
+from ufo.checkpoints.vit_names import key_table
 
 EXPERIMENT = ("experiment=ufo_vit_b_multi", "tasks.detection.image_size=32")
 

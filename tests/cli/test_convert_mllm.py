@@ -7,8 +7,8 @@ import os
 
 import pytest
 import torch
-from official_mllm_files import published
 from omegaconf import OmegaConf
+from released_mllm_files import published
 from tiny_mllm import (
     CLASSES,
     FAMILIES,
@@ -24,7 +24,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 import ufo as package
 from ufo.checkpoints import recipes
-from ufo.checkpoints.native import initialise, prepare_training, save
+from ufo.checkpoints.load import initialise, prepare_training, save
 
 
 @pytest.fixture(params=FAMILIES)

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
 import ufo.cli.predict as ufo_predict
-from ufo.checkpoints.native import save
+from ufo.checkpoints.load import save
 from ufo.data.errors import DataError
 from ufo.data.pictures import as_image
 from ufo.kinds import ClassMap, Objects, Referred, Text

@@ -27,7 +27,7 @@ from ufo.backbones.context import Context, LayerMemory
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
 from ufo.backbones.prefix_attention import AnswerPass, answer_attention
-from ufo.checkpoints.official_mllm import merge, read_official_mllm
+from ufo.checkpoints.mllm_names import merge, read_released_mllm
 from ufo.hf_tokenizer import HFTokenizer, read_backend
 from ufo.model import UFO
 from ufo.ops.grid import Queries
@@ -273,14 +273,14 @@ def merged_weights(folder: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_weights(folder: str, config: dict[str, Any]):
-    """What `read_official_mllm` makes of the recorded weights and a config."""
+    """What `read_released_mllm` makes of the recorded weights and a config."""
     family = folder.split("_")[0]
     known = json.loads((FOLDER / "tokenizer" / f"{family}_ids.json").read_text(encoding="utf-8"))["ids"]
     key, token = ("image_token_id", "<IMG_CONTEXT>") if family == "internvl" else ("image_token_index", IMAGE)
-    return read_official_mllm(official_weights(folder), {**config, key: known[token]})
+    return read_released_mllm(released_weights(folder), {**config, key: known[token]})
 
 
-def official_weights(folder: str) -> dict[str, Tensor]:
+def released_weights(folder: str) -> dict[str, Tensor]:
     """Recorded weights by their official names."""
     return load_file(FOLDER / f"{folder}_tiny.safetensors")
 
@@ -288,9 +288,9 @@ def official_weights(folder: str) -> dict[str, Tensor]:
 @lru_cache
 def native_names(folder: str) -> dict[str, list[str]]:
     """Official name of a weight or factor -> native names of its parts, found out with numbers as values."""
-    config, weights = heads(folder), official_weights(folder)
+    config, weights = heads(folder), released_weights(folder)
     numbered = {k: torch.full_like(v, i) for i, (k, v) in enumerate(weights.items())}
-    with patch(f"{__name__}.official_weights", lambda _: numbered):
+    with patch(f"{__name__}.released_weights", lambda _: numbered):
         native, lora, _ = read_weights(folder, config)
     found: dict[str, list[str]] = {name: [] for name in weights}
     for name, value in {**native, **lora}.items():

@@ -8,7 +8,7 @@ import torch
 from vit_recordings import load_json
 
 from ufo.backbones.ufo_vit import PIXEL_MEAN, PIXEL_STD, UFOViT
-from ufo.checkpoints.official import architecture, convert_keys, key_table
+from ufo.checkpoints.vit_names import architecture, convert_keys, key_table
 
 
 def checkpoint(name: str) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from vit_recordings import FOLDER, close, load
 
 import ufo
-from ufo.checkpoints import published
+from ufo.checkpoints import released_vit
 from ufo.cli.main import main
 
 
@@ -28,7 +28,7 @@ def converted(recordings, tmp_path_factory) -> ufo.model.UFO:
     [vocabulary] = FOLDER.glob("*vocab.txt")
     arguments = ["--vocab", vocabulary, "--tasks", "detection,instance_segmentation,caption,grounding"]
     # the recorded width stands for base
-    with patch.object(published, "SIZES", {config["arch"]["embed_dims"]: "b"}):
+    with patch.object(released_vit, "SIZES", {config["arch"]["embed_dims"]: "b"}):
         code = main([str(a) for a in ("convert", folder / "small.pth", folder / "model", *arguments)])
     assert code == 0
     return ufo.load(folder / "model")

@@ -15,7 +15,7 @@ from vit_recordings import (
     traced,
 )
 
-from ufo.checkpoints.official import key_table
+from ufo.checkpoints.vit_names import key_table
 
 
 @pytest.fixture(scope="module")

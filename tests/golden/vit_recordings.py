@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ufo.backbones.ufo_vit import UFOViT
-from ufo.checkpoints.official import architecture, convert_keys
+from ufo.checkpoints.vit_names import architecture, convert_keys
 from ufo.model import UFO
 from ufo.ops.masks import rle_decode
 from ufo.tasks import Task

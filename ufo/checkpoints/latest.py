@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import first_line, twins
+from ufo.checkpoints.model_folder import first_line, twins
 
 SUMMED = 2 << 30  # bytes up to which every checksum of a file is compared: some seconds
 PARTS: dict[str, type] = {

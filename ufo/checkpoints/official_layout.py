@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ufo.checkpoints.official_mllm import Family, name_table, split_lora, strip_names
+from ufo.checkpoints.mllm_names import Family, name_table, split_lora, strip_names
 
 BASES = {
     "internvl": "OpenGVLab/InternVL2-8B or OpenGVLab/InternVL2_5-8B",
@@ -41,7 +41,7 @@ def complete(state: Mapping[str, Any], base: Mapping[str, Any]) -> Completed:
     """A partial file's tensors over those of its base, both by the published names.
 
     The file wins: its embedding and head have rows for UFO's tokens that the base lacks. Whether every
-    name has a place and all factors fit is checked where the result is read (`read_official_mllm`).
+    name has a place and all factors fit is checked where the result is read (`read_released_mllm`).
     """
     weights, factors = split_lora(strip_names(state))
     under, strange = split_lora(strip_names(base))
@@ -53,8 +53,8 @@ def complete(state: Mapping[str, Any], base: Mapping[str, Any]) -> Completed:
     return Completed(both, len(under.keys() - weights.keys()), len(under.keys() & weights.keys()))
 
 
-def to_official(native: Mapping[str, Tensor], family: Family, heads: tuple[int, int]) -> dict[str, Tensor]:
-    """Native weights by the published names, without `backbone.`: the inverse of `read_official_mllm`.
+def to_released(native: Mapping[str, Tensor], family: Family, heads: tuple[int, int]) -> dict[str, Tensor]:
+    """Native weights by the published names, without `backbone.`: the inverse of `read_released_mllm`.
 
     Args:
         native: by the names of `InternVLForConditionalGeneration` or `LlavaForConditionalGeneration`.

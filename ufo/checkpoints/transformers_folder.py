@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import first_line, twins
+from ufo.checkpoints.model_folder import first_line, twins
 from ufo.hub import is_unreachable
 
 REMOTE = "internvl_chat"  # model_type of InternVL with code of its own

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.mmengine import read_pickle
+from ufo.checkpoints.safe_pickle import read_pickle
 
 _MODEL = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt")
 _OPTIMIZER = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")

@@ -77,19 +77,20 @@ def run(args: argparse.Namespace) -> None:
     classes = _classes(args.classes)
     tasks = [name.strip() for name in args.tasks.split(",")] if args.tasks else None
 
-    from ufo.checkpoints import native, published
+    from ufo.checkpoints.load import build_for, load_weights, no_values, save
+    from ufo.checkpoints.released_vit import is_released, open_released
 
-    if args.src.is_dir() and not published.is_released(args.src):
+    if args.src.is_dir() and not is_released(args.src):
         raise CommandError(
             f"{args.src} is no folder of published weights; to merge the LoRA of a model trained here add "
             "--merge"
         )
-    found = published.open_released(args.src, args.base)
+    found = open_released(args.src, args.base)
     description = found.describe(args.vocab, tasks, classes, args.overrides)
-    with native.no_values():  # the weights are there: no memory for random ones
-        model = native.build_for(description, args.src)
-    native.load_weights(model, found.weights, args.src, assign=True)
-    native.save(model, args.out)
+    with no_values():  # the weights are there: no memory for random ones
+        model = build_for(description, args.src)
+    load_weights(model, found.weights, args.src, assign=True)
+    save(model, args.out)
     print(f"{args.out}: {found.name}; tasks: {', '.join(model.tasks)}")
 
 
@@ -98,9 +99,9 @@ def _consolidate(args: argparse.Namespace) -> None:
     if args.overrides or args.vocab or args.tasks or args.classes or args.base:
         raise CommandError("a checkpoint of this project is taken as it is: leave out the other options")
 
-    from ufo.checkpoints import native
+    from ufo.checkpoints.load import load, save
 
-    native.save(native.load(args.src), args.out)
+    save(load(args.src), args.out)
     print(f"{args.out}: the model of {args.src}")
 
 
@@ -110,9 +111,9 @@ def _merge(args: argparse.Namespace) -> None:
         raise CommandError("--merge takes the model as it is: leave out the other options")
 
     from ufo.backbones.lora import has_adapters, merge_lora
-    from ufo.checkpoints import native
+    from ufo.checkpoints.load import load, save
 
-    model = native.load(args.src, base=args.base)
+    model = load(args.src, base=args.base)
     lora = model.backbone.lora
     if not has_adapters(lora) and model.backbone.base is None:
         raise CommandError(f"{args.src} has no LoRA and no base; it is whole already")
@@ -120,7 +121,7 @@ def _merge(args: argparse.Namespace) -> None:
         merge_lora(model.backbone)
     except ValueError as error:
         raise CommandError(f"the LoRA of {args.src} cannot be merged: {error}") from error
-    native.save(model, args.out)
+    save(model, args.out)
     merged = f"LoRA of rank {lora['r']} merged" if lora and has_adapters(lora) else "joined with its base"
     print(f"{args.out}: {type(model.backbone).__name__}, {merged}; tasks: {', '.join(model.tasks)}")
 

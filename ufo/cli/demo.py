@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ufo import build
     from ufo.baselines import TrivialPredictor
     from ufo.check import check_fit, clear_errors
-    from ufo.checkpoints.native import initialise, save
+    from ufo.checkpoints.load import initialise, save
 
     quiet()
     began = time.monotonic()

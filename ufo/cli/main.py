@@ -71,9 +71,9 @@ def _is_expected(error: Exception) -> bool:
     """Whether the message alone tells the user what to do; anything else is a bug of the code."""
     if isinstance(error, (CommandError, DataError, OSError)):
         return True
-    # imports torch, so it is only there if a command has read a checkpoint
-    native = sys.modules.get("ufo.checkpoints.native")
-    return native is not None and isinstance(error, native.CheckpointError)
+    # the module is only there if a command has read a checkpoint, which imports torch
+    errors = sys.modules.get("ufo.checkpoints.errors")
+    return errors is not None and isinstance(error, errors.CheckpointError)
 
 
 def _set_up_output() -> None:

@@ -143,7 +143,7 @@ def _load(ckpt: str, device: str) -> UFO:
     import torch
 
     import ufo
-    from ufo.checkpoints.native import CheckpointError
+    from ufo.checkpoints.errors import CheckpointError
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(bundle: Path):
     """The model of a bundle, and the precision it was trained in."""
-    from ufo.checkpoints.mmengine import read_pickle
-    from ufo.checkpoints.native import load_weights
-    from ufo.checkpoints.reading import build_for
+    from ufo.checkpoints.load import load_weights
+    from ufo.checkpoints.read import build_for
+    from ufo.checkpoints.safe_pickle import read_pickle
 
     content = read_pickle(bundle / WEIGHTS)
     description, state = content.get("ufo"), content.get("state_dict")

@@ -16,7 +16,7 @@ from torch import nn
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.latest import Damaged, check_fits, contents, newest_first
-from ufo.checkpoints.native import check_same_model
+from ufo.checkpoints.load import check_same_model
 from ufo.runs import identity
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ufo.checkpoints import mmengine, zero_folder
+from ufo.checkpoints import safe_pickle, zero_folder
 from ufo.checkpoints.errors import CheckpointError
 
 PICKLED = (".pth", ".pt", ".bin")
@@ -41,7 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _read_file(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at '{path}'")
-    return mmengine.state_dict(mmengine.read_pickle(path), path)
+    return safe_pickle.state_dict(safe_pickle.read_pickle(path), path)
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"'{folder}' has no weights: no {_SAFE}, no {_BIN}, no index of shards, no files of DeepSpeed"
             )
-        return mmengine.state_dict(zero_folder.read(found), found)
+        return safe_pickle.state_dict(zero_folder.read(found), found)
     if not name.endswith(_INDEX):
         return _read_file(folder / name)
     listed = _index(folder / name)
@@ -102,7 +102,7 @@ def _index(path: Path) -> dict[str, str]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
-        return mmengine.state_dict(mmengine.read_pickle(path), path)
+        return safe_pickle.state_dict(safe_pickle.read_pickle(path), path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.official_layout import BASES, complete, is_partial, to_official
-from ufo.checkpoints.official_mllm import Family, family_of
-from ufo.checkpoints.stored import read_tensors
+from ufo.checkpoints.mllm_names import Family, family_of
+from ufo.checkpoints.official_layout import BASES, complete, is_partial, to_released
+from ufo.checkpoints.stored_tensors import read_tensors
 from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ def with_base(state: Mapping[str, Any], path: str | Path, base: str | Path | Non
             "init='{file: FILE, base: FOLDER}' (train.py)"
         )
     try:
-        completed = complete(state, official_base(base, family))
+        completed = complete(state, read_base(base, family))
     except ValueError as error:
         raise CheckpointError(f"'{path}' and its base '{base}': {error}") from error
     log.info("%s: %d tensors of its own, %d taken from %s", path, len(state), completed.from_base, base)
     return completed.state
 
 
-def official_base(name: str | Path, family: Family) -> dict[str, Tensor]:
+def read_base(name: str | Path, family: Family) -> dict[str, Tensor]:
     """The weights of a base by the published names, in whichever of the two layouts its folder has them.
 
     Raises CheckpointError: not to be had, damaged, or of another family.
@@ -62,6 +62,6 @@ def official_base(name: str | Path, family: Family) -> dict[str, Tensor]:
     weights, config = load_native(getattr(transformers, classes[family]), folder, name)
     text = config.get_text_config()
     try:
-        return to_official(weights, family, (text.num_attention_heads, text.num_key_value_heads))
+        return to_released(weights, family, (text.num_attention_heads, text.num_key_value_heads))
     except ValueError as error:
         raise CheckpointError(f"the base '{name}': {error}") from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from official_mllm_files import published
+from released_mllm_files import published
 from tiny_mllm import FAMILIES
 
-from ufo.checkpoints.official_layout import complete, is_partial, to_official
-from ufo.checkpoints.official_mllm import read_official_mllm
+from ufo.checkpoints.mllm_names import read_released_mllm
+from ufo.checkpoints.official_layout import complete, is_partial, to_released
 
 HEADS = {"text_config": {"num_attention_heads": 4}, "vision_config": {"num_attention_heads": 2}}
 KV_HEADS = {"internvl": 2, "llava": 4}
@@ -33,7 +33,7 @@ def only_trained(whole):
 
 def test_official_names_and_back(family):
     official, native = published(family, prefix="")
-    back = to_official(native, family, (4, KV_HEADS[family]))
+    back = to_released(native, family, (4, KV_HEADS[family]))
     assert back.keys() == official.keys()
     assert all(torch.equal(back[name], value) for name, value in official.items())
 
@@ -42,7 +42,7 @@ def test_weights_of_another_model_have_no_way_back(family):
     native = published(family)[1]
     native.pop("lm_head.weight")
     with pytest.raises(ValueError, match=r"1 missing \(lm_head\.weight\)"):
-        to_official(native, family, (4, KV_HEADS[family]))
+        to_released(native, family, (4, KV_HEADS[family]))
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", ""])
@@ -53,11 +53,11 @@ def test_a_partial_file_and_its_base_are_the_whole_file(family, prefix):
     assert is_partial(partial) and not is_partial(whole) and not is_partial(base)
     # a base as it was published has no rows for UFO's tokens
     short = {n: v[:-1] if "tok_embeddings" in n or "embed_tokens" in n else v for n, v in base.items()}
-    for under in (base, short, to_official(native, family, (4, KV_HEADS[family]))):
+    for under in (base, short, to_released(native, family, (4, KV_HEADS[family]))):
         completed = complete(partial, under)
         assert completed.from_base > completed.replaced > 0
-        weights, lora, described = read_official_mllm(completed.state, HEADS)
-        expected = read_official_mllm(whole, HEADS)
+        weights, lora, described = read_released_mllm(completed.state, HEADS)
+        expected = read_released_mllm(whole, HEADS)
         assert described == expected[2]
         for got, want in ((weights, expected[0]), (lora, expected[1])):
             assert got.keys() == want.keys() and all(torch.equal(got[k], want[k]) for k in got)
@@ -69,7 +69,7 @@ def test_a_lora_over_another_base_is_refused(family):
     wide = (".feed_forward.w1", ".gate_proj")
     other = {n: torch.cat([v, v]) if any(part in n for part in wide) else v for n, v in base.items()}
     with pytest.raises(ValueError, match="do not fit"):
-        read_official_mllm(complete(only_trained(whole), other).state, HEADS)
+        read_released_mllm(complete(only_trained(whole), other).state, HEADS)
     with pytest.raises(ValueError, match="LoRA factors itself"):
         complete(only_trained(whole), whole)
 
@@ -80,4 +80,4 @@ def test_a_factor_without_its_partner_is_refused(family):
     partial = only_trained(whole)
     partial.pop(name)
     with pytest.raises(ValueError, match="lora_B"):
-        read_official_mllm(complete(partial, published(family, prefix="")[0]).state, HEADS)
+        read_released_mllm(complete(partial, published(family, prefix="")[0]).state, HEADS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_mllm_files import published
+from released_mllm_files import published
 from safetensors.torch import load_file
 from tiny_mllm import FAMILIES, LORA, make_mllm, outputs
 from torch import Tensor
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from ufo.backbones.lora import apply_lora
-from ufo.checkpoints.official_mllm import is_official_mllm, merge, read_official_mllm
+from ufo.checkpoints.mllm_names import is_released_mllm, merge, read_released_mllm
 
 GOLDEN = Path(os.environ.get("UFO_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden")) / "mllm"
 NATIVE = {
@@ -43,7 +43,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def test_full_weights_find_their_place(family):
     official, native = published(family)
-    weights, lora, described = read_official_mllm(official, HEADS)
+    weights, lora, described = read_released_mllm(official, HEADS)
     assert same(weights, native) and not lora
     assert described["family"] == family and described["lora"] is None
 
@@ -51,7 +51,7 @@ def test_full_weights_find_their_place(family):
 def test_the_architecture_is_read_from_the_tensors(family):
     official, native = published(family)
     ours = make_mllm(family).backbone.net.config.to_dict()
-    config = read_official_mllm(official, HEADS)[2]["config"]
+    config = read_released_mllm(official, HEADS)[2]["config"]
     for part in ("text_config", "vision_config"):
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             assert config[part][key] == ours[part][key], (part, key)
@@ -66,7 +66,7 @@ def test_the_architecture_is_read_from_the_tensors(family):
 @pytest.mark.parametrize("wrap", ["module", "nested", "bare", "new peft", "saved modules"])
 def test_wrappings_and_names_of_other_versions(family, wrap):
     official, native = published(family, lora=True)
-    expected = read_official_mllm(official, HEADS)
+    expected = read_released_mllm(official, HEADS)
     changed = dict(official)
     if wrap == "module":
         changed = {f"module.{k}": v for k, v in official.items()}
@@ -86,21 +86,21 @@ def test_wrappings_and_names_of_other_versions(family, wrap):
         stem = head.removesuffix(".weight")
         changed[f"{stem}.modules_to_save.default.weight"] = changed.pop(head)
         changed[f"{stem}.original_module.weight"] = torch.zeros(3)
-    found = read_official_mllm(changed, HEADS)
+    found = read_released_mllm(changed, HEADS)
     assert same(found[0], expected[0]) and same(found[1], expected[1]) and same(found[0], native)
     assert found[2] == expected[2]
 
 
 def test_a_lora_merges_on_the_fused_weight(family):
     official, _ = published(family, lora=True)
-    weights, lora, described = read_official_mllm(official, HEADS)
+    weights, lora, described = read_released_mllm(official, HEADS)
     assert described["lora"]["rank"] == 4 and len(described["lora"]["targets"]) == 7
     fused = {k: v for k, v in official.items() if ".lora_" not in k}
     for name in fused:
         factor = name.removesuffix(".weight") + ".lora_{}.default.weight"
         if factor.format("A") in official:
             fused[name] = fused[name] + 2 * official[factor.format("B")] @ official[factor.format("A")]
-    expected = read_official_mllm(fused, HEADS)[0]
+    expected = read_released_mllm(fused, HEADS)[0]
     merged = merge(weights, lora)
     assert merged.keys() == expected.keys()
     assert any(not torch.equal(merged[k], weights[k]) for k in merged)
@@ -118,7 +118,7 @@ def unmerged(model, weights: dict[str, Tensor], lora: dict[str, Tensor]) -> None
 
 def test_a_lora_kept_apart_is_the_same_function(family):
     official, _ = published(family, lora=True)
-    weights, lora, _ = read_official_mllm(official, HEADS)
+    weights, lora, _ = read_released_mllm(official, HEADS)
     merged, apart = make_mllm(family, seed=1), make_mllm(family, seed=2)
     merged.backbone.net.load_state_dict(merge(weights, lora))
     apply_lora(apart.backbone, LORA)
@@ -135,7 +135,7 @@ def test_keys_without_a_place_and_missing_ones_are_listed(family):
     gone = next(k for k in official if "layers.1" in k and ".lora_" not in k)
     official["backbone.box_head.weight"] = official.pop(gone)
     with pytest.raises(ValueError, match=r"1 unmapped keys \(box_head.weight\); 1 missing keys") as error:
-        read_official_mllm(official, HEADS)
+        read_released_mllm(official, HEADS)
     inner = gone.removeprefix("backbone.").replace("base_model.model.", "")
     assert inner in str(error.value) and "\n" not in str(error.value)
 
@@ -156,27 +156,27 @@ def test_factors_that_do_not_fit(broken):
         official[down] = official[down][:2]
     said = {"orphan": "1 unmapped", "half": "1 missing", "shape": "do not fit", "rank": "several ranks"}
     with pytest.raises(ValueError, match=said[broken]):
-        read_official_mllm(official, HEADS)
+        read_released_mllm(official, HEADS)
 
 
 def test_what_tensors_tell_wins_over_nothing_and_contradicts_loudly():
     official, _ = published("internvl")
     with pytest.raises(ValueError, match=r"give text_config\.num_attention_heads"):
-        read_official_mllm(official)
+        read_released_mllm(official)
     with pytest.raises(ValueError, match="weights have hidden_size=32, the config says 64"):
-        read_official_mllm(official, {"text_config": {"num_attention_heads": 4, "hidden_size": 64}})
+        read_released_mllm(official, {"text_config": {"num_attention_heads": 4, "hidden_size": 64}})
     with pytest.raises(ValueError, match="does not divide into 3 heads"):
-        read_official_mllm(official, {"text_config": {"num_attention_heads": 3}})
+        read_released_mllm(official, {"text_config": {"num_attention_heads": 3}})
 
 
 def test_other_weights_are_refused():
-    assert not is_official_mllm({"backbone.pos_embed": 0, "backbone.layers.0.ln1.weight": 0})
-    assert is_official_mllm(published("llava")[0])
+    assert not is_released_mllm({"backbone.pos_embed": 0, "backbone.layers.0.ln1.weight": 0})
+    assert is_released_mllm(published("llava")[0])
     with pytest.raises(ValueError, match="neither a UFO-InternVL nor a UFO-LLaVA"):
-        read_official_mllm({"backbone.language_model.model.norm.weight": torch.zeros(2)})
+        read_released_mllm({"backbone.language_model.model.norm.weight": torch.zeros(2)})
     # a number in a file must not make us build a huge table
     with pytest.raises(ValueError, match="missing keys"):
-        read_official_mllm({f"mlp1.{10**9}.x": torch.zeros(1), "language_model.model.layers.999999999.x": 0})
+        read_released_mllm({f"mlp1.{10**9}.x": torch.zeros(1), "language_model.model.layers.999999999.x": 0})
 
 
 # ---------------------------------------------------------------- recordings
@@ -186,7 +186,7 @@ def recorded(name: str, image_token: dict[str, int]):
     file = GOLDEN / f"{name}.safetensors"
     if not file.is_file():
         pytest.skip(f"no recording at {file}; set UFO_GOLDEN_DIR")
-    return read_official_mllm(load_file(file), {**HEADS, **image_token})
+    return read_released_mllm(load_file(file), {**HEADS, **image_token})
 
 
 @pytest.mark.parametrize(

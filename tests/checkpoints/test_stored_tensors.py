@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.stored import is_stored, read_tensors
+from ufo.checkpoints.stored_tensors import is_stored, read_tensors
 
 SHAPES = {"a.weight": (3, 5), "b.weight": (7,), "c.weight": (2, 2, 2), "d.bias": (1,)}
 GROUPS = (("a.weight", "b.weight"), ("c.weight", "d.bias"))

@@ -1,4 +1,4 @@
-"""The project's own checkpoints: a model folder (see `ufo.checkpoints.folder`) or a Lightning `.ckpt`.
+"""The project's own checkpoints: a model folder (see `ufo.checkpoints.model_folder`) or a Lightning `.ckpt`.
 
 A checkpoint carries all that rebuilds its model, but for the frozen weights of a LoRA, which its base holds.
 A published `.pth` is converted when it is read. Loading is strict, executes nothing, and prints one line:
@@ -26,10 +26,10 @@ from ufo.backbones.lora import (
     start_adapters,
 )
 from ufo.backbones.vocabulary import fit_vocabulary
-from ufo.checkpoints import pretrained, sam
+from ufo.checkpoints import pretrained_lm, pretrained_sam
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import FORMAT, NET, save, twins
-from ufo.checkpoints.reading import build, build_for, check_architecture, load_weights, no_values, read
+from ufo.checkpoints.model_folder import FORMAT, NET, save, twins
+from ufo.checkpoints.read import build, build_for, check_architecture, load_weights, no_values, read
 from ufo.model import UFO
 
 log = logging.getLogger(__name__)
@@ -75,15 +75,15 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
 
     Args:
         model: with random weights.
-        path: a checkpoint (see `read`); for a language model also what `ufo.checkpoints.pretrained` reads;
+        path: a checkpoint (see `read`); for a language model also what `ufo.checkpoints.pretrained_lm` reads;
             for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`.
 
     Raises CheckpointError naming both architectures where they differ.
     """
-    start = sam.source(path)
+    start = pretrained_sam.source(path)
     if start:
-        return sam.initialise(model, *start)
-    if pretrained.recognises(model.backbone, path):
+        return pretrained_sam.initialise(model, *start)
+    if pretrained_lm.recognises(model.backbone, path):
         return _from_pretrained(model, path)
     description, weights = read(path, complete=False)
     # what a first stage taught; the layers on top start random
@@ -109,15 +109,15 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
 
 
 def _from_pretrained(model: UFO, path: str | Path) -> None:
-    start = pretrained.read(model.backbone, path)
+    start = pretrained_lm.read(model.backbone, path)
     adapters = {}
     if has_adapters(model.backbone.lora):
-        adapters = pretrained.adapters_for(model, start, path) if start.adapters else {}
+        adapters = pretrained_lm.adapters_for(model, start, path) if start.adapters else {}
     else:
-        start = pretrained.Start(start.merged(), finished=start.finished)
-    weights, changed = pretrained.for_model(model, start, path)
+        start = pretrained_lm.Start(start.merged(), finished=start.finished)
+    weights, changed = pretrained_lm.for_model(model, start, path)
     if (model.backbone.lora or {}).get("fresh_norm") and not start.finished:
-        changed.append(pretrained.fresh_norm(model, weights))
+        changed.append(pretrained_lm.fresh_norm(model, weights))
     _adopt(model, weights, path, adapters, changed)
 
 
@@ -152,7 +152,7 @@ def prepare_training(
 ) -> None:
     """Freeze what does not train and put in adapters; `loaded` names the weights the backbone already has.
 
-    Rows of new tokens then start as `ufo.checkpoints.pretrained.for_model` has them.
+    Rows of new tokens then start as `ufo.checkpoints.pretrained_lm.for_model` has them.
     """
     apply_lora(model.backbone, lora)
     if loaded is None:
@@ -167,7 +167,7 @@ def prepare_training(
         ]
     if (model.backbone.lora or {}).get("fresh_norm"):
         weights = dict(model.state_dict())
-        changed.append(pretrained.fresh_norm(model, weights))
+        changed.append(pretrained_lm.fresh_norm(model, weights))
         model.load_state_dict({changed[-1]: weights[changed[-1]]}, strict=False)
     start_adapters(model.backbone)
     _remember_base(model, loaded, changed)
@@ -218,8 +218,8 @@ def _with_base(
 
 
 def _base_weights(model: UFO, name: str | Path) -> dict[str, Tensor]:
-    if pretrained.recognises(model.backbone, name):
-        start = pretrained.read(model.backbone, name)
+    if pretrained_lm.recognises(model.backbone, name):
+        start = pretrained_lm.read(model.backbone, name)
         weights = start.weights if has_adapters(model.backbone.lora) else start.merged()
         return {NET + k: v for k, v in weights.items()}
     description, weights = read(name, complete=False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.mmengine import read_pickle, state_dict, trained_tasks
+from ufo.checkpoints.safe_pickle import read_pickle, state_dict, trained_tasks
 
 CONFIG = "model = dict(\n    support_tasks=[\n        'detection',\n        'caption',\n    ],\n    type='X')"
 

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader
 
 import ufo
 from ufo import files
-from ufo.checkpoints import folder as folder_module
-from ufo.checkpoints import native
-from ufo.checkpoints.native import CheckpointError, check_base, check_same_model, initialise, load, read, save
+from ufo.checkpoints import model_folder
+from ufo.checkpoints.load import CheckpointError, check_base, check_same_model, initialise, load, read, save
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.tokenizer import UFOTokenizer
@@ -68,7 +67,7 @@ def test_a_loaded_model_predicts_the_same(model, folder, task_name, make_batch):
 
 def test_a_folder_holds_three_readable_files(model, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
-    assert json.loads((folder / "config.json").read_text())["format"] == native.FORMAT
+    assert json.loads((folder / "config.json").read_text())["format"] == model_folder.FORMAT
     assert [p.name for p in folder.parent.iterdir()] == ["model"]  # no scratch folder is left
 
 
@@ -267,7 +266,7 @@ def test_a_save_that_fails_leaves_the_previous_model(
         if not cleanup:  # SIGKILL: no `except` and no `finally` puts anything back
             patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
         if where == "save_file":
-            patch.setattr(folder_module, "save_file", failure)
+            patch.setattr(model_folder, "save_file", failure)
         else:
             number = 1 if where == "first rename" else 2
             rename = nth(number, failure, os.rename)
@@ -285,7 +284,7 @@ def test_a_save_that_fails_leaves_the_previous_model(
 
 
 def test_a_first_save_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "save_file", full_disk)
+    monkeypatch.setattr(model_folder, "save_file", full_disk)
     with pytest.raises(CheckpointError, match="No space left"):
         save(model, tmp_path / "deep" / "model")
     assert list((tmp_path / "deep").iterdir()) == []

@@ -16,20 +16,20 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.backbones.ufo_vit import UFOViT
-from ufo.checkpoints import mmengine, recipes, stored
+from ufo.checkpoints import recipes, safe_pickle, stored_tensors
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.official import PREFIX, architecture, convert_keys
-from ufo.checkpoints.official_mllm import is_official_mllm
-from ufo.checkpoints.published_base import Published
-from ufo.checkpoints.published_mllm import PublishedMLLM
+from ufo.checkpoints.mllm_names import is_released_mllm
+from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
+from ufo.checkpoints.released_mllm import ReleasedMLLM
 from ufo.checkpoints.transformers_folder import REMOTE, read_config
+from ufo.checkpoints.vit_names import PREFIX, architecture, convert_keys
 from ufo.tokenizer import UFOTokenizer
 
 SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of experiments
 
 
 @dataclass
-class PublishedViT(Published):
+class ReleasedViT(ReleasedCheckpoint):
     """A published UFO-ViT."""
 
     path: Path
@@ -118,35 +118,35 @@ class PublishedViT(Published):
 
 def is_released(path: Path) -> bool:
     """Whether a folder holds published weights: no model folder of this project and none of transformers."""
-    if not (path.is_dir() and stored.is_stored(path)):
+    if not (path.is_dir() and stored_tensors.is_stored(path)):
         return False
     config = read_config(path)
     return config.get("model_type") in (None, REMOTE) and not config.keys() & {"ufo", "backbone"}
 
 
-def open_released(path: Path, base: str | Path | None = None) -> Published:
+def open_released(path: Path, base: str | Path | None = None) -> ReleasedCheckpoint:
     """The published checkpoint in a file or a folder, of any family; see `recognise`."""
     if path.is_dir() or path.suffix == ".safetensors":
-        return _recognise(stored.read_tensors(path), path, base, None)
-    return recognise(mmengine.read_pickle(path), path, base)
+        return _recognise(stored_tensors.read_tensors(path), path, base, None)
+    return recognise(safe_pickle.read_pickle(path), path, base)
 
 
-def recognise(content: Mapping[str, Any], path: Path, base: str | Path | None = None) -> Published:
-    """A published checkpoint from the content of its file (see `mmengine.read_pickle`), of any family.
+def recognise(content: Mapping[str, Any], path: Path, base: str | Path | None = None) -> ReleasedCheckpoint:
+    """A published checkpoint from the content of its file (see `safe_pickle.read_pickle`), of any family.
 
     Args:
         base: the folder of the model that a LoRA was trained on, for a file that holds only what was trained.
 
     Raises CheckpointError for weights of anything else; it lists unmapped and missing keys.
     """
-    return _recognise(mmengine.state_dict(content, path), path, base, mmengine.trained_tasks(content))
+    return _recognise(safe_pickle.state_dict(content, path), path, base, safe_pickle.trained_tasks(content))
 
 
 def _recognise(
     state: Mapping[str, Tensor], path: Path, base: str | Path | None, tasks: list[str] | None
-) -> Published:
-    if is_official_mllm(state):
-        return PublishedMLLM(path, state, base)
+) -> ReleasedCheckpoint:
+    if is_released_mllm(state):
+        return ReleasedMLLM(path, state, base)
     if base is not None:
         raise CheckpointError(f"'{path}' is whole and no language model; leave out the base")
     try:
@@ -157,4 +157,4 @@ def _recognise(
     except ValueError as error:
         raise CheckpointError(f"'{path}': {error}") from error
     weights = {PREFIX + name: tensor.to(torch.float32) for name, tensor in weights.items()}
-    return PublishedViT(path, {"type": "UFOViT", **backbone}, weights, tasks)
+    return ReleasedViT(path, {"type": "UFOViT", **backbone}, weights, tasks)

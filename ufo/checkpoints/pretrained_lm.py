@@ -21,10 +21,10 @@ from ufo.backbones.base import Backbone
 from ufo.backbones.lora import scale_of
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import NET
-from ufo.checkpoints.official_base import with_base
-from ufo.checkpoints.official_mllm import is_official_mllm, merge, read_official_mllm
-from ufo.checkpoints.stored import is_stored, read_tensors
+from ufo.checkpoints.mllm_base import with_base
+from ufo.checkpoints.mllm_names import is_released_mllm, merge, read_released_mllm
+from ufo.checkpoints.model_folder import NET
+from ufo.checkpoints.stored_tensors import is_stored, read_tensors
 from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
 from ufo.model import UFO
 from ufo.tokenizer_files import has_token
@@ -42,7 +42,7 @@ _SILENT = {
 
 @dataclass
 class Start:
-    """Weights of a transformers model by its own names; adapters of a LoRA as read_official_mllm has them."""
+    """Weights of a transformers model by its own names; adapters of a LoRA as read_released_mllm has them."""
 
     weights: dict[str, Tensor]
     adapters: dict[str, Tensor] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def read(backbone: Backbone, name: str | Path, base: str | Path | None = None) -
     path = Path(name)
     if path.is_file() or (path.is_dir() and not read_config(path)):
         state = read_tensors(path)
-        if not is_official_mllm(state):
+        if not is_released_mllm(state):
             raise CheckpointError(
                 f"'{path}' holds no InternVL and no LLaVA; choose the backbone= it was made for"
             )
@@ -102,7 +102,7 @@ def _official(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path)
     # the vocabulary may still lack UFO's tokens
     ours["text_config"] = {k: v for k, v in ours["text_config"].items() if k != "vocab_size"}
     try:
-        weights, adapters, description = read_official_mllm(state, ours)
+        weights, adapters, description = read_released_mllm(state, ours)
     except ValueError as error:
         raise CheckpointError(f"'{name}': {error}") from error
     if description["family"] != ours["model_type"]:

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import NET
-from ufo.checkpoints.official_base import with_base
-from ufo.checkpoints.official_mllm import merge, read_official_mllm
-from ufo.checkpoints.published_base import Published
+from ufo.checkpoints.mllm_base import with_base
+from ufo.checkpoints.mllm_names import merge, read_released_mllm
+from ufo.checkpoints.model_folder import NET
+from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.tokenizer_files import JSON, MODEL
 
 BACKBONES = {"internvl": "InternVL", "llava": "Llava"}  # family -> class of ufo.backbones
 
 
-class PublishedMLLM(Published):
+class ReleasedMLLM(ReleasedCheckpoint):
     """A published checkpoint of a language-model backbone: `path`, and the official names in `state`.
 
     `base` is the model under a LoRA, for a file that holds only what was trained.
@@ -40,7 +40,7 @@ class PublishedMLLM(Published):
     @cached_property
     def _read(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         try:
-            return read_official_mllm(self.state, self._config)
+            return read_released_mllm(self.state, self._config)
         except ValueError as error:
             raise CheckpointError(f"'{self.path}': {error}") from error
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ufo.backbones.ufo_vit import UFOViT, resize_position_grid
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.stored import PICKLED, read_tensors
+from ufo.checkpoints.stored_tensors import PICKLED, read_tensors
 from ufo.hub import is_unreachable
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Names and shapes of the published UFO-InternVL and UFO-LLaVA weights (docs/published_system.md#mllm-files).
 
-`read_official_mllm(state_dict)` gives the native weights, the LoRA factors and a description, `merge` adds
+`read_released_mllm(state_dict)` gives the native weights, the LoRA factors and a description, `merge` adds
 the factors to the weights. The layout that InternVL2.5 was published in (no `backbone.`) is read as well.
 Shapes: `K` key/value heads, `g` query heads for each of them, `d` width of a head, `C` width, `r` rank.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ufo.checkpoints.official import _listing
+from ufo.checkpoints.vit_names import _listing
 
 Family = Literal["internvl", "llava"]
 SCALE = 2.0  # alpha / rank of every published LoRA; the factors alone do not tell
@@ -118,7 +118,7 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 
 
-def read_official_mllm(
+def read_released_mllm(
     state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Native weights, LoRA factors and a description of a published UFO-InternVL or UFO-LLaVA.
@@ -176,7 +176,7 @@ def merge(
     return merged
 
 
-def is_official_mllm(names: Mapping[str, Any]) -> bool:
+def is_released_mllm(names: Mapping[str, Any]) -> bool:
     """Whether most of these look like the names of a published MLLM, whatever is before them."""
     parts = ("language_model.", "vision_model.", "vision_tower.", "mlp1.", "multi_modal_projector.")
     return 2 * sum(any(part in str(name) for part in parts) for name in names) > len(names)

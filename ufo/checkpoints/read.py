@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ufo.backbones import make_backbone
 from ufo.backbones.lora import apply_lora
-from ufo.checkpoints import published
+from ufo.checkpoints import released_vit
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.folder import previous, read_folder, twins
-from ufo.checkpoints.mmengine import read_pickle
-from ufo.checkpoints.published_base import Published
+from ufo.checkpoints.model_folder import previous, read_folder, twins
+from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
+from ufo.checkpoints.safe_pickle import read_pickle
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.model import UFO
 from ufo.tasks import make_task
@@ -47,14 +47,14 @@ def read(
     last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
     path = last if last.is_file() else path
     path = path if path.exists() or not previous(path).is_dir() else previous(path)
-    if published.is_released(path):
-        return _described(published.open_released(path, base), complete, overrides)
+    if released_vit.is_released(path):
+        return _described(released_vit.open_released(path, base), complete, overrides)
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
     if path.suffix == ".safetensors":
-        return _described(published.open_released(path, base), complete, overrides)
+        return _described(released_vit.open_released(path, base), complete, overrides)
     content = read_pickle(path)
     if content.keys() >= {"ufo", "state_dict"}:
         prefix, state = "model.", content["state_dict"]
@@ -65,11 +65,11 @@ def read(
             raise CheckpointError(f"'{path}' is damaged: it does not describe its backbone")
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         return content["ufo"], weights
-    return _described(published.recognise(content, path, base), complete, overrides)
+    return _described(released_vit.recognise(content, path, base), complete, overrides)
 
 
 def _described(
-    found: Published, complete: bool, overrides: Sequence[str]
+    found: ReleasedCheckpoint, complete: bool, overrides: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     description = found.describe(overrides=overrides) if complete else {"backbone": found.backbone}
     return description, found.weights

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from official_mllm_files import WRITERS, published
+from released_mllm_files import WRITERS, published
 from safetensors.torch import load_file, save_file
 from tiny_mllm import FAMILIES, LORA, learn, make_mllm, outputs, training_batch
 from torch.utils.data import DataLoader
@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText
 import ufo
 from ufo.backbones.lora import frozen
 from ufo.backbones.vocabulary import fit_vocabulary
-from ufo.checkpoints import folder as folder_module
+from ufo.checkpoints import model_folder
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.native import (
+from ufo.checkpoints.load import (
     check_base,
     check_same_model,
     initialise,
@@ -396,7 +396,7 @@ def test_a_folder_is_one_of_transformers_too(family, tmp_path):
 
 
 def test_large_models_are_written_in_shards(family, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "SHARD", "20KB")
+    monkeypatch.setattr(model_folder, "SHARD", "20KB")
     model = make_mllm(family)
     path = save(model, tmp_path / "model")
     shards = sorted(p.name for p in path.glob("*.safetensors"))
@@ -409,7 +409,7 @@ def test_large_models_are_written_in_shards(family, tmp_path, monkeypatch):
 
 
 def test_a_shard_outside_the_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "SHARD", "20KB")
+    monkeypatch.setattr(model_folder, "SHARD", "20KB")
     path = save(make_mllm(), tmp_path / "model")
     index = json.loads((path / "model.safetensors.index.json").read_text())
     index["weight_map"] = dict.fromkeys(index["weight_map"], "../secret.safetensors")

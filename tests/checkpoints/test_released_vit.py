@@ -10,10 +10,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import ufo
-from ufo.checkpoints import published, recipes
+from ufo.checkpoints import recipes, released_vit
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.native import build, initialise, load, save
-from ufo.checkpoints.official import key_table
+from ufo.checkpoints.load import build, initialise, load, save
+from ufo.checkpoints.vit_names import key_table
 from ufo.tokenizer import UFOTokenizer
 
 META = {"cfg": "support_tasks=['detection', 'grounding']"}
@@ -22,7 +22,7 @@ META = {"cfg": "support_tasks=['detection', 'grounding']"}
 @pytest.fixture
 def tiny_is_base(monkeypatch):
     """Let the tiny network count as UFO-ViT-B."""
-    monkeypatch.setattr(published, "SIZES", {16: "b"})
+    monkeypatch.setattr(released_vit, "SIZES", {16: "b"})
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def file(tmp_path, state, tokenizer) -> Path:
     return tmp_path / "x.pth"
 
 
-def recognise(state, path="x.pth", **more) -> published.Published:
-    return published.recognise({"state_dict": state, **more}, Path(path))
+def recognise(state, path="x.pth", **more) -> released_vit.ReleasedCheckpoint:
+    return released_vit.recognise({"state_dict": state, **more}, Path(path))
 
 
-def recognise_without_mask(make_backbone, tokenizer, tmp_path) -> published.Published:
+def recognise_without_mask(make_backbone, tokenizer, tmp_path) -> released_vit.ReleasedCheckpoint:
     tokenizer.save(tmp_path)
     return recognise(as_published(make_backbone(vocab_size=len(tokenizer) - 1)), tmp_path / "x.pth")
 

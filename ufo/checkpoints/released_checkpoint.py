@@ -13,7 +13,7 @@ from torch import Tensor
 from ufo.checkpoints import recipes
 
 
-class Published(ABC):
+class ReleasedCheckpoint(ABC):
     """A published checkpoint, recognised; its weights carry the names of `UFO.state_dict`."""
 
     path: Path

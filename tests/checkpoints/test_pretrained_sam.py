@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, SamConfig, SamModel
 
 from ufo.backbones.ufo_vit import UFOViT
-from ufo.checkpoints import sam
+from ufo.checkpoints import pretrained_sam
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.native import initialise
+from ufo.checkpoints.load import initialise
 from ufo.model import UFO
 from ufo.tokenizer import UFOTokenizer, build_vocab
 
@@ -170,10 +170,12 @@ def test_resizing_equals_the_recorded_one():
     tables = {k: v for k, v in recorded.items() if "rel_pos" in k}
     assert tables and len(recorded) > len(tables)
     for table in tables.values():
-        torch.testing.assert_close(sam._resize_table(table["src"], len(table["dst"])), table["dst"])
+        torch.testing.assert_close(
+            pretrained_sam._resize_table(table["src"], len(table["dst"])), table["dst"]
+        )
     for name in recorded.keys() - tables.keys():
         source, expected = recorded[name]["src"], recorded[name]["dst"]
-        torch.testing.assert_close(sam.resize_position_grid(source, expected.shape[1:3]), expected)
+        torch.testing.assert_close(pretrained_sam.resize_position_grid(source, expected.shape[1:3]), expected)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +206,15 @@ def test_bert_of_another_vocabulary_is_refused(folders):
 
 
 def test_what_init_may_name(folders, tmp_path):
-    assert sam.source("sam") == (sam.AUTO, sam.AUTO)
-    assert sam.source(folders["sam"]) == (folders["sam"], sam.AUTO)
-    assert sam.source("facebook/sam-vit-huge") == ("facebook/sam-vit-huge", sam.AUTO)
+    assert pretrained_sam.source("sam") == (pretrained_sam.AUTO, pretrained_sam.AUTO)
+    assert pretrained_sam.source(folders["sam"]) == (folders["sam"], pretrained_sam.AUTO)
+    assert pretrained_sam.source("facebook/sam-vit-huge") == ("facebook/sam-vit-huge", pretrained_sam.AUTO)
     for given in ({"bert": None}, OmegaConf.create({"bert": None})):
-        assert sam.source(given) == (sam.AUTO, None)
+        assert pretrained_sam.source(given) == (pretrained_sam.AUTO, None)
     for other in (folders["bert"], tmp_path, tmp_path / "x.pth", "runs/digits"):
-        assert sam.source(other) is None
+        assert pretrained_sam.source(other) is None
     with pytest.raises(CheckpointError, match="no 'clip'"):
-        sam.source({"clip": "x"})
+        pretrained_sam.source({"clip": "x"})
 
 
 def test_what_cannot_be_had_says_what_to_do(tokenizer, tmp_path, monkeypatch, folders):

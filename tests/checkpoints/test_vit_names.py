@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ufo.backbones.ufo_vit import UFOViT
-from ufo.checkpoints.official import architecture, convert_keys, key_table
+from ufo.checkpoints.vit_names import architecture, convert_keys, key_table
 
 
 @pytest.fixture
