@@ -28,3 +28,17 @@ class OwnFilesFirst(SearchPathPlugin):
             for group in ("launcher", "sweeper"):
                 for file in sorted((folder / "hydra" / group).glob("*.yaml")) if folder else ():
                     store.get(group, {}).pop(file.name, None)
+
+
+TRANSFORMS = {
+    "plain": (
+        *("plain_detection", "plain_instance_segmentation", "plain_semantic_segmentation", "plain_caption"),
+        *("plain_grounding", "plain_referring_segmentation", "plain_reasoning_segmentation", "plain_vqa"),
+    ),
+    "square": ("square_caption", "referring_segmentation", "reasoning_segmentation", "vqa"),
+}
+"""By option of `transform`: its former names, one for each task, which users' own files still have."""
+
+for _option, _names in TRANSFORMS.items():
+    for _name in _names:
+        ConfigStore.instance().store(group="transform", name=_name, node={"defaults": [_option]})

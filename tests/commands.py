@@ -29,6 +29,8 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
+from ufo.command_line import settable
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # a few thousand weights, the same windows as the tiny network
@@ -104,7 +106,7 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
     """The config as `--cfg job` shows it; its interpolations resolve."""
     runtime = [f"hydra.runtime.cwd={ROOT}", "hydra.runtime.output_dir=/nowhere"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose(config, [*runtime, *overrides], return_hydra_config=True)
+        cfg = hydra.compose(config, [*runtime, *settable(overrides)], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     return cfg
 

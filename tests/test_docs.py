@@ -23,6 +23,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.check import check_config
+from ufo.command_line import settable
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -115,7 +116,7 @@ def composed(arguments: list[str], name: str = "train", conf: Path = ROOT / "con
 def _composed(arguments: tuple[str, ...], name: str, conf: Path) -> DictConfig:
     job = ["hydra.runtime.output_dir=/tmp/run", "hydra.runtime.cwd=/tmp", "hydra.job.num=0", "hydra.job.id=0"]
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose(name, overrides=[*arguments, *job], return_hydra_config=True)
+        cfg = compose(name, overrides=[*settable(arguments), *job], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
         plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])

@@ -57,6 +57,9 @@ KEYS = frozenset(
     ]
 )
 
+# groups whose entries have names of their own, and the key without which an entry is none
+NAMED = {"tasks": "_target_", "sources": "task", "callbacks": "_target_", "logger": "_target_"}
+
 
 SETUP = (ValueError, DataError, CheckpointError, OSError, InstantiationException, OmegaConfBaseException)
 """What a user's config, files or checkpoints cause before a run begins."""
@@ -82,6 +85,8 @@ def check_config(cfg: DictConfig) -> None:
     _check_keys("backbone", cfg.backbone, {"module", "tokenizer", "network", "ramp"})
     _check_keys("resolution", cfg.resolution, {*task_names(), "bins"})
     _check_keys("loss_weights", cfg.loss_weights, {"token", "focal", "dice"})
+    for group, key in NAMED.items():
+        _check_names(group, key, cfg[group])
     tasks = [name for name, task in cfg.tasks.items() if task]
     for key, source in cfg.sources.items():
         if not source:
@@ -103,6 +108,16 @@ def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:
     if unread:
         key = f"{where}.{unread[0]}" if where else unread[0]
         raise ValueError(f"nothing reads the config key '{key}'; {instead(unread[0], read, 'keys are')}")
+
+
+def _check_names(group: str, key: str, entries: DictConfig) -> None:
+    """Raises ValueError for settings of something that is not there, such as `sources.captoin.weight=2`."""
+    there = [name for name, entry in entries.items() if entry is None or key in entry]
+    for name in entries:
+        if name not in there:
+            raise ValueError(
+                f"the config has no {group}.{name} to give settings to; {instead(name, there, f'{group} are')}"
+            )
 
 
 def _check_arguments(value: Any, where: str = "") -> None:

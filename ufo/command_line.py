@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from ufo.errors import sentence
 
 FULL, OURS = "HYDRA_FULL_ERROR", "UFO_COMPOSES"
+# keys that are arguments of a class or function: it, not the yaml, says which there are
+_ARGUMENT = re.compile(
+    r"((tasks|sources|prepare|callbacks|logger)\.\w+|optimizer|schedule|trainer|lora"
+    r"|backbone\.(network|tokenizer|ramp|module)|sources\.\w+\.(dataset|transform)\.(train|val))\.\w+=.*",
+    re.DOTALL,
+)
 
 
 @contextmanager
@@ -24,6 +31,7 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     them until the job begins. `numbered` names config groups whose options are numbers: `resolution=1120`.
     """
     _quote_numbers(numbered)
+    sys.argv[1:] = settable(sys.argv[1:])
     if os.environ.get(FULL):
         yield
         return
@@ -35,6 +43,15 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
         sys.exit(1)
     finally:
         job_begins()
+
+
+def settable(overrides: Iterable[str]) -> list[str]:
+    """Overrides that also set what no yaml sets: `tasks.detection.num_beams=3` in place of `+tasks...`.
+
+    A yaml holds only what differs from the code's defaults, so Hydra cannot tell a default from a typing
+    error. `ufo.check.check_config` can: it asks the code.
+    """
+    return [f"++{override}" if _ARGUMENT.fullmatch(override) else override for override in overrides]
 
 
 def job_begins() -> None:

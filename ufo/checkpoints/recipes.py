@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.command_line import settable
 from ufo.errors import sentence
 from ufo.tasks import task_class
 
@@ -29,7 +30,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     folder = config_folder()
     try:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
-            cfg = hydra.compose("train", overrides=list(overrides))
+            cfg = hydra.compose("train", overrides=settable(overrides))
     except HydraException as error:
         raise CheckpointError(f"{folder} composes no such recipe: {sentence(error)}") from error
     cfg.paths.root = str(folder.parent)  # the default asks a Hydra job where it was started

@@ -153,6 +153,11 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
             f"{path} describes no data set: it needs `train` or `val` (each with _target_, as in "
             "conf/dataset/coco_instances.yaml), or `dataset` with these, if it is a source"
         )
+    task = inspected.get("task")
+    if task and not cfg.tasks.get(task) and (_conf() / "task" / f"{task}.yaml").is_file():
+        # the source's transform asks its task for the size of images
+        cfg = _compose([*chosen, *overrides, f"+task@tasks.{task}={task}"])
+        inspected = cfg[HERE]
     if "dataset" in inspected:
         return _found(str(inspected.get("name", path.stem)), cfg, inspected.dataset, inspected)
     return _found(path.stem, cfg, inspected)

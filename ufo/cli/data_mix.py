@@ -45,7 +45,7 @@ class Row:
 def run(args: argparse.Namespace) -> int:
     """Print the table; 1 if a source's files are here and cannot be used."""
     cfg = mixture_config(args.overrides, args.root)
-    accumulated = cfg.trainer.accumulate_grad_batches
+    accumulated = cfg.trainer.get("accumulate_grad_batches", 1)
     steps = args.steps or cfg.trainer.max_steps * accumulated
     rows, broken = _rows(cfg)
     if cfg.mixing_temperature is not None:

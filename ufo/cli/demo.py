@@ -76,6 +76,8 @@ def compose(root: Path, out: Path, args: argparse.Namespace) -> DictConfig:
     """The experiment's config without a Hydra job around it."""
     import hydra
 
+    from ufo.command_line import settable
+
     fixed = [
         "experiment=digits_shifted",
         f"paths.root={root}",
@@ -87,7 +89,7 @@ def compose(root: Path, out: Path, args: argparse.Namespace) -> DictConfig:
         "+trainer.enable_model_summary=false",
     ]
     with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        return hydra.compose("train", overrides=[*fixed, *args.overrides])
+        return hydra.compose("train", overrides=settable([*fixed, *args.overrides]))
 
 
 def evaluate(cfg: DictConfig, model: Any, data: Any, pictures: Path | None = None) -> dict[str, float]:

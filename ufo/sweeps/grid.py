@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from ufo.command_line import settable
 from ufo.sweeps.record import Pruned
 from ufo.sweeps.report import gather, summary, write
 
@@ -28,7 +29,7 @@ class Grid(BasicSweeper):
         folder = open_folder(self.config)
         assert self.hydra_context is not None and self.launcher is not None  # Hydra has called `setup`
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        parsed = parser.parse_overrides(settable([*self._parse_config(), *arguments]))
         self.overrides = self.split_arguments(parsed, self.max_batch_size)
         returns, started = [], 0
         while not self.is_done():

@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 
+from ufo.command_line import settable
 from ufo.sweeps.grid import close_folder, open_folder
 from ufo.sweeps.record import Pruned
 
@@ -104,7 +105,7 @@ class Search(Sweeper):
     def _launch(
         self, study: optuna.Study, trials: Sequence[Any], fixed: Sequence[str]
     ) -> Sequence[JobReturn]:
-        overrides = [[*fixed, *(f"{k}={v}" for k, v in trial.params.items())] for trial in trials]
+        overrides = [settable([*fixed, *(f"{k}={v}" for k, v in trial.params.items())]) for trial in trials]
         for one in overrides:  # a config that does not compose is an error now
             self.hydra_context.config_loader.load_sweep_config(self.config, one)
         returns = self.launcher.launch(overrides, initial_job_idx=trials[0].number)
@@ -116,12 +117,19 @@ class Search(Sweeper):
         """Distributions by key, and the overrides that are the same for every trial."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         defaults = [f"{key}={value}" for key, value in self.params.items()]
-        parsed = {o.get_key_element(): o for o in parser.parse_overrides([*defaults, *arguments])}
+        parsed = {_key(o): o for o in parser.parse_overrides([*defaults, *arguments])}
         space = {key: distribution(o) for key, o in parsed.items() if o.is_sweep_override()}
         if not space:
             raise ValueError("a search needs something to search: optimizer.lr=tag(log,interval(1e-4,1e-2))")
         fixed = [f"{k}={o.get_value_element_as_str()}" for k, o in parsed.items() if k not in space]
         return space, fixed
+
+
+def _key(override: Override) -> str:
+    """As it is typed: `settable` adds what Hydra needs besides."""
+    key = override.get_key_element()
+    typed = key.removeprefix("++")
+    return typed if settable([f"{typed}="]) == [f"++{typed}="] else key
 
 
 def open_storage(where: str) -> Any:
