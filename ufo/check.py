@@ -115,9 +115,8 @@ def _check_names(group: str, key: str, entries: DictConfig) -> None:
     there = [name for name, entry in entries.items() if entry is None or key in entry]
     for name in entries:
         if name not in there:
-            raise ValueError(
-                f"the config has no {group}.{name} to give settings to; {instead(name, there, f'{group} are')}"
-            )
+            hint = instead(name, there, f"{group} are")
+            raise ValueError(f"the config has no {group}.{name} to give settings to; {hint}")
 
 
 def _check_arguments(value: Any, where: str = "") -> None:
