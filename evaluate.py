@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import RUNNING, check_config, check_fit, clear_errors
+from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import load
 from ufo.command_line import clear_command_line
 from ufo.runs import results
@@ -16,18 +16,19 @@ from ufo.sweeps.record import recorded
 @recorded
 def main(cfg: DictConfig) -> float | None:
     with clear_errors():
-        check_config(cfg)
+        check_run(cfg, training=False)
         build.seed_everything(cfg)
         model = load(cfg.ckpt)
         check_told(cfg)
+        build.check_sizes(cfg, model)
+        build.apply_tasks(cfg, model)
+        check_known(cfg, model, training=False)
+        module = build.evaluation_module(model)
+        trainer = build.build_trainer(cfg, evaluates=True)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("validate")
         check_fit(model, data)
-        build.check_sizes(cfg, model)
-        build.apply_task_overrides(cfg, model)
-        module = build.evaluation_module(model)
-        trainer = build.build_trainer(cfg, evaluates=True)
 
     with clear_errors(RUNNING):
         trainer.validate(module, data, verbose=False)

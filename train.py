@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ufo import build
-from ufo.check import RUNNING, check_config, check_fit, clear_errors
+from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import check_base, initialise
 from ufo.command_line import clear_command_line
 from ufo.runs import identity, resume
@@ -16,10 +16,12 @@ from ufo.training import finish, fit, nothing_left
 @recorded
 def main(cfg: DictConfig) -> float | None:
     with clear_errors():
-        check_config(cfg)
+        check_run(cfg, training=True)
         build.seed_everything(cfg)
         model = build.build_model(cfg)
+        check_known(cfg, model, training=True)
         module = build.build_module(cfg, model)
+        trainer = build.build_trainer(cfg)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("fit")
@@ -32,7 +34,6 @@ def main(cfg: DictConfig) -> float | None:
             initialise(model, cfg.init)
         if start:
             check_base(model, start.path)
-        trainer = build.build_trainer(cfg)
 
     with clear_errors(RUNNING):
         if start and start.steps >= trainer.max_steps > -1:

@@ -28,6 +28,7 @@ from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.strategies import for_evaluation
+from ufo.provenance import settings_of, trace
 from ufo.runs.quiet import quieten
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,10 @@ def evaluation_module(model: UFO) -> UFOModule:
     return UFOModule(model)
 
 
+FIXED = ("image_size", "num_bins", "mask_tokens")
+"""What a model has learned to be: settings of tasks that an evaluation cannot change."""
+
+
 def check_sizes(cfg: DictConfig, model: UFO) -> None:
     """Raises ValueError where the config resizes images to another size than the model was trained at."""
     for name, task in cfg.tasks.items():
@@ -109,17 +114,30 @@ def check_sizes(cfg: DictConfig, model: UFO) -> None:
             )
 
 
-def apply_task_overrides(cfg: DictConfig, model: UFO) -> None:
-    """Let task settings of the command line (`tasks.detection.num_beams=3`) win over the checkpoint's.
+def apply_tasks(cfg: DictConfig, model: UFO) -> None:
+    """Let what the experiment, a sweep and the command line say of tasks win over the checkpoint's settings.
 
-    Raises ValueError where the two together cannot be decoded.
+    What conf/task and the mixtures say does not: another experiment may have trained the checkpoint.
+    Raises ValueError for a setting that the model has learned and that cannot be another one, and for settings
+    that cannot be decoded together.
     """
     from hydra.core.hydra_config import HydraConfig
 
-    for override in HydraConfig.get().overrides.task:
-        place = override.partition("=")[0].lstrip("+").split(".")
-        if len(place) == 3 and place[0] == "tasks" and place[1] in model.tasks:
-            setattr(model.tasks[place[1]], place[2], cfg.tasks[place[1]][place[2]])
+    job = HydraConfig.get()
+    overrides = [*job.overrides.hydra, *job.overrides.task]
+    setters = trace(job.job.config_name, overrides, job.runtime.config_sources)
+    for key, setter in settings_of(setters, "tasks", "experiment", "sweep", "").items():
+        _, name, setting = key.split(".", 2)
+        task, settings = model.tasks.get(name), cfg.tasks.get(name)
+        if task is None or not settings or not hasattr(task, setting):
+            continue
+        value, learned = settings[setting], getattr(task, setting)
+        if setting in FIXED and value != learned:
+            raise ValueError(
+                f"the checkpoint has learned {key}={learned}, which an evaluation cannot change to {value}; "
+                f"leave it out ({setter.place})"
+            )
+        setattr(task, setting, value)
     for task in model.tasks.values():
         grid = model.grid(task, task.image_size, task.image_size)
         check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ufo.check_data import check_files, known_classes, planned
+from ufo.check_values import check_values
 from ufo.checkpoints.errors import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
@@ -139,24 +142,61 @@ def _check_arguments(value: Any, where: str = "") -> None:
         _check_keys(where, given, set(parameters))
 
 
+def check_run(cfg: DictConfig, training: bool) -> None:
+    """Raises what can be wrong with a config on this machine, before a model is built or data are touched."""
+    check_config(cfg)
+    check_values(cfg)
+    check_files(cfg, training)
+    if training:
+        _check_optimizer(cfg)
+
+
+def _check_optimizer(cfg: DictConfig) -> None:
+    """Raises ValueError where optimizer or schedule cannot be built; training builds them late."""
+    try:
+        optimizer = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        if cfg.schedule:
+            instantiate(cfg.schedule)(optimizer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer or schedule cannot be built: {sentence(error)}") from error
+
+
+def check_known(cfg: DictConfig, model: UFO, training: bool) -> None:
+    """`check_fit` with what is known of the data before they are generated or read."""
+    for data in planned(cfg, training):
+        check_source(model, data.source, data.task, known_classes(data.options) or ())
+
+
 def check_fit(model: UFO, data: UFODataModule) -> None:
     """Raises ValueError where the model cannot read or write what the data asks for."""
-    limit = model.backbone.config.get("max_positions")
     for source in data.sources:
         split = "train" if source.has("train") and source.weight > 0 else "val"
-        classes = source.data(split).classes
-        task = model.task(source.task)
-        grid = model.grid(task, task.image_size, task.image_size)
-        check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
-        unwritable = [c for c in classes if not model.tokenizer.can_write(c)]
-        if unwritable:
+        check_source(model, source.name, source.task, source.data(split).classes)
+
+
+def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]) -> None:
+    """Raises ValueError where a task cannot ask for the classes of a source or write their names."""
+    limit = model.backbone.config.get("max_positions")
+    task = model.task(task_name)
+    grid = model.grid(task, task.image_size, task.image_size)
+    check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
+    named: dict[tuple[int, ...], str] = {}
+    for name in classes:
+        if not model.tokenizer.can_write(name):
             raise ValueError(
-                f"{source.name}: the tokenizer has no pieces for the class '{unwritable[0]}'; use a "
-                "vocabulary that covers it"
+                f"{source}: the tokenizer has no pieces for the class '{name}'; use a vocabulary that "
+                "covers it"
             )
-        length = len(model.tokenizer.encode([task.prompt(classes, "")])[0])
-        if limit and max(length, task.max_length) > limit:
+        tokens = tuple(model.tokenizer.encode([name])[0])
+        if tokens in named:
             raise ValueError(
-                f"{source.name}: its prompt has {length} tokens and the backbone reads {limit}; raise "
-                "backbone.network.max_positions"
+                f"{source}: the classes '{named[tokens]}' and '{name}' are the same tokens, so no answer can "
+                "tell them apart; rename or join them"
             )
+        named[tokens] = name
+    length = len(model.tokenizer.encode([task.prompt(classes, "")])[0])
+    if limit and max(length, task.max_length) > limit:
+        raise ValueError(
+            f"{source}: its prompt has {length} tokens and the backbone reads {limit}; raise "
+            "backbone.network.max_positions"
+        )

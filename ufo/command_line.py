@@ -41,6 +41,14 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error, _groups())}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if not os.environ.get(OURS):  # the job has begun: what it says is its own
+            raise
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(
+            f"error: the run's folder cannot be written ({where}); choose another paths.runs", file=sys.stderr
+        )
+        sys.exit(1)
     finally:
         job_begins()
 

@@ -1,0 +1,143 @@
+"""Numbers of a config that no run could use, said before anything is built: `optimizer.lr=nan`, `devices=99`.
+
+The config is composed of text: a number may be one of another kind, out of range, or no number at all.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ufo.errors import instead
+
+
+@dataclass(frozen=True)
+class Number:
+    """What a number may be."""
+
+    least: float | None = None
+    above: float | None = None
+    whole: bool = False
+    none: bool = False  # null is allowed
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is such a number."""
+        if value is None:
+            return self.none
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+        )
+
+    def __str__(self) -> str:
+        limit = f" of at least {self.least}" if self.least is not None else ""
+        limit += f" above {self.above}" if self.above is not None else ""
+        return f"a {'whole ' if self.whole else ''}number{limit}{' or null' if self.none else ''}"
+
+
+COUNT, INDEX, SHARE = Number(least=1, whole=True), Number(least=0, whole=True), Number(least=0)
+NUMBERS = {
+    "seed": INDEX,
+    "num_workers": INDEX,
+    "mask_points": INDEX,
+    "mixing_temperature": Number(above=0, none=True),
+    "loss_weights.*": SHARE,
+    "optimizer.lr": Number(above=0),
+    "optimizer.weight_decay": SHARE,
+    "schedule.warmup_steps": INDEX,
+    "schedule.min_lr": SHARE,
+    "sources.*.weight": SHARE,
+    "sources.*.batch_size": COUNT,
+    "sources.*.val_batch_size": Number(least=1, whole=True, none=True),
+    "sources.*.max_samples": Number(least=1, whole=True, none=True),
+    "trainer.accumulate_grad_batches": COUNT,
+    "trainer.gradient_clip_val": Number(least=0, none=True),
+    "trainer.log_every_n_steps": COUNT,
+    "trainer.max_steps": Number(least=-1, whole=True),
+    "trainer.num_nodes": COUNT,
+    "callbacks.checkpoint.every_n_train_steps": COUNT,
+}
+MANY_PROCESSES = 8
+"""So many processes of a CPU run are never refused, however few cores there are."""
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Raises ValueError for the first value that no run can use, OmegaConf's error for a wrong reference."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    for key, value in _leaves(plain):
+        for pattern, number in NUMBERS.items():
+            if (
+                fnmatchcase(key, pattern)
+                and key.count(".") == pattern.count(".")
+                and not number.allows(value)
+            ):
+                raise ValueError(f"{key} must be {number}, not {value!r}")
+    _check_interval(plain["trainer"].get("val_check_interval"))
+    _check_devices(plain["trainer"])
+    _check_objective(plain)
+    for name in ("runs", "data"):
+        if Path(plain["paths"][name]).is_file():
+            raise ValueError(f"paths.{name}={plain['paths'][name]} is a file; it must be a folder")
+
+
+def _leaves(value: Any, at: str = "") -> Any:
+    for key, child in value.items():
+        name = f"{at}.{key}" if at else str(key)
+        if isinstance(child, dict):
+            yield from _leaves(child, name)
+        else:
+            yield name, child
+
+
+def _check_interval(value: Any) -> None:
+    share = isinstance(value, float) and 0 < value <= 1
+    if value is not None and not share and not COUNT.allows(value) and not isinstance(value, str):
+        raise ValueError(
+            f"trainer.val_check_interval must be a whole number of batches, at least 1, not {value!r}; "
+            "a number above max_steps validates once, at the end"
+        )
+
+
+def _check_devices(trainer: dict[str, Any]) -> None:
+    """Raises ValueError where the machine has fewer devices than are asked for."""
+    wanted, accelerator = trainer.get("devices"), trainer.get("accelerator") or "auto"
+    if isinstance(wanted, str) and wanted.isdigit():
+        wanted = int(wanted)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
+        return  # auto, -1, a list: Lightning says what is wrong with those
+    if not wanted:
+        raise ValueError("trainer.devices=0 leaves nothing to train on; ask for at least 1")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus):
+        there, what = gpus, "GPUs"
+    elif accelerator in ("cpu", "auto"):
+        there, what = max(os.cpu_count() or 1, MANY_PROCESSES), "processes at most, by its CPU cores,"
+    else:
+        return
+    if wanted > there:
+        raise ValueError(f"trainer.devices={wanted}, but this machine has {there} {what} to train on")
+
+
+def _check_objective(plain: dict[str, Any]) -> None:
+    """Raises ValueError where no evaluated source can give the metric that a sweep compares."""
+    if plain["objective"] is None:
+        return
+    stage, _, rest = str(plain["objective"]).removesuffix(".max").partition("/")
+    source = rest.rpartition("/")[0]
+    known = [s["name"] for s in plain["sources"].values() if s and s["dataset"].get("val")]
+    if stage != "val" or source not in known:
+        examples = [f"val/{name}/..." for name in known]
+        hint = instead(f"val/{source}/...", examples, "there are")
+        raise ValueError(
+            f"objective={plain['objective']} is no metric of a source with validation data; {hint}"
+        )
