@@ -194,3 +194,82 @@ def test_yaml_files_fit_on_a_screen():
         if (lines := len(path.read_text().splitlines())) > 40
     }
     assert {Path(name).parent.name for name in long} <= {"mixture"}, long
+
+
+# ---------------------------------------------------------------- nothing is said twice
+
+
+def settings(value: object, at: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of a yaml with its key."""
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from settings(child, f"{at}.{key}")
+    elif value != {}:
+        yield at, str(value)
+
+
+def test_few_settings_stand_in_more_than_one_experiment():
+    """Group choices count; names and published numbers are each experiment's own."""
+    where: dict[tuple[str, str], set[Path]] = {}
+    for path in (CONF / "experiment").rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        chosen = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
+        own = {key: value for key, value in content.items() if key not in ("name", "expected")}
+        for setting in (*settings(own), *(pair for entry in chosen for pair in settings(entry))):
+            where.setdefault(setting, set()).add(path)
+    repeated = {setting: len(paths) for setting, paths in where.items() if len(paths) > 1}
+    assert sum(repeated.values()) < 150, sorted(repeated, key=repeated.get)
+
+
+def test_no_yaml_repeats_a_default_of_the_code():
+    repeated = []
+    for path in sorted(CONF.rglob("*.yaml")):
+        content = yaml.safe_load(path.read_text())
+        found = list(nodes(content))
+        if path.parent.name == "source":
+            found.append(("", {**content, "_target_": "ufo.data.source.Source"}))
+        for at, node in found:
+            if not node["_target_"].startswith(("ufo.", "lightning.", "torch.", "optuna.")):
+                continue
+            parameters = inspect.signature(get_object(node["_target_"])).parameters
+            for key, value in node.items():
+                default = parameters[key].default if key in parameters else inspect.Parameter.empty
+                default = list(default) if isinstance(default, tuple) else default
+                if (
+                    default is not inspect.Parameter.empty
+                    and default == value
+                    and key not in ("val", "train")
+                ):
+                    repeated.append(f"{path.relative_to(CONF)}{at}.{key}={value}")
+    assert not repeated
+
+
+def test_every_source_is_added_as_a_users_own():
+    """`+source=[...]` beside the built-in ones, of which each keeps its key."""
+    names = options("source")
+    cfg = compose("mixture=digits_mllm", f"+source=[{','.join(names)}]")
+    assert set(names) < set(cfg.sources) and "detection" in cfg.sources
+    assert len({cfg.sources[name].name for name in names}) == len(names)
+    for name in names:
+        source = cfg.sources[name]
+        assert source.transform.val.size == cfg.tasks[source.task].image_size, name
+    check(cfg)
+
+
+def test_one_source_of_a_mixture_is_exchanged():
+    cfg = compose("mixture=coco_detection", "source@sources.detection=lvis_detection")
+    assert cfg.sources.detection.name == "lvis/detection" and cfg.sources.detection.batch_size == 3
+
+
+def test_former_names_of_transforms_still_compose():
+    for former, now in (("plain_detection", "plain"), ("square_caption", "square"), ("vqa", "square")):
+        old, new = (compose(f"transform@sources.detection.transform={name}") for name in (former, now))
+        assert old.sources.detection.transform == new.sources.detection.transform
+
+
+def test_arguments_that_no_yaml_sets_are_keys():
+    cfg = compose("tasks.detection.top_tokens=3", "trainer.limit_val_batches=2", "lora.train_vision=false")
+    assert cfg.tasks.detection.top_tokens == 3 and cfg.trainer.limit_val_batches == 2
+    assert cfg.lora.train_vision is False
+    with pytest.raises(Exception, match="sede"):  # no argument of any code: Hydra refuses it
+        compose("sede=3")

@@ -1,0 +1,183 @@
+"""Numbers, references, files and classes that a run could not use, found from the config alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+from commands import compose
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
+
+from ufo import build
+from ufo.check import check_config, check_source
+from ufo.check_data import categories_of, check_files, known_classes, planned
+from ufo.check_values import check_values
+from ufo.data.digits import CLASSES, SEMANTIC_CLASSES
+from ufo.data.errors import DataError
+
+
+def config(*overrides: str):
+    cfg = compose(*overrides)
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+@pytest.fixture(scope="module")
+def default():
+    return config()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("optimizer.lr", float("nan")),
+        ("optimizer.lr", "fast"),
+        ("optimizer.weight_decay", -1),
+        ("num_workers", -1),
+        ("num_workers", "x"),
+        ("trainer.accumulate_grad_batches", 0),
+        ("trainer.val_check_interval", 0),
+        ("trainer.val_check_interval", 1.5),
+        ("trainer.max_steps", 1.5),
+        ("trainer.devices", 10_000),
+        ("trainer.devices", 0),
+        ("sources.caption.batch_size", None),
+        ("sources.caption.weight", float("inf")),
+        ("schedule.warmup_steps", -5),
+        ("loss_weights.dice", "much"),
+        ("seed", -1),
+        ("objective", "val/digits/detecton/mAP"),
+        ("objective", "digits/detection/mAP"),
+    ],
+)
+def test_a_value_that_no_run_can_use(default, key, value):
+    cfg = default.copy()
+    check_values(cfg)
+    OmegaConf.update(cfg, key, value, force_add=True)
+    with pytest.raises(ValueError, match=key.rpartition(".")[2]) as error:
+        check_values(cfg)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("trainer.val_check_interval", 0.5),
+        ("trainer.max_steps", -1),
+        ("trainer.devices", 1),
+        ("trainer.devices", "auto"),
+        ("objective", "val/digits/detection/mAP50"),
+        ("mixing_temperature", 2),
+    ],
+)
+def test_a_value_that_is_fine(default, key, value):
+    cfg = default.copy()
+    OmegaConf.update(cfg, key, value, force_add=True)
+    check_values(cfg)
+
+
+def test_a_reference_to_nothing(default):
+    cfg = default.copy()
+    cfg.mask_points = "${nowhere}"
+    with pytest.raises(InterpolationKeyError, match="nowhere"):
+        check_values(cfg)
+
+
+@pytest.mark.parametrize("name", ["sources.captoin.weight=2", "callbacks.picturs.num_images=2"])
+def test_settings_of_something_that_is_not_there(name):
+    group, wrong, _ = name.split(".")
+    with pytest.raises(ValueError, match=f"no {group}.{wrong} .*did you mean"):
+        check_config(config(name))
+
+
+# ---------------------------------------------------------------- files and classes
+
+
+def test_a_missing_folder_of_the_last_source_is_found_first(tmp_path):
+    """Before the others are read; scenes that will be generated are not missing."""
+    digits = config(f"paths.data={tmp_path}")
+    check_files(digits, training=True)
+    digits.sources.grounding.dataset.val.images = str(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        check_files(digits, training=True)
+    assert not os.listdir(tmp_path)
+
+
+def test_classes_of_scenes_that_are_not_there(tmp_path):
+    cfg = config(f"paths.data={tmp_path}")
+    known = {(data.task, data.split): known_classes(data.options) for data in planned(cfg, training=True)}
+    assert known["detection", "train"] == known["instance_segmentation", "val"] == tuple(CLASSES)
+    assert known["semantic_segmentation", "train"] == tuple(SEMANTIC_CLASSES)
+    assert known["caption", "train"] is None
+
+
+def test_categories_wherever_they_stand(tmp_path):
+    path = tmp_path / "boxes.json"
+    names = ("owl", 'the "categories": [1]', "Eule ä")
+    listed = [{"id": i, "name": name} for i, name in enumerate(names)]
+    note = {"text": '"categories": [{"id": 1, "name": "no"}]', "categories": [3]}
+    for content in (
+        {"categories": listed, "images": []},
+        {"info": note, "images": [{"id": k} for k in range(5000)], "categories": listed},
+    ):
+        for ascii_only in (True, False):
+            path.write_text(json.dumps(content, ensure_ascii=ascii_only), encoding="utf-8")
+            assert categories_of(path) == names
+    path.write_text('{"images": [], "categories": [{"id": 1, "name": "ow')
+    assert categories_of(path) is None
+
+
+def test_classes_that_are_the_same_tokens(make_model):
+    model = make_model()
+    check_source(model, "birds", "detection", ("owl", "dog"))
+    with pytest.raises(ValueError, match="'owl' and 'Owl' are the same tokens"):
+        check_source(model, "birds", "detection", ("owl", "Owl"))
+    with pytest.raises(ValueError, match="no pieces for the class 'zebra'"):
+        check_source(model, "birds", "detection", ("owl", "zebra"))
+
+
+# ---------------------------------------------------------------- tasks at evaluation
+
+
+@pytest.fixture
+def evaluated(monkeypatch, make_model):
+    """A model after the tasks' settings of an evaluation were applied."""
+
+    def apply(*overrides: str):
+        model = make_model()
+        whole = compose(*overrides, "ckpt=x", config="evaluate")
+        cfg = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+        found = SimpleNamespace(**{"config_sources": whole.hydra.runtime.config_sources})
+        import hydra
+        from commands import CONF
+        from hydra.core.hydra_config import HydraConfig
+
+        job = SimpleNamespace(
+            job=SimpleNamespace(config_name="evaluate"),
+            overrides=SimpleNamespace(hydra=[], task=[*overrides, "ckpt=x"]),
+            runtime=found,
+        )
+        monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: job))
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            build.apply_tasks(cfg, model)
+        return model.tasks
+
+    return apply
+
+
+def test_an_experiments_settings_win_over_the_checkpoints(evaluated):
+    tasks = evaluated("experiment=ufo_vit_b_multi", "++tasks.caption.num_beams=5")
+    assert tasks["detection"].num_beams == 3 and tasks["detection"].length_penalty == 10.0
+    assert tasks["caption"].num_beams == 5 and tasks["caption"].length_penalty == 0.7
+
+
+def test_without_an_experiment_settings_are_the_checkpoints(evaluated):
+    tasks = evaluated("mixture=instruction")
+    assert tasks["detection"].grid_per_window == 2 and tasks["detection"].num_beams == 1
+
+
+def test_what_a_model_has_learned_is_refused(evaluated):
+    with pytest.raises(ValueError, match="has learned tasks.detection.num_bins=48, .* to 99"):
+        evaluated("++tasks.detection.num_bins=99")
