@@ -6,6 +6,7 @@ Images are 24 x 24 pixels (2 x 2 windows of 3 x 3 patches), 12 x 12 for the task
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -14,7 +15,7 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test asks the hub
 
-from commands import SCENES, digits
+from commands import ROOT, SCENES, digits
 from sharing import shared
 
 from ufo.backbones.ufo_vit import UFOViT
@@ -43,6 +44,31 @@ WORDS = """
 task : ; , . class description bin to give a caption for this image detection instance _ segmentation
 semantic grounding background red cat owl dog left of the referring reasoning vqa question ?
 """
+
+
+def _untracked() -> set[str]:
+    """Files and folders of the checkout that git does not track, but for caches; empty without git."""
+    listed = subprocess.run(
+        ["git", "status", "--porcelain", "--ignored", "--untracked-files=normal"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    found = {line[3:] for line in listed.stdout.splitlines() if line[:2] in ("??", "!!")}
+    # what Python and the tools write, and files that somebody edits meanwhile
+    return {name for name in found if "cache" not in name and not name.endswith((".py", ".egg-info/"))}
+
+
+def pytest_sessionstart(session):
+    session.untracked = None if hasattr(session.config, "workerinput") else _untracked()
+
+
+def pytest_sessionfinish(session):
+    """A test writes into its `tmp_path`: a session that leaves anything in the checkout fails."""
+    left = set() if session.untracked is None else _untracked() - session.untracked
+    if left:
+        print(f"\nERROR: tests left in the checkout: {', '.join(sorted(left))}; write into tmp_path")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_generate_tests(metafunc):

@@ -179,5 +179,5 @@ def test_without_an_experiment_settings_are_the_checkpoints(evaluated):
 
 
 def test_what_a_model_has_learned_is_refused(evaluated):
-    with pytest.raises(ValueError, match="has learned tasks.detection.num_bins=48, .* to 99"):
+    with pytest.raises(ValueError, match=r"has learned tasks\.detection\.num_bins=48, .* to 99"):
         evaluated("++tasks.detection.num_bins=99")

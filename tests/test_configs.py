@@ -235,11 +235,7 @@ def test_no_yaml_repeats_a_default_of_the_code():
             for key, value in node.items():
                 default = parameters[key].default if key in parameters else inspect.Parameter.empty
                 default = list(default) if isinstance(default, tuple) else default
-                if (
-                    default is not inspect.Parameter.empty
-                    and default == value
-                    and key not in ("val", "train")
-                ):
+                if default is not inspect.Parameter.empty and default == value:
                     repeated.append(f"{path.relative_to(CONF)}{at}.{key}={value}")
     assert not repeated
 
