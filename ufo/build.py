@@ -159,7 +159,14 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
         arguments["callbacks"] = build_callbacks(cfg, with_loggers=bool(arguments["logger"]))
     if not evaluates:
         arguments["callbacks"] = [*arguments["callbacks"], FinalValidation()]
-    return instantiate(cfg.trainer, **arguments)
+    # what is wrong with the data is found later, and is then the only line that a user sees
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    try:
+        return instantiate(cfg.trainer, **arguments)
+    finally:
+        lightning.setLevel(level)
 
 
 def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callback]:

@@ -82,7 +82,7 @@ def _leaves(cfg: DictConfig, at: Key = ()) -> Iterator[Key]:
 
     for name in cfg:
         key = (*at, str(name))
-        child = cfg._get_node(name)
+        child: Any = cfg._get_node(name)
         if OmegaConf.is_dict(child) and not child._is_none() and not child._is_interpolation() and len(child):
             yield from _leaves(child, key)
         else:
