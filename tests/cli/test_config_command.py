@@ -6,6 +6,7 @@ import re
 
 import pytest
 from commands import ROOT
+from hydra.core.hydra_config import HydraConfig
 
 from ufo.cli.main import main
 
@@ -14,6 +15,7 @@ from ufo.cli.main import main
 def said(capsys, monkeypatch):
     """What the command prints, in lines."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # no job that could say where its folder is
 
     def run(*words: str, code: int = 0) -> list[str]:
         capsys.readouterr()
