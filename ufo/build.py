@@ -118,8 +118,8 @@ def apply_tasks(cfg: DictConfig, model: UFO) -> None:
     """Let what the experiment, a sweep and the command line say of tasks win over the checkpoint's settings.
 
     What conf/task and the mixtures say does not: another experiment may have trained the checkpoint.
-    Raises ValueError for a setting that the model has learned and that cannot be another one, and for settings
-    that cannot be decoded together.
+    Raises ValueError for a setting that the model has learned and that cannot be another one, and where the
+    settings cannot be decoded together.
     """
     from hydra.core.hydra_config import HydraConfig
 
