@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ufo.check_data import check_files, known_classes, planned
+from ufo.check_texts import check_marks, check_texts
 from ufo.check_values import check_values
 from ufo.checkpoints.errors import CheckpointError
 from ufo.data.errors import DataError
@@ -172,6 +173,7 @@ def check_fit(model: UFO, data: UFODataModule) -> None:
     for source in data.sources:
         split = "train" if source.has("train") and source.weight > 0 else "val"
         check_source(model, source.name, source.task, source.data(split).classes)
+    check_texts(model, data)
 
 
 def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]) -> None:
@@ -180,6 +182,7 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
     task = model.task(task_name)
     grid = model.grid(task, task.image_size, task.image_size)
     check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
+    check_marks(model, source, classes)
     named: dict[tuple[int, ...], str] = {}
     for name in classes:
         if not model.tokenizer.can_write(name):

@@ -38,6 +38,10 @@ class View:
         """Ground truth of sample `i`."""
         return self.data.target(self._number(i))
 
+    def said(self, i: int) -> list[str]:
+        """What sample `i` asks with."""
+        return self.data.said(self._number(i))
+
     def portrait(self) -> BoolTensor:
         """bool [len]: width < height."""
         return self.data.portrait()[torch.from_numpy(self.numbers)]

@@ -7,7 +7,7 @@ that it counts as a miss instead of disappearing. Both are counted and named onc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -85,6 +85,7 @@ class Source:
     max_tries: int = 20
     _data: dict[str, Dataset] = field(default_factory=dict, init=False, repr=False)
     _bad: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _limits: dict[str, dict[int, str]] = field(default_factory=dict, init=False, repr=False)
     _groups: list[np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +115,18 @@ class Source:
             if split == "train" and hasattr(self.train_transform, "bind"):
                 self.train_transform.bind(data)
         return self._data[split]
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """The splits whose data sets are there."""
+        return tuple(self._data)
+
+    def limit(self, split: str, texts: Mapping[int, str]) -> None:
+        """Let samples, by number, be asked with other texts: the model cannot read their own.
+
+        Training takes other samples in their place. They are counted already, where that was found out.
+        """
+        self._limits[split] = dict(texts)
 
     def _sampled(self, data: Dataset, split: str) -> Dataset:
         """The training data with their cap and repeats; evaluation always has every sample once."""
@@ -159,9 +172,12 @@ class Source:
             DataError: `max_tries` samples in a row were unusable.
         """
         data, reason = self.data("train"), ""
+        unreadable = self._limits.get("train", {})
         with _seeded(seed):
             for _ in range(self.max_tries):
                 try:
+                    if index in unreadable:
+                        raise DataError("the model cannot read its text")
                     sample: Sample | None = data[index]
                     if self.train_transform is not None:
                         sample = self.train_transform(sample)
@@ -189,6 +205,8 @@ class Source:
         try:
             whole = data[index]
             seen: Sample | None = {"text": "", **{k: whole[k] for k in _SEEN if k in whole}}
+            if (said := self._limits.get("val", {}).get(index)) is not None:
+                seen["text"] = said
         except DataError as error:
             self._note("val", index, f"scored as a blank image: {error}")
             seen = _blank(target)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from ufo.types import MASK_TOKEN
 
 MAX_TEXT = 50_000
 """Characters of the longest text: about what the longest context of a language model holds."""
 NO_TEXT = "text that is null or something else than text"
 HALF = "text with half a character (a lone surrogate)"
+MARK = f"text with {MASK_TOKEN}, which stands for a mask"
 ENDLESS = f"text of more than {MAX_TEXT} characters"
 
 
-def usable_text(value: Any, train: bool) -> tuple[str, str | None]:
-    """A text of a file and what is wrong with it, if anything.
+def usable_text(value: Any, train: bool, marks: bool = False) -> tuple[str, str | None]:
+    """A text of a file and what is wrong with it, if anything; `marks`: it may speak of masks.
 
     In training an unusable text is "", so that it is left out. Evaluation keeps every sample: half characters
-    are replaced there, and an endless text is cut.
+    are replaced there, marks are taken out, and an endless text is cut.
     """
     if not isinstance(value, str):
         return "", NO_TEXT
@@ -25,4 +29,6 @@ def usable_text(value: Any, train: bool) -> tuple[str, str | None]:
         value = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in value[: MAX_TEXT + 1])
     if len(value) > MAX_TEXT:
         problem, value = ENDLESS, value[:MAX_TEXT]
+    if not marks and MASK_TOKEN.lower() in value.lower():
+        problem, value = MARK, re.sub(re.escape(MASK_TOKEN), " ", value, flags=re.IGNORECASE)
     return ("" if problem and train else value), problem

@@ -78,6 +78,13 @@ class ImageDataset(Dataset[Sample], ABC):
         """
         self.problems.announce()
 
+    def said(self, i: int) -> list[str]:
+        """The text that sample `i` asks with and, of a conversation, what follows; no image is decoded.
+
+        One empty text where a format has none.
+        """
+        return [""]
+
     def _file(self, name: str) -> Path:
         """Where the image that the annotations call `name` is; counted if that is another spelling."""
         found = find_file(self.images, name)

@@ -107,6 +107,9 @@ class ConversationDataset(ImageDataset):
         sample: Sample = {"image": self._picture(self._names[i]), "text": said[0]}
         return {**sample, "conversation": said} if self.train else sample
 
+    def said(self, i: int) -> list[str]:
+        return self._conversation(i)
+
     def target(self, i: int) -> Target:
         question, answer, *_ = self._conversation(i)
         return Target(

@@ -53,6 +53,10 @@ class JoinedDataset(ImageDataset):
         part, j = self._place(i)
         return part[j]
 
+    def said(self, i: int) -> list[str]:
+        part, j = self._place(i)
+        return part.said(j)
+
     def target(self, i: int) -> Target:
         part, j = self._place(i)
         return replace(part.target(j), id=i)

@@ -109,6 +109,9 @@ class JsonlDataset(ImageDataset):
             )
         return sample
 
+    def said(self, i: int) -> list[str]:
+        return json.loads(self._turns[i]) if self.use == "conversations" else [self._texts[i]]
+
     def target(self, i: int) -> Target:
         turns = json.loads(self._turns[i])
         return Target(
@@ -222,7 +225,9 @@ class _Reader:
         name = record.get("image")
         if not isinstance(name, str) or not name:
             raise DataError("a record needs `image`, the file name of its picture.")
-        turns = [self._readable(text) for text in _conversation(record)]
+        # an answer may hold <mask>: it says which masks it means
+        said = enumerate(_conversation(record))
+        turns = [self._readable(text, marks=number % 2 == 1) for number, text in said]
         size = _size_of(record, self.images / name)
         sample = {"names": name, "size": size, "turns": "[]", "files": "", "masks": [], "masked": False}
         sample |= {"sentence": record.get("sentence"), "box": (np.nan,) * 4}
@@ -244,9 +249,9 @@ class _Reader:
             return
         yield from _questions(turns, masks, sample)
 
-    def _readable(self, text: str) -> str:
+    def _readable(self, text: str, marks: bool = False) -> str:
         """The text as a model can read it. DataError in training for one that it cannot."""
-        said, problem = usable_text(text, self.train)
+        said, problem = usable_text(text, self.train, marks)
         if problem and self.train:
             raise DataError(f"{problem}.")
         if problem:

@@ -91,6 +91,9 @@ class ReasonSegDataset(ImageDataset):
             sample["masks"] = tv_tensors.Mask((marked == 1).to(torch.uint8)[None])
         return sample
 
+    def said(self, i: int) -> list[str]:
+        return [self._samples[i][1]]
+
     def target(self, i: int) -> Target:
         record, text = self._samples[i]
         name, shapes, sentence = self._records[record]

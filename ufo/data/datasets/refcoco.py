@@ -147,6 +147,9 @@ class RefCocoDataset(ImageDataset):
             sample["masks"] = tv_tensors.Mask(decode_masks([self._rle(thing, size)], size))
         return sample
 
+    def said(self, i: int) -> list[str]:
+        return [self._texts[i]]
+
     def target(self, i: int) -> Target:
         thing, row, size = self._place(i)
         return Target(
