@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ufo.check_data import check_files, known_classes, planned
+from ufo.check_grid import check_grids
 from ufo.check_texts import check_marks, check_texts
 from ufo.check_values import check_values
 from ufo.checkpoints.errors import CheckpointError
@@ -174,6 +175,7 @@ def check_fit(model: UFO, data: UFODataModule) -> None:
         split = "train" if source.has("train") and source.weight > 0 else "val"
         check_source(model, source.name, source.task, source.data(split).classes)
     check_texts(model, data)
+    check_grids(model, data)
 
 
 def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]) -> None:
