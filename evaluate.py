@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> float | None:
     with clear_errors():
         check_run(cfg, training=False)
         build.seed_everything(cfg)
-        model = load(cfg.ckpt)
+        model = load(cfg.ckpt, base=cfg.base)
         check_told(cfg)
         build.check_sizes(cfg, model)
         build.apply_tasks(cfg, model)
@@ -41,5 +41,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    with clear_command_line("resolution"), of_the_run():
+    with of_the_run(), clear_command_line("resolution"):  # which puts options before overrides
         main()

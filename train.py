@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float | None:
         data.prepare_data()
         data.setup("fit")
         check_fit(model, data)
-        model.classes = build.class_names(data)
+        model.classes = build.class_names(data, model)
         folder = build.output_folder()
         module.identity = identity.describe(cfg, model, data)
         start = resume.find(cfg.resume, folder, module, module.identity)

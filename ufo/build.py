@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,35 @@ def build_model(cfg: DictConfig) -> UFO:
     return model
 
 
-def class_names(data: UFODataModule, split: str = "train") -> dict[str, tuple[str, ...]]:
-    """The class names of each task: what `predict` asks for if the caller names none."""
-    return {s.task: s.data(split).classes for s in data.sources if s.has(split)}
+def class_names(data: UFODataModule, model: UFO) -> dict[str, tuple[str, ...]]:
+    """The class names of each task: what `predict` asks for if the caller names none.
+
+    Those of all training sources of the task, in their order. If one prompt cannot hold them all, those of
+    the source with the greatest weight, and the log says so.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    sources = [source for source in data.sources if source.has("train")]
+    for task in dict.fromkeys(source.task for source in sources):
+        own = {s.name: (s.weight, s.data("train").classes) for s in sources if s.task == task}
+        names[task] = _distinct(model, [name for _, classes in own.values() for name in classes])
+        prompt = model.task(task).prompt(names[task], "")
+        if len(own) > 1 and len(model.tokenizer.encode([prompt])[0]) > model.prompt_limit:
+            kept = max(own, key=lambda name: own[name][0])
+            names[task] = own[kept][1]
+            log.warning(
+                "%s: one prompt cannot hold the classes of %s; without --classes the model is asked for "
+                "the %d of %s", task, " and ".join(own), len(names[task]), kept
+            )  # fmt: skip
+    return names
+
+
+def _distinct(model: UFO, names: Sequence[str]) -> tuple[str, ...]:
+    """Names that differ for the tokenizer: of those that are the same text the first."""
+    written = model.tokenizer.encode(list(names)) if names else []
+    first: dict[tuple[int, ...], str] = {}
+    for name, tokens in zip(names, written, strict=True):
+        first.setdefault(tuple(tokens), name)
+    return tuple(first.values())
 
 
 def build_sources(cfg: DictConfig) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from ufo.check_values import check_values
 from ufo.checkpoints.errors import CheckpointError
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
-from ufo.errors import instead, sentence
+from ufo.errors import sentence
 from ufo.head.strategy import check_settings
 from ufo.model import UFO
+from ufo.ops.nearest import instead
 from ufo.runs.finite import NonFiniteError
 from ufo.sweeps.record import Refused
-from ufo.tasks import task_names
+from ufo.tasks import Task, task_names
 
 # every key that `ufo.build` or an entry point reads; a key that nothing reads is an error
 KEYS = frozenset(
@@ -59,6 +60,8 @@ KEYS = frozenset(
         "objective",
         "evaluated_split",
         "ckpt",
+        "base",
+        "predictions",
     ]
 )
 
@@ -170,38 +173,56 @@ def check_known(cfg: DictConfig, model: UFO, training: bool) -> None:
 
 
 def check_fit(model: UFO, data: UFODataModule) -> None:
-    """Raises ValueError where the model cannot read or write what the data asks for."""
+    """Raises ValueError where the model cannot read or write what the data asks for, in either split."""
     for source in data.sources:
-        split = "train" if source.has("train") and source.weight > 0 else "val"
-        check_source(model, source.name, source.task, source.data(split).classes)
+        used = [split for split in ("train", "val") if source.has(split)]
+        if source.has("val") and not source.weight > 0:
+            used = ["val"]
+        for split in used:
+            check_source(model, source.name, source.task, source.data(split).classes)
     check_texts(model, data)
     check_grids(model, data)
 
 
 def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]) -> None:
-    """Raises ValueError where a task cannot ask for the classes of a source or write their names."""
-    limit = model.backbone.config.get("max_positions")
+    """Raises ValueError where a task cannot ask for the classes of a source or write their names.
+
+    The model may be without weights. Its tokenizer must write every class, and so that an answer can be told
+    from that of another class; its backbone must read all of them in one prompt.
+    """
     task = model.task(task_name)
     grid = model.grid(task, task.image_size, task.image_size)
     check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
     check_marks(model, source, classes)
-    named: dict[tuple[int, ...], str] = {}
     for name in classes:
         if not model.tokenizer.can_write(name):
             raise ValueError(
                 f"{source}: the tokenizer has no pieces for the class '{name}'; use a vocabulary that "
                 "covers it"
             )
-        tokens = tuple(model.tokenizer.encode([name])[0])
-        if tokens in named:
-            raise ValueError(
-                f"{source}: the classes '{named[tokens]}' and '{name}' are the same tokens, so no answer can "
-                "tell them apart; rename or join them"
-            )
-        named[tokens] = name
-    length = len(model.tokenizer.encode([task.prompt(classes, "")])[0])
-    if limit and max(length, task.max_length) > limit:
+    _check_distinct(model, task, source, classes)
+    length, limit = len(model.tokenizer.encode([task.prompt(classes, "")])[0]), model.prompt_limit
+    if max(length, task.max_length) > limit:
         raise ValueError(
             f"{source}: its prompt has {length} tokens and the backbone reads {limit}; raise "
-            "backbone.network.max_positions"
+            "backbone.network.max_positions, name fewer classes, or take a backbone= that reads more"
         )
+
+
+def _check_distinct(model: UFO, task: Task, source: str, classes: Sequence[str]) -> None:
+    """Raises ValueError for a class whose answer would be read as that of another, or of no object."""
+    tokens: dict[tuple[int, ...], str] = {}
+    if getattr(task, "answers_background", False):
+        (word,) = model.tokenizer.encode([task.wording.background])
+        tokens[tuple(word)] = ""
+    for name, written in zip(classes, model.tokenizer.encode(list(classes)), strict=True):
+        other = tokens.setdefault(tuple(written), name)
+        if other == "":
+            raise ValueError(
+                f"{source}: the class '{name}' is what the model answers where there is no object; rename it"
+            )
+        if other != name:
+            raise ValueError(
+                f"{source}: the classes '{other}' and '{name}' are the same tokens, so no answer can tell "
+                "them apart; rename or join them"
+            )

@@ -1,14 +1,19 @@
-"""The command lines of train.py and evaluate.py: what Hydra says of a wrong override, in one sentence."""
+"""The command lines of train.py and evaluate.py: what Hydra says of a wrong override, in one sentence.
+
+Also how a text becomes a value that Hydra reads as exactly this text: its grammar knows quotes, brackets,
+commas and few letters beyond ASCII, and folders have all of them in their names.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +26,10 @@ _ARGUMENT = re.compile(
     r"|backbone\.(network|tokenizer|ramp|module)|sources\.\w+\.(dataset|transform)\.(train|val))\.\w+=.*",
     re.DOTALL,
 )
+VALUED = frozenset(
+    ["--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p"]
+)
+"""Hydra's options that take a value."""
 
 
 @contextmanager
@@ -30,8 +39,8 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     Hydra prints its errors itself, over many lines, unless it is asked for tracebacks; so it is asked for
     them until the job begins. `numbered` names config groups whose options are numbers: `resolution=1120`.
     """
-    _quote_numbers(numbered)
-    sys.argv[1:] = settable(sys.argv[1:])
+    options, overrides = split_arguments(sys.argv[1:])
+    sys.argv[1:] = [*options, *settable(readable(override, numbered) for override in overrides)]
     if os.environ.get(FULL):
         yield
         return
@@ -62,6 +71,49 @@ def settable(overrides: Iterable[str]) -> list[str]:
     return [f"++{override}" if _ARGUMENT.fullmatch(override) else override for override in overrides]
 
 
+def quoted(text: str | Path) -> str:
+    """A text as a value in an override, whatever characters it has."""
+    # a backslash needs another one only before a quote; an interpolation is escaped as OmegaConf has it
+    text = str(text).replace("${", "\\${")
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), text) + "'"
+
+
+def searched(*folders: Path) -> str:
+    """The override that adds folders of configs to those of the project."""
+    return f"hydra.searchpath=[{','.join(quoted(f'file://{folder.absolute()}') for folder in folders)}]"
+
+
+def readable(override: str, numbered: Sequence[str] = ()) -> str:
+    """An override as Hydra reads what was meant: with quotes around a path or a number that needs them.
+
+    A path is a value that exists as a file or folder, or that has a slash and is not in Hydra's grammar.
+    `numbered` names config groups whose options are numbers, which Hydra would take for integers.
+    """
+    key, equals, value = override.partition("=")
+    if equals and key.lstrip("+") in numbered:
+        return f"{key}={','.join(quoted(v) if v.isdigit() else v for v in value.split(','))}"
+    if "/" not in value or value[0] in "'\"[{" or "${" in value:
+        return override
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        # "a,b/c" is two values unless there is such a path
+        alone = not parsed.is_sweep_override() and str(parsed.value()) == value
+        return override if alone or not Path(value).exists() else f"{key}={quoted(value)}"
+    except HydraException:
+        return f"{key}={quoted(value)}"
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's options and the overrides, in whatever order they stand; Hydra itself wants these together."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        # what has a `=` is no value of `--info`, which may go without one
+        is_value = before in VALUED or (before in ("--info", "-i") and "=" not in argument)
+        (options if argument.startswith("-") or is_value else overrides).append(argument)
+    return options, overrides
+
+
 def job_begins() -> None:
     """From here on Hydra reports in its own way; in processes that inherited the environment, too."""
     if os.environ.pop(OURS, None):
@@ -72,12 +124,3 @@ def _groups() -> list[str]:
     """The folders of the script's conf/."""
     conf = Path(sys.argv[0]).absolute().parent / "conf"
     return [folder.name for folder in conf.iterdir() if folder.is_dir()] if conf.is_dir() else []
-
-
-def _quote_numbers(groups: tuple[str, ...]) -> None:
-    """Hydra takes a bare number for an integer and then refuses it as the name of an option."""
-    for i, argument in enumerate(sys.argv[1:], start=1):
-        key, equals, value = argument.partition("=")
-        if equals and key.lstrip("+") in groups:
-            quoted = ",".join(f"'{v}'" if v.isdigit() else v for v in value.split(","))
-            sys.argv[i] = f"{key}={quoted}"

@@ -6,12 +6,13 @@ state. `sentence` keeps what was wrong and adds the nearest name that exists.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from ufo.ops.nearest import instead
 
 
 def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
@@ -48,10 +49,3 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
         return f"the config has no key '{key}'; {hint}"
     said = (error.msg or str(error)).partition("\n")[0]
     return f"{key}: {said}" if key else said
-
-
-def instead(name: str, known: Iterable[str], all_of_them: str) -> str:
-    """What a wrong name probably stands for, or all that it may be."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"{all_of_them}: {', '.join(names)}"

@@ -26,6 +26,8 @@ def scratch_for(path: Path, alone: bool = False) -> Iterator[Path]:
             killed process left of a large file does not stay beside the next.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(f"{path} is a device or a pipe, which a file would replace; give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:

@@ -25,6 +25,7 @@ from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
 from ufo.ops.grid import Queries, query_grid
 from ufo.ops.masks import resize_mask_logits
+from ufo.ops.nearest import instead
 from ufo.tasks.base import Answers, Asked, Task
 from ufo.tasks.wording import WORDINGS
 from ufo.tokenizer import Tokenizer
@@ -243,8 +244,14 @@ class UFO(nn.Module):
     def task(self, name: str) -> Task:
         """The task of that name. Raises ValueError that lists the tasks of this model."""
         if name not in self.tasks:
-            raise ValueError(f"this model has no task '{name}'; it has: {', '.join(self.tasks)}")
+            raise ValueError(f"this model has no task '{name}'; {instead(name, self.tasks, 'it has')}")
         return self.tasks[name]
+
+    @property
+    def prompt_limit(self) -> int:
+        """The most tokens that a prompt may have: longer ones would be cut, or have no position."""
+        limit = self.tokenizer.max_prompt_length
+        return min(self.backbone.config.get("max_positions") or limit, limit)
 
     def grid(self, task: Task, height: int, width: int) -> Queries | None:
         """The full query grid of a dense task, on the CPU; None for a task with one answer per image.

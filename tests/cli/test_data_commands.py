@@ -72,7 +72,7 @@ def test_list(ufo, root):
 def test_check_of_a_good_data_set(ufo, root):
     answer = ufo("data", "check", "digits_semantic", "--root", root)
     text = "\n".join(answer.out)
-    assert answer.code == 0 and "usable, nothing is wrong" in text
+    assert answer.code == 0 and "ERROR" not in text
     assert "6 samples, 11 classes" in text and "photo" in text and "decoded 3: 3 fine, 0 not" in text
     source = ufo("data", "check", "caption", "mixture=digits", "--root", root, "--decode", "2")
     assert source.code == 0 and source.out[0].startswith("digits/caption")
@@ -120,7 +120,7 @@ def cut(content):
         (
             unknown,
             0,
-            ["1x category that is not in the file (first: annotation 1 of image 1)", "one counts from"],
+            ["1x category that is not in the file, left out (first: annotation 1 of image 1)", "one counts"],
         ),
         (cut, 1, ["birds.json is cut short at line 1, column"]),
     ],

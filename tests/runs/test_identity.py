@@ -25,7 +25,7 @@ def of(scenes):
         data = build.build_data(cfg)
         data.prepare_data()
         model = build.build_model(cfg)
-        model.classes = build.class_names(data)
+        model.classes = build.class_names(data, model)
         return identity.describe(cfg, model, data)
 
     return describe

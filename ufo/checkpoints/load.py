@@ -143,7 +143,8 @@ def _remember_base(model: UFO, name: str | Path, changed: Sequence[str]) -> None
     """Note where the frozen weights come from; `changed` ones are saved with what was trained."""
     kept = [k.removeprefix("backbone.") for k in _renamed(model, dict.fromkeys(changed))]
     held = {k: v for k, v in frozen(model.backbone).items() if k not in kept}
-    record = {"name": str(name), "fingerprint": fingerprint(held), "except": kept}
+    where = Path(name).absolute() if Path(name).exists() else name  # a name on the hub stays one
+    record = {"name": str(where), "fingerprint": fingerprint(held), "except": kept}
     model.backbone.base = record if held and model.backbone.lora else None
 
 
@@ -199,13 +200,13 @@ def _with_base(
     missing = model.state_dict().keys() - weights.keys() - twins(model).keys()
     if record is None or not missing:
         return dict(weights)
-    name = moved or record["name"]
+    name = moved or _base_place(record["name"], path)
     try:
         found = _renamed(model, _base_weights(model, name))
     except CheckpointError as error:
         raise CheckpointError(
             f"'{path}' holds only what was trained, and its base '{name}' cannot be read: {error}. If the "
-            "base has moved: ufo.load(PATH, base=FOLDER), or --base FOLDER"
+            "base has moved: ufo.load(PATH, base=FOLDER), --base FOLDER, or base=FOLDER of evaluate.py"
         ) from error
     complete = {**{k: v for k, v in found.items() if k in missing}, **weights}
     held = {k: complete.get(f"backbone.{k}") for k in frozen(model.backbone) if k not in record["except"]}
@@ -215,6 +216,14 @@ def _with_base(
             f"fingerprint {record['fingerprint']}; give that one"
         )
     return complete
+
+
+def _base_place(name: str, path: str | Path) -> str:
+    """Where a base is: a relative name starts here, or at a folder above the checkpoint."""
+    if Path(name).is_absolute() or Path(name).exists():
+        return name
+    above = (folder / name for folder in Path(path).absolute().parents)
+    return next((str(place) for place in above if place.exists()), name)
 
 
 def _base_weights(model: UFO, name: str | Path) -> dict[str, Tensor]:

@@ -96,12 +96,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _consolidate(args: argparse.Namespace) -> None:
     """The model of a run, as it is: what training needs besides is left out."""
-    if args.overrides or args.vocab or args.tasks or args.classes or args.base:
+    if args.overrides or args.vocab or args.tasks or args.classes:
         raise CommandError("a checkpoint of this project is taken as it is: leave out the other options")
 
     from ufo.checkpoints.load import load, save
 
-    save(load(args.src), args.out)
+    save(load(args.src, base=args.base), args.out)
     print(f"{args.out}: the model of {args.src}")
 
 

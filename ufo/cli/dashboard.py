@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.cli import CommandError
+from ufo.files import write_text
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -44,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.entity and os.environ.get("WANDB_MODE", "online") == "online":
         print(f"workspace: {built.save().url}")
         return 0
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(as_json(built) + "\n", encoding="utf-8")
+    write_text(args.out, as_json(built) + "\n")
     print(f"{args.out}: not sent; --entity NAME creates the workspace in an account")
     return 0
 

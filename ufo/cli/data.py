@@ -10,6 +10,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from ufo.cli import CommandError
+
 NAME = (
     "a data set (see `ufo data list`), a source of the mixture that the overrides choose, or a yaml file of "
     "your own"
@@ -39,10 +41,28 @@ def _add(kinds: Any, name: str, help: str, description: str) -> argparse.Argumen
 
 
 def _run(name: str, args: argparse.Namespace) -> int:
+    from ufo.command_line import readable, searched  # slow to import
+
+    args.overrides = list(getattr(args, "overrides", []))
+    if hasattr(args, "name"):
+        _sort_name(args)
+    args.overrides = [readable(override, ("resolution",)) for override in args.overrides]
     if args.config_dir:
-        searchpath = f"hydra.searchpath=[file://{args.config_dir.absolute()}]"
-        args.overrides = [searchpath, *getattr(args, "overrides", [])]
+        if not args.config_dir.is_dir():
+            raise CommandError(f"--config-dir {args.config_dir} is no folder")
+        args.overrides.insert(0, searched(args.config_dir))
     return importlib.import_module(f"ufo.cli.data_{name}").run(args)
+
+
+def _sort_name(args: argparse.Namespace) -> None:
+    """Find the NAME among words of any order: overrides have a `=` or begin with `+` or `~`."""
+    words = [args.name, *args.overrides]
+    names = [word for word in words if Path(word).is_file() or not ("=" in word or word[:1] in "+~")]
+    if not names:
+        raise CommandError(f"name {NAME}; '{args.name}' is an override")
+    args.name = names[0]
+    words.remove(names[0])
+    args.overrides = words
 
 
 def _add_list(kinds: Any) -> None:

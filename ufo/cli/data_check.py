@@ -5,26 +5,34 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.errors import InstantiationException
-from rich.console import Console
-from rich.progress import track
+from hydra.utils import instantiate
 
+from ufo.check import check_source
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
 from ufo.cli.data_find import Found, find, quiet, tasks_for
+from ufo.cli.data_folders import missing_files, unused_files, unused_maps
 from ufo.cli.data_list import paths
+from ufo.cli.data_outline import described, outline
+from ufo.cli.data_samples import Seen, crowded, decode, map_warnings, mask_warnings, text_warnings
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
+from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
 from ufo.errors import sentence
+from ufo.model import UFO
 from ufo.types import IGNORE
 
 MAX_NAMED = 10  # errors that are printed
 MAX_CLASSES = 12  # lines of a histogram
+LEAVING = "box that leaves its image by more than a pixel"
+UNUSABLE = (DataError, OSError, ValueError, TypeError, InstantiationException)
 
 
 @dataclass
@@ -32,7 +40,7 @@ class Report:
     """What was found out about one split."""
 
     errors: list[str] = field(default_factory=list)  # it, or some sample, cannot be used
-    warnings: list[str] = field(default_factory=list)  # annotations that are left out or changed
+    warnings: list[str] = field(default_factory=list)  # what is left out, changed, or probably not as meant
     facts: list[str] = field(default_factory=list)
 
 
@@ -41,93 +49,115 @@ def run(args: argparse.Namespace) -> int:
     count = _number(args.decode)
     found = find(args.name, args.root, args.overrides)
     print(found.name + (f": {found.info['title']}" if found.info.get("title") else ""))
-    reports = {}
+    reports, datasets = {}, {}
     for split in found.splits:
-        reports[split] = check_split(found, split, count)
-        _print(split, reports[split])
-    errors = sum(len(report.errors) for report in reports.values())
-    warnings = sum(len(report.warnings) for report in reports.values())
+        reports[split], datasets[split] = check_split(found, split, count)
+    whole = Report()
+    model = _model(found, [data for data in datasets.values() if data is not None], whole)
+    if model is not None:
+        whole.facts.append(described(model, args.overrides))
+        for split, data in datasets.items():
+            if data is not None:
+                _check_model(found, model, data[0], data[1], reports[split])
+    whole.warnings += _folders(datasets)
+    for title, report in {**reports, "all": whole}.items():
+        _print(title, report)
+    every = [*reports.values(), whole]
+    errors, warnings = (sum(len(getattr(r, name)) for r in every) for name in ("errors", "warnings"))
     print(f"\n{_verdict(errors, warnings)}")
     return int(bool(errors or (args.strict and warnings)))
 
 
-def check_split(found: Found, split: str, count: int | None) -> Report:
-    """Read one split and decode `count` samples spread over it (None: all)."""
+def check_split(found: Found, split: str, count: int | None) -> tuple[Report, tuple[Any, Seen] | None]:
+    """Read one split and decode `count` samples spread over it (None: all); with what was read, if it was."""
     report = Report()
     report.facts += [f"{key}: {_describe(path)}" for key, path in paths(found.splits[split]).items()]
     with quiet():
         try:
             data = found.build(split)
-        except (DataError, OSError, ValueError, InstantiationException) as error:
+            _serve(found, split, data)
+        except UNUSABLE as error:
             report.errors.append(_hint(sentence(error), found))
-            return report
+            return report, None
         served = tasks_for(data.provides)
         report.facts.append(f"serves: {', '.join(served) or 'no task'}")
         if not len(data):
             report.errors.append("there is no sample: " + _why_empty(data))
-        seen = _decode(data, count, report)
+        seen = decode(data, count)
         _check_task(found, data, split, report)
+        report.warnings += mask_warnings(data, count)
+    _report_samples(data, seen, report)
     _histogram(data, seen, report)
-    if split == "train":
-        _unused_classes(data, report)
-    for kind, number in data.problems.counts.most_common():
-        first = data.problems.first.get(kind, "")
-        report.warnings.append(f"{number:,}x {kind}" + (f" (first: {first})" if first else "") + advice(kind))
-    return report
+    _unused_classes(data, seen, report)
+    if "semantic" in data.provides:
+        report.warnings += map_warnings(data, seen)
+    report.warnings += _problems(data, seen)
+    return report, (data, seen)
 
 
-def _decode(data: Any, count: int | None, report: Report) -> Counter[int]:
-    """Decode samples, note what fails; the labels seen, by number of objects (pixels of class maps)."""
-    total = len(data)
-    places = np.linspace(0, total - 1, min(total, count or total)) if total else np.zeros(0)
-    chosen = np.unique(places.astype(int))
-    labels: Counter[int] = Counter()
-    objects, sides, failed = 0, [], 0
-    for i in track(chosen, "decoding", transient=True, console=Console(stderr=True)):
-        try:
-            target, sample = data.target(int(i)), data[int(i)]
-        except DataError as error:
-            failed += 1
-            if failed <= MAX_NAMED:
-                report.errors.append(f"sample {i}: {error}")
-            continue
-        sides.append(sample["image"].shape[-2:])
-        if target.labels is not None:
-            labels.update(target.labels.tolist())
-        if target.semantic is not None:
-            values, pixels = target.semantic.unique(return_counts=True)
-            labels.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
-        objects += len(target.boxes) if target.boxes is not None else 0
+def _serve(found: Found, split: str, data: Any) -> None:
+    """Let the data set know for which task it is read: what that does not need cannot be wrong."""
+    if found.source is None or "task" not in found.source or not hasattr(data, "serve"):
+        return
+    from ufo.tasks import task_class
+
+    transform = found.source.get("transform") or {}
+    pastes = split == "train" and hasattr(instantiate(transform.get("train")), "bind")
+    data.serve(task_class(found.source.task).needs, pasting=pastes)
+
+
+def _problems(data: Any, seen: Seen) -> Iterator[str]:
+    """What the data set itself has left out or doubts, and boxes that leave their image in any format."""
+    problems = data.problems
+    for counts, effect in ((problems.left_out, EFFECTS[LEFT_OUT]), (problems.doubtful, EFFECTS[DOUBTFUL])):
+        for kind, number in counts.most_common():
+            first = problems.first.get(kind, "")
+            place = f" (first: {first})" if first else ""
+            yield f"{number:,}x {kind}, {effect}{place}{advice(kind)}"
+    if seen.leaving and not any(kind in problems.counts for kind in (LEAVING, "box outside its image")):
+        yield f"{len(seen.leaving):,}x {LEAVING} (first: {seen.leaving[0]}){advice(LEAVING)}"
+
+
+def _report_samples(data: Any, seen: Seen, report: Report) -> None:
+    """How many samples there are, how many of the decoded ones cannot be used, and how large they are."""
+    total, failed = len(data), len(seen.failed)
+    report.errors += seen.failed[:MAX_NAMED]
     if failed > MAX_NAMED:
         report.errors.append(f"and {failed - MAX_NAMED} more samples that cannot be decoded")
+    if (missing := missing_files(data)) and len(missing) > failed:
+        report.errors.append(f"{len(missing):,}x record without its image file (first: {missing[0]})")
     text = f"{total:,} samples, {len(data.classes)} classes" if data.classes else f"{total:,} samples"
     report.facts.append(text)
-    if len(chosen):
-        report.facts.append(f"decoded {len(chosen):,}: {len(chosen) - failed:,} fine, {failed:,} not")
-    if sides:
-        heights, widths = np.array(sides).T
+    if fine := len(seen.sides):
+        heights, widths = np.array(seen.sides).T
+        report.facts.append(f"decoded {fine + failed:,}: {fine:,} fine, {failed:,} not")
         report.facts.append(
             f"images {widths.min()}-{widths.max()} x {heights.min()}-{heights.max()} pixels (width x height)"
-            + (f", {objects / len(sides):.1f} objects each" if objects else "")
+            + (f", {seen.objects / fine:.1f} objects each" if seen.objects else "")
         )
-    return labels
+    elif failed:
+        report.facts.append(f"decoded {failed:,}: none fine")
 
 
-def _histogram(data: Any, seen: Counter[int], report: Report) -> None:
-    """The most and least frequent classes; of all annotations if the data set knows them without decoding."""
-    counts, unit = seen, "objects in the decoded samples"
+def _counts(data: Any, seen: Seen) -> tuple[Counter[int], str]:
+    """Objects or pixels by class, and what was counted; of all annotations if that needs no decoding."""
     if hasattr(data, "label_sets"):
-        counts, unit = Counter(np.asarray(data.label_sets()[1]).tolist()), "objects"
-    elif "semantic" in data.provides:
-        unit = "of the decoded pixels"
-        total = max(sum(n for k, n in seen.items() if k != IGNORE), 1)
-        counts = Counter({k: n / total for k, n in seen.items() if k != IGNORE})
+        return Counter(np.asarray(data.label_sets()[1]).tolist()), "objects"
+    counts = Counter({k: n for k, n in seen.labels.items() if k != IGNORE})
+    return (
+        counts,
+        "share of the decoded pixels" if "semantic" in data.provides else "objects in the decoded samples",
+    )
+
+
+def _histogram(data: Any, seen: Seen, report: Report) -> None:
+    """The most and least frequent classes of what is trained on or scored."""
+    counts, unit = _counts(data, seen)
     if not data.classes or not counts:
         return
+    total = sum(counts.values())
     lines = [
-        f"  {data.classes[k][:32]:<32} {n:,}"
-        if unit != "of the decoded pixels"
-        else f"  {data.classes[k][:32]:<32} {n:.1%}"
+        f"  {data.classes[k][:32]:<32} " + (f"{n / total:.1%}" if "share" in unit else f"{n:,}")
         for k, n in counts.most_common(MAX_CLASSES)
         if 0 <= k < len(data.classes)
     ]
@@ -136,16 +166,23 @@ def _histogram(data: Any, seen: Counter[int], report: Report) -> None:
     report.facts.append("\n    ".join([f"labels ({unit}):", *lines, *more]))
 
 
-def _unused_classes(data: Any, report: Report) -> None:
-    if not hasattr(data, "label_sets"):
+def _unused_classes(data: Any, seen: Seen, report: Report) -> None:
+    """Classes that nothing teaches, or that nothing tests."""
+    if not data.classes or not len(data) or not seen.sides or not data.provides & {"labels", "semantic"}:
         return
-    counts = np.bincount(np.asarray(data.label_sets()[1], dtype=np.int64), minlength=len(data.classes))
-    if len(data) and not counts.any():
-        report.errors.append("no object is left to train on; the warnings say why")
+    counts, _ = _counts(data, seen)
+    known = hasattr(data, "label_sets") or seen.whole
+    thing = "pixel" if "semantic" in data.provides else "object"
+    if not counts and known:
+        use = "train on" if getattr(data, "train", False) else "score"
+        report.errors.append(f"no {thing} is left to {use}; the warnings say why")
         return
-    if without := [name for name, n in zip(data.classes, counts.tolist(), strict=True) if not n]:
+    if without := [name for k, name in enumerate(data.classes) if not counts[k]]:
         names = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
-        report.warnings.append(f"{len(without)} classes without any object: {names}")
+        noun = "class" if len(without) == 1 else "classes"
+        line = f"{len(without)} {noun} without any {thing}: {names}"
+        # a rare class need not be in a part of the data
+        report.warnings.append(line) if known else report.facts.append(line + " (of what was decoded)")
 
 
 def _check_task(found: Found, data: Any, split: str, report: Report) -> None:
@@ -166,6 +203,49 @@ def _check_task(found: Found, data: Any, split: str, report: Report) -> None:
         )
 
 
+def _tasks(found: Found, data: Any) -> list[str]:
+    """The tasks to train the data for: the source's, else those of the mixture that they serve."""
+    if found.source is not None and "task" in found.source:
+        return [found.source.task] if found.source.task in tasks_for(data.provides) else []
+    known = {name for name, task in found.cfg.tasks.items() if task}
+    return [name for name in tasks_for(data.provides) if name in known]
+
+
+def _model(found: Found, datasets: Sequence[tuple[Any, Seen]], whole: Report) -> UFO | None:
+    """The model that would be trained; None, and a warning, if it cannot be known here."""
+    tasks = sorted({task for data, _ in datasets for task in _tasks(found, data)})
+    if not tasks:
+        return None
+    try:
+        with quiet():
+            return outline(found, tasks)
+    except (CommandError, *UNUSABLE) as error:
+        whole.warnings.append(
+            f"what the model can read and write is not checked: {sentence(error)} (backbone= takes another)"
+        )
+        return None
+
+
+def _check_model(found: Found, model: UFO, data: Any, seen: Seen, report: Report) -> None:
+    """What training would refuse or cut because of the model."""
+    for task in _tasks(found, data):
+        try:
+            check_source(model, found.name, task, data.classes)
+        except ValueError as error:
+            report.errors.append(str(error))
+            continue
+        report.warnings += text_warnings(model, task, data.classes, seen)
+        report.warnings += crowded(model, task, data)
+
+
+def _folders(datasets: dict[str, tuple[Any, Seen] | None]) -> list[str]:
+    """Files that no split uses; nothing if a split could not be read, since it may use them."""
+    if not datasets or None in datasets.values():
+        return []
+    built = [entry[0] for entry in datasets.values() if entry is not None]
+    return [f"{line} in {folder}" for look in (unused_files, unused_maps) for folder, line in look(built)]
+
+
 def _describe(path: Path) -> str:
     if not path.exists():
         return f"{path} (missing)"
@@ -177,8 +257,8 @@ def _describe(path: Path) -> str:
 
 
 def _why_empty(data: Any) -> str:
-    if getattr(data, "train", False) and data.problems.counts:
-        return "every image lost its annotations for the reasons below, or is too small"
+    if data.problems.counts:
+        return "everything is left out, the warnings say why"
     return "no image of the file has an annotation of the classes" if data.classes else "the file lists none"
 
 
@@ -191,6 +271,8 @@ def _hint(message: str, found: Found) -> str:
 
 
 def _print(split: str, report: Report) -> None:
+    if not (report.facts or report.warnings or report.errors):
+        return
     print(f"\n{split}")
     for kind, lines in (("", report.facts), ("warning: ", report.warnings), ("ERROR: ", report.errors)):
         for line in lines:
@@ -198,9 +280,10 @@ def _print(split: str, report: Report) -> None:
 
 
 def _verdict(errors: int, warnings: int) -> str:
+    counted = f"{warnings} warning{'s' * (warnings != 1)}"
     if errors:
-        return f"not usable as it is: {errors} errors, {warnings} warnings"
-    return f"usable, with {warnings} warnings" if warnings else "usable, nothing is wrong"
+        return f"not usable as it is: {errors} error{'s' * (errors != 1)}, {counted}"
+    return f"usable, with {counted}" if warnings else "usable, nothing is wrong"
 
 
 def _number(text: str) -> int | None:

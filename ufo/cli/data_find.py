@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.recipes import compose, config_folder
 from ufo.cli import CommandError
-from ufo.errors import instead, sentence
+from ufo.command_line import quoted, searched
+from ufo.errors import sentence
+from ufo.ops.nearest import instead
 
 SPLITS = ("train", "val")
 HERE = "inspected"  # key of the composed config under which the data set stands
@@ -89,7 +93,6 @@ def find(
     name: str,
     root: Path | None = None,
     overrides: Sequence[str] = (),
-    defaults: Sequence[str] = (),
 ) -> Found:
     """The data set that `name` means. Raises CommandError with the nearest names if there is none.
 
@@ -97,10 +100,8 @@ def find(
         name: see the module.
         root: the folder of all data sets, in place of `paths.data`.
         overrides: as on the command line of `train.py`; they choose a mixture and its sources.
-        defaults: overrides if there are no others.
     """
-    at = [f"paths.data={root}"] if root else []
-    at += [] if overrides else defaults
+    at = _at(root)
     if name.endswith(SUFFIXES):
         return _own(Path(name), [*at, *overrides])
     if name in dataset_names() and not overrides:
@@ -121,7 +122,7 @@ def find(
 def all_datasets(root: Path | None = None) -> Iterator[Found]:
     """Every data set of `conf/dataset`."""
     names = dataset_names()
-    at = [f"paths.data={root}"] if root else []
+    at = _at(root)
     cfg = _compose([*(f"+dataset@{HERE}.{name}={name}" for name in names), *at])
     for name in names:
         yield _found(name, cfg, cfg[HERE][name])
@@ -136,7 +137,35 @@ def unknown(name: str, known: Sequence[str]) -> str:
 
 def mixture_config(overrides: Sequence[str], root: Path | None = None) -> DictConfig:
     """The config of a mixture. Raises CommandError if it cannot be composed."""
-    return _compose([*overrides, *([f"paths.data={root}"] if root else [])])
+    return _compose([*overrides, *_at(root)])
+
+
+def _at(root: Path | None) -> list[str]:
+    """The override that says where all data sets are."""
+    return [f"paths.data={quoted(root)}"] if root else []
+
+
+@contextmanager
+def _as_group(path: Path) -> Iterator[tuple[str, list[Path]]]:
+    """A file's folder as a config group: its name, and the folders to search for it.
+
+    The name is part of an override's key, which has no quotes: other names get a link for the moment.
+    """
+    folder = path.parent
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", folder.name):
+        yield folder.name, [folder.parent]
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / HERE).symlink_to(folder, target_is_directory=True)
+        yield HERE, [Path(scratch), folder.parent]
+
+
+def _searching(folders: Sequence[Path], overrides: Sequence[str]) -> list[str]:
+    """The overrides with these folders searched for configs first."""
+    start = searched(*folders)
+    own = [override for override in overrides if override.startswith(f"{start.partition('[')[0]}[")]
+    rest = [override for override in overrides if override not in own]
+    return [start[:-1] + "," + own[-1].partition("[")[2] if own else start, *rest]
 
 
 def _own(path: Path, overrides: Sequence[str]) -> Found:
@@ -144,9 +173,8 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
     path = path.absolute()
     if not path.is_file():
         raise CommandError(f"there is no file {path}")
-    group, folder = path.parent.name, path.parent.parent
-    chosen = [f"hydra.searchpath=[file://{folder}]", f"+{group}@{HERE}={path.stem}"]
-    cfg = _compose([*chosen, *overrides])
+    with _as_group(path) as (group, folders):
+        cfg = _compose([f"+{group}@{HERE}={quoted(path.stem)}", *_searching(folders, overrides)])
     inspected = cfg.get(HERE)
     if inspected is None or not any(key in inspected for key in (*SPLITS, "dataset")):
         raise CommandError(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ufo.cli import CommandError
 from ufo.cli.data_find import Found, all_datasets
+from ufo.ops.nearest import instead
 
 FOUND, PARTLY, MISSING = "found", "partly", "-"
 
@@ -20,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from ufo.tasks import task_names
 
     if args.task and args.task not in task_names():
-        raise CommandError(f"there is no task '{args.task}'; there are: {', '.join(task_names())}")
+        raise CommandError(f"there is no task '{args.task}'; {instead(args.task, task_names(), 'there are')}")
     table = Table(box=None, pad_edge=False)
     for column in ("data set", "here", "what", "tasks", "from", "licence"):
         table.add_column(column, no_wrap=column in ("data set", "here"), overflow="fold")

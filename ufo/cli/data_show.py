@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
@@ -25,6 +24,8 @@ from rich.progress import track
 from ufo.backbones.base import Backbone
 from ufo.cli import CommandError
 from ufo.cli.data_find import Found, find
+from ufo.cli.data_outline import make_backbone, make_task
+from ufo.cli.files import save_picture
 from ufo.data.datasets.segmentations import encode_mask
 from ufo.data.mixer import Entry, MixtureSampler
 from ufo.data.module import TrainingData
@@ -32,6 +33,7 @@ from ufo.data.source import Source
 from ufo.data.transforms import plain
 from ufo.draw import contact_sheet, draw
 from ufo.errors import sentence
+from ufo.files import write_text
 from ufo.ops.grid import query_grid
 from ufo.tasks import Asked, Task, kind_of, task_class
 from ufo.tasks.wording import WORDINGS
@@ -39,14 +41,12 @@ from ufo.types import Batch, Target
 
 SIDE = 448  # pixels of a drawn image
 MAX_ANSWERS = 8  # below a picture; the text file has all
-# without overrides: the published network, whose inputs are large enough to see something
-DEFAULTS = ("backbone=ufo_vit_base", "resolution='1120'")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw samples; prints where they are."""
-    found = find(args.name, args.root, args.overrides, DEFAULTS)
-    backbone = _backbone(found)
+    found = find(args.name, args.root, args.overrides)
+    backbone = make_backbone(found)
     task = _task(found, args.task).worded(WORDINGS[backbone.wording])
     source = _source(found, task, args.split)
     out = args.out or Path("runs") / "data_show" / found.name.replace("/", "_")
@@ -61,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
         texts.append(_text(number, backbone.chat(prompt), answers))
         shown.append("\n".join([f"prompt: {backbone.chat(prompt)}", *_counted(answers)]))
         pictures.append(_picture(batch, asked, answers))
-        pictures[-1].save(out / f"{number:03d}.png")
-    contact_sheet(pictures, columns=4, title=f"{found.name}: {task.name}").save(out / "sheet.png")
-    (out / "texts.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        save_picture(pictures[-1], out / f"{number:03d}.png")
+    sheet = contact_sheet(pictures, columns=4, title=f"{found.name}: {task.name}")
+    save_picture(sheet, out / "sheet.png")
+    write_text(out / "texts.txt", "\n\n".join(texts) + "\n")
     print(shown[0])
     print(f"\n{len(pictures)} samples: {out / 'sheet.png'}, exact prompts and answers: {out / 'texts.txt'}")
     return 0
@@ -81,25 +82,12 @@ def _task(found: Found, name: str | None) -> Task:
         raise CommandError(
             f"{found.name} does not serve '{name}', it serves {', '.join(served) or 'no task'}"
         )
-    settings = found.cfg.tasks.get(chosen) or found.task_settings(chosen)
-    try:
-        return instantiate(settings)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise CommandError(f"the settings of the task '{chosen}' are incomplete: {error}") from error
+    return make_task(found, chosen)
 
 
 def _use(needs: frozenset[str]) -> tuple[int, bool]:
     """How much of a data set a task uses: of its tasks the greatest is shown."""
     return len(needs), "masks" in needs
-
-
-def _backbone(found: Found) -> Backbone:
-    """The backbone without weights: what it asks and how it cuts images into windows."""
-    try:
-        with torch.device("meta"):
-            return instantiate(found.cfg.backbone.network, vocab_size=1)
-    except Exception as error:
-        raise CommandError(f"the backbone cannot be built: {sentence(error)}") from error
 
 
 def _source(found: Found, task: Task, split: str) -> Source:

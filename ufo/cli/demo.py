@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         build.seed_everything(cfg)
         model = build.build_model(cfg)
         check_fit(model, data)
-        model.classes = build.class_names(data)
+        model.classes = build.class_names(data, model)
     columns = {}
     print("\nEvaluating: untrained, trivial predictor, the shipped model")
     columns["untrained"] = evaluate(cfg, model, data)

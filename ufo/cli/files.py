@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ufo.cli import CommandError
-from ufo.files import write_json
+from ufo.files import scratch_for, write_json
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SUFFIXES = frozenset((*PICTURE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
@@ -79,6 +82,15 @@ def plan_outputs(
             raise CommandError(f"{path} is one of the images to work on; write somewhere else")
         path.parent.mkdir(parents=True, exist_ok=True)
     return outputs
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all; a link in its place is replaced, not what that points to."""
+    from PIL import Image
+
+    format = Image.registered_extensions()[path.suffix.lower()]
+    with scratch_for(path) as scratch:
+        picture.save(scratch, format=format)
 
 
 def _plan_pictures(out: Path, given: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:

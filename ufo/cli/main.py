@@ -15,11 +15,13 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import ufo
 import ufo.cli
 from ufo.cli import CommandError
 from ufo.data.errors import DataError
+from ufo.ops.nearest import instead
 
 TRACEBACK = "UFO_TRACEBACK"
 
@@ -27,7 +29,7 @@ TRACEBACK = "UFO_TRACEBACK"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 1 for an expected error, 2 for wrong arguments."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     if args.command is None:
         parser.print_help()
         return 2
@@ -49,9 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest command or choice for one that is not there."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            named = [str(choice) for choice in action.choices]
+            what = "command" if isinstance(action, argparse._SubParsersAction) else "choice"
+            hint = instead(str(value), named, "there are")
+            raise argparse.ArgumentError(None, f"there is no {what} '{value}'; {hint}")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides of the config may stand between options and behind them."""
+    args, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-")]
+    if strange or (rest and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every command of this folder."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ufo",
         description="UFO: one model that detects, segments, captions and grounds through language.",
         epilog=f"{TRACEBACK}=1 shows where in the code an error comes from.",

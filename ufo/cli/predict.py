@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ufo.cli import CommandError
-from ufo.cli.files import find_images, image_id, plan_outputs, write_results
+from ufo.cli.files import find_images, image_id, plan_outputs, save_picture, write_results
+from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -68,11 +69,13 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of images")
     add("--ckpt", required=True, help="model folder, .ckpt file or folder of a training run")
+    add("--base", help="where the base of a LoRA is now, if it has moved")
     add("--task", default=ANY, action=TaskOption)
     add("--text", type=_text, help="what to look for, or a question, where a task needs one")
     add("--classes", type=_names, help="names to ask for, a,b,c (default: the checkpoint's own)")
     add("--score", type=_score, default=0.3, help="leave out objects below this score (default 0.3)")
     add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
+    add("--ids", type=Path, metavar="FILE", help="your COCO json: --json then has its image and category ids")
     add("--out", type=Path, metavar="PATH", help="picture file of one image, or folder of pictures")
     add("--constrained", action="store_true", help="let answers be nothing but well-formed (boxes, masks)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: CUDA if there is one")
@@ -86,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
     """
     paths = find_images(args.images)
     outputs = plan_outputs(args.images, paths, args.json, args.out)
-    model = _load(args.ckpt, args.device)
+    ids = _ids(args, paths)
+    model = _load(args.ckpt, args.device, args.base)
     if args.constrained:
         for task in model.tasks.values():
             task.constrained = task.has_grammar
@@ -102,15 +106,28 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 continue
             for task, some in records.items():
-                found[task] += some
+                found[task] += ids.of(some, path) if ids else some
     if outputs.json:
         write_results(outputs.json, found if args.task == ANY else found[args.task])
         print(f"results: {outputs.json}")
+    if ids and ids.remark():
+        print(ids.remark(), file=sys.stderr)
     if outputs.pictures and failed < len(paths):
         print(f"pictures: {args.out}")
     if failed and len(paths) > 1:
         print(f"error: {failed} of {len(paths)} images could not be used", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _ids(args: argparse.Namespace, paths: Sequence[Path]) -> Ids | None:
+    """The ids that results shall have, checked before a model is loaded."""
+    if args.ids is None:
+        return None
+    if args.json is None:
+        raise CommandError("--ids is about the results of --json FILE; add it")
+    ids = read_ids(args.ids)
+    ids.check(paths)
+    return ids
 
 
 def _text(value: str) -> str:
@@ -139,7 +156,7 @@ def _score(value: str) -> float:
 # --- what the model is asked ----------------------------------------------------------------------
 
 
-def _load(ckpt: str, device: str) -> UFO:
+def _load(ckpt: str, device: str, base: str | None) -> UFO:
     import torch
 
     import ufo
@@ -153,7 +170,7 @@ def _load(ckpt: str, device: str) -> UFO:
         reason = str(error).splitlines()[0]
         raise CommandError(f"--device {device} cannot be used here: {reason}") from error
     try:
-        return ufo.load(ckpt, device)
+        return ufo.load(ckpt, device, base)
     except (CheckpointError, OSError):
         raise
     except Exception as error:  # whatever building a model from foreign settings may raise
@@ -212,8 +229,7 @@ def _request(model: UFO, name: str, text: str, classes: tuple[str, ...] | None, 
 
 def _require_short(model: UFO, prompt: str) -> None:
     """A longer prompt would be cut without a word, or not fit the backbone at all."""
-    limit = model.backbone.config.get("max_positions") or model.tokenizer.max_prompt_length
-    limit = min(limit, model.tokenizer.max_prompt_length)
+    limit = model.prompt_limit
     length = len(model.tokenizer.encode([prompt])[0])
     if length > limit:
         raise CommandError(
@@ -248,7 +264,7 @@ def _predict(
         if picture:
             drawn.append(draw(pixels, prediction, text=request.text, min_score=min_score))
     if picture:
-        _sheet(drawn, [request.task for request in requests]).save(picture)
+        save_picture(_sheet(drawn, [request.task for request in requests]), picture)
     return records
 
 

@@ -7,6 +7,7 @@ import pkgutil
 from typing import Any
 
 from ufo.kinds import Kind
+from ufo.ops.nearest import instead
 from ufo.tasks.base import Answers, Asked, Task
 
 __all__ = ["Answers", "Asked", "Task", "kind_of", "make_task", "task_class", "task_names"]
@@ -33,7 +34,7 @@ def task_class(name: str) -> type[Task]:
     """The task of that name. Raises ValueError if there is none."""
     classes = _classes()
     if name not in classes:
-        raise ValueError(f"unknown task '{name}'; there are: {', '.join(sorted(classes))}")
+        raise ValueError(f"unknown task '{name}'; {instead(name, classes, 'there are')}")
     return classes[name]
 
 

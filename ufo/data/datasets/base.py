@@ -113,6 +113,11 @@ class ImageDataset(Dataset[Sample], ABC):
     def target(self, i: int) -> Target:
         """Ground truth of sample `i` in original pixels; the image need not be readable."""
 
+    def files(self) -> list[str]:
+        """The image files that records name, below `images`; empty where a format cannot tell."""
+        names = getattr(self, "_names", ())
+        return [names[i] for i in range(len(names))]
+
     @abstractmethod
     def portrait(self) -> BoolTensor:
         """bool [len]: width < height, from the annotations or the image headers."""

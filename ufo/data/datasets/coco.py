@@ -101,6 +101,7 @@ class CocoDataset(ImageDataset):
             name_parts=name_parts,
         )
         self.classes = tuple(self._index.meta["classes"])
+        self.category_ids = tuple(self._index.meta["category_ids"])
         if separator:
             self.classes, *others = part_wordings(self.classes, separator)
             self.wordings = tuple(others)

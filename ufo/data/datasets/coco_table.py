@@ -86,13 +86,16 @@ class CocoReader:
         Arrays: `ids` int64 [n] (or `ids.ends`, `ids.bytes`: texts in JSON), `names.ends`, `names.bytes`,
         `sizes` int32 [n, 2] (height, width), `annotated` bool [n], `starts` int64 [n + 1], `labels` int32
         [m], `boxes` float32 [m, 4], `areas` float32 [m], `crowd` bool [m], and with masks those of
-        `Segmentations`. Meta: `classes`, `masks`, `problems`, `mask_problems` (of segmentations: they do not
-        matter to a task that needs boxes), `images` (only if their headers were read).
+        `Segmentations`. Meta: `classes`, `category_ids` (the file's, in label order), `masks`,
+        `problems`, `mask_problems` (of segmentations: they do not matter to a task that needs boxes),
+        `images` (only if their headers were read).
         """
         self._read_images_and_categories()
         arrays, masks = self._read_annotations()
+        used = [(key, label) for key, label in self.label_of.items() if label is not None]
         meta = {
             "classes": list(self.names),
+            "category_ids": [key for key, _ in sorted(used, key=lambda pair: pair[1])],
             "masks": masks,
             "problems": self.problems.record(),
             "mask_problems": self.mask_problems.record() if masks else {},

@@ -126,6 +126,10 @@ class JsonlDataset(ImageDataset):
             sentence=bool(self._index["sentence"][i]) if "sentence" in self.provides else None,
         )
 
+    def mask_files(self) -> list[Path]:
+        """The files of the masks that are pictures of their own."""
+        return [self.images / name for name in (self._files[i] for i in range(len(self))) if name]
+
     def portrait(self) -> BoolTensor:
         sizes = self._index["sizes"]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])

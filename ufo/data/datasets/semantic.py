@@ -116,6 +116,13 @@ class SemanticDataset(ImageDataset):
             semantic=semantic,
         )
 
+    def files(self) -> list[str]:
+        return [self._image(i).relative_to(self.images).as_posix() for i in range(len(self))]
+
+    def label_files(self) -> list[str]:
+        """The label maps of the images, below `labels`."""
+        return [self._label(i).relative_to(self.labels).as_posix() for i in range(len(self))]
+
     def portrait(self) -> BoolTensor:
         if self._portrait is None:
             self._portrait = torch.tensor([self._tall(i) for i in range(len(self))], dtype=torch.bool)

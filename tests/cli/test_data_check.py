@@ -1,0 +1,276 @@
+"""`ufo data check` refuses what training would refuse, and counts and names what training would not use."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from cli_model import tiny_model
+
+from ufo.check import check_source
+from ufo.cli.data_folders import missing_files, unused_files, unused_maps
+from ufo.cli.data_samples import crowded, decode, map_warnings, mask_warnings, text_warnings
+from ufo.data.datasets import CocoDataset, JsonlDataset, SemanticDataset
+
+SIZE = (48, 64)  # height, width
+
+
+def picture(path, seed=0, size=SIZE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(path)
+
+
+def number_map(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Write four pictures with two boxes each, as `change` makes them; returns the folder."""
+
+    def write(change=lambda content: None, names=("kite", "boat"), size=SIZE):
+        height, width = size
+        content = {
+            "images": [
+                {"id": 10 + i, "file_name": f"{i}.png", "height": height, "width": width} for i in range(4)
+            ],
+            "categories": [{"id": 5 + k, "name": name} for k, name in enumerate(names)],
+            "annotations": [
+                {"id": 2 * i + k, "image_id": 10 + i, "category_id": 5 + k, "bbox": [4 + 9 * k, 6, 12, 10]}
+                for i in range(4)
+                for k in range(len(names))
+            ],
+        }
+        for i in range(4):
+            picture(tmp_path / "images" / f"{i}.png", i, size)
+        change(content)
+        (tmp_path / "kites.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return write
+
+
+def read(folder, train=True):
+    return CocoDataset(folder / "images", folder / "kites.json", train=train)
+
+
+def source(folder, splits=("train", "val"), task="detection"):
+    """The yaml of a source of the folder's data."""
+    lines = [f"# @package sources.kites\nname: kites/{task}\ntask: {task}\nbatch_size: 2\ndataset:"]
+    for split in splits:
+        lines.append(
+            f"  {split}:\n    _target_: ufo.data.datasets.CocoDataset\n    _partial_: true\n"
+            f"    images: '{folder}/images'\n    annotations: '{folder}/kites.json'\n"
+            f"    train: {'true' if split == 'train' else 'false'}"
+        )
+    path = folder / "my sources" / "kites.yaml"  # a name that is no config group
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+# ---------------------------------------------------------------- the model that would be trained
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("Kite", "kite"), "'Kite' and 'kite' are the same tokens"),
+        (("kite", "k\u00ecte"), "are the same tokens"),  # an uncased vocabulary drops accents
+        (("kite", "background"), "'background' is what the model answers where there is no object"),
+        (("kite", "\u9ce5"), "no pieces for the class '\u9ce5'"),
+        (tuple(f"a long name of boat {i}" for i in range(20)), "tokens and the backbone reads 64"),
+    ],
+)
+def test_classes_that_a_model_cannot_answer_with(names, words):
+    with pytest.raises(ValueError, match="mine: ") as refused:
+        check_source(tiny_model(), "mine", "detection", names)
+    assert words in str(refused.value)
+
+
+def test_only_tasks_with_a_word_for_nothing_reserve_it():
+    check_source(tiny_model(), "mine", "semantic_segmentation", ("kite", "background"))
+
+
+def test_the_command_is_as_strict_as_training_in_both_halves(ufo, coco):
+    path = source(coco(names=("Kite", "kite")))
+    answer = ufo("data", "check", "resolution=112", path, "backbone=ufo_vit_tiny", "--decode", 1)
+    errors = [line for line in answer.out if "ERROR" in line]
+    assert answer.code == 1 and len(errors) == 2 and all("the same tokens" in line for line in errors)
+    assert any("UFOViT, 112 px" in line and "defaults" not in line for line in answer.out)
+
+
+def test_the_model_that_is_named_decides(ufo, coco):
+    """A prompt that the default model cannot read is none too long for a larger one."""
+    names = tuple(f"long boat number {i}" for i in range(12))
+    path = source(coco(names=names), splits=("train",))
+    answer = ufo("data", "check", path)
+    assert answer.code == 1 and any("the backbone reads 128" in line for line in answer.out)
+    assert any("train.py's defaults" in line for line in answer.out)
+    longer = ufo("data", "check", "backbone.network.max_positions=512", path)
+    assert longer.code == 0 and any("up to 512 tokens" in line for line in longer.out)
+
+
+def test_texts_that_the_model_cannot_read_whole():
+    from ufo.cli.data_samples import Seen
+
+    model = tiny_model()
+    seen = Seen(texts=[("sample 0", "a red cat"), ("sample 1", "red " * 90), ("sample 2", "a \u9ce5")])
+    long, strange = text_warnings(model, "grounding", (), seen)
+    assert "1x prompt of more than 64 tokens" in long and "sample 1" in long
+    assert "1x text with pieces that the vocabulary lacks" in strange and "sample 2" in strange
+    (cut,) = text_warnings(model, "caption", (), Seen(texts=[("sample 4", "a red cat " * 5)]))
+    assert "1x answer of more than 6 tokens" in cut
+
+
+def test_more_objects_than_queries(coco):
+    def many(content):
+        first = content["annotations"][0]
+        content["annotations"] += [{**first, "id": 100 + i} for i in range(150)]
+
+    model = tiny_model(classes=("kite", "boat"))
+    task = model.tasks["detection"]
+    task.grid_per_window = 5  # 4 windows
+    (line,) = crowded(model, "detection", read(coco(many)))
+    assert "1x image with more objects than the 100 queries" in line and "52 objects" in line
+    task.grid_per_window = 7
+    assert not list(crowded(model, "detection", read(coco(many))))
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_files_that_no_record_uses_and_records_without_file(coco):
+    folder = coco()
+    for name in ("9.JPG", "8.tiff", "notes.txt", ".hidden.png"):
+        picture(folder / "images" / "x.png")
+        (folder / "images" / "x.png").rename(folder / "images" / name)
+    (folder / "images" / "2.png").unlink()
+    data = read(folder)
+    assert missing_files(data) == ["2.png"]
+    ((where, line),) = unused_files([data, read(folder, train=False)])
+    assert where == folder / "images" and line.startswith("2x image file that no record uses")
+    assert "9.JPG" in line and "8.tiff" in line and "notes" not in line
+
+
+def test_a_file_of_the_other_half_is_used(coco):
+    folder = coco()
+    content = json.loads((folder / "kites.json").read_text())
+    halves = []
+    for part in (slice(0, 2), slice(2, 4)):
+        ids = [image["id"] for image in content["images"][part]]
+        half = {**content, "images": content["images"][part]}
+        half["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+        (folder / "half.json").write_text(json.dumps(half))
+        halves.append(CocoDataset(folder / "images", folder / "half.json", train=not halves))
+    assert list(unused_files(halves[:1])) and not list(unused_files(halves))
+
+
+def test_maps_without_an_image(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / "images" / "deep" / f"{name}.jpg")
+    for name in ("a", "b", "c"):
+        number_map(tmp_path / "maps" / "deep" / f"{name}.png", np.zeros(SIZE))
+    data = SemanticDataset(tmp_path / "images", tmp_path / "maps", classes=["sky"], train=True)
+    ((_, line),) = unused_maps([data])
+    assert line.startswith("1x label map without an image") and "deep/c.png" in line
+    assert not list(unused_files([data]))
+
+
+def test_the_command_names_files_that_are_left_out(ufo, coco):
+    folder = coco()
+    picture(folder / "images" / "late.png")
+    (folder / "images" / "late.png").rename(folder / "images" / "late.JPEG")
+    answer = ufo("data", "check", source(folder), "--strict")
+    text = "\n".join(answer.out)
+    assert answer.code == 1 and "1x image file that no record uses" in text and "late.JPEG" in text
+    assert "nothing is wrong" not in text
+
+
+# ---------------------------------------------------------------- maps and masks
+
+
+def maps(folder, draw, classes, **options):
+    for i in range(3):
+        picture(folder / "images" / f"{i}.jpg", i)
+        number_map(folder / "maps" / f"{i}.png", draw(i))
+    return SemanticDataset(folder / "images", folder / "maps", classes=classes, **options)
+
+
+def halves(values):
+    """A map whose left quarter has the first number, the rest the second one."""
+    content = np.full(SIZE, values[1])
+    content[:, :16] = values[0]
+    return content
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_maps_of_0_and_255(tmp_path, train):
+    data = maps(tmp_path, lambda i: halves((255, 0)), ["ground", "bird"], train=train)
+    binary, share = map_warnings(data, decode(data, None))
+    assert "nothing but 0 and 255" in binary and "`numbers: [0, 255]`" in binary
+    assert share.startswith("25% of the pixels")
+    meant = maps(tmp_path, lambda i: halves((255, 0)), ["ground", "bird"], numbers=[0, 255], train=train)
+    seen = decode(meant, None)
+    assert not list(map_warnings(meant, seen)) and seen.labels[1] == 3 * 48 * 16
+
+
+def test_a_large_share_that_does_not_count(tmp_path):
+    data = maps(tmp_path, lambda i: halves((255, i % 2)), ["ground", "bird"], train=True)
+    (share,) = map_warnings(data, decode(data, None))
+    assert "25% of the pixels" in share
+
+
+def test_a_map_of_another_size_is_an_error_in_both_halves(tmp_path):
+    for train in (True, False):
+        data = maps(tmp_path, lambda i: halves((0, 1))[: 48 - 8 * (i == 1)], ["a", "b"], train=train)
+        seen = decode(data, None)
+        assert len(seen.failed) == 1 and "(40, 64)" in seen.failed[0]
+
+
+def test_object_masks_that_are_lossy_or_hold_several_objects(tmp_path):
+    picture(tmp_path / "images" / "a.jpg")
+    number_map(tmp_path / "images" / "one.png", halves((255, 0)))
+    number_map(tmp_path / "images" / "three.png", halves((2, 0)) + halves((0, 1)) * np.eye(*SIZE))
+    number_map(tmp_path / "images" / "soft.jpeg", halves((255, 0)))
+    lines = [
+        json.dumps({"image": "a.jpg", "text": "a kite", "mask": name})
+        for name in ("one.png", "three.png", "soft.jpeg")
+    ]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    data = JsonlDataset(tmp_path / "images", tmp_path / "texts.jsonl", train=True)
+    warnings = "\n".join(mask_warnings(data, None))
+    assert "1x object mask in a lossy format (first: soft.jpeg)" in warnings
+    assert "three.png has 3" in warnings and "one.png" not in warnings
+
+
+# ---------------------------------------------------------------- counting
+
+
+def test_boxes_that_leave_their_image(ufo, coco):
+    def corners(content):
+        for annotation in content["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation["bbox"] = [x + 30, y + 20, x + 30 + w, y + 20 + h]
+
+    seen = decode(read(coco(corners), train=False), None)
+    assert len(seen.leaving) == 8
+    answer = ufo("data", "check", source(coco(corners)))
+    lines = [line for line in answer.out if "8x box that leaves its image" in line]
+    assert len(lines) == 2 and all("x1, y1, x2, y2" in line for line in lines)
+
+
+def test_a_class_without_any_object_in_either_half(ufo, coco):
+    def one_class(content):
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 5]
+
+    answer = ufo("data", "check", source(coco(one_class)))
+    lines = [line for line in answer.out if "1 class without any object: boat" in line]
+    assert answer.code == 0 and len(lines) == 2 and "usable, with 2 warnings" in answer.out[-1]
+
+
+def test_everything_used_is_the_only_thing_that_is_not_wrong(ufo, coco):
+    answer = ufo("data", "check", source(coco()))
+    assert answer.code == 0 and answer.out[-1] == "usable, nothing is wrong"

@@ -1,0 +1,78 @@
+"""Overrides and Hydra's options in any order, and values with any characters."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ufo.command_line import quoted, readable, split_arguments
+
+
+def value(override: str):
+    return OverridesParser.create().parse_override(override).value()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "Vögel", "a,b", "a=b", "a (1)", "it's", 'a"b', "a\\", "a\\'b", "[x]", "{y}", "a#b"],
+)
+def test_a_quoted_text_is_read_as_itself(name):
+    assert value(f"paths.data={quoted(name)}") == name
+
+
+def test_an_interpolation_in_a_name_is_no_interpolation():
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create({"data": value(f"data={quoted('a/${b}')}")})
+    assert cfg.data == "a/${b}"
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("paths.data=/data/Vögel (neu)", "/data/Vögel (neu)"),
+        ("init=runs/lr=0.1/model", "runs/lr=0.1/model"),
+        ("paths.data=/data/plain", "/data/plain"),
+        ("paths.data='/data/plain'", "/data/plain"),
+    ],
+)
+def test_a_path_needs_no_quotes(override, read):
+    assert value(readable(override)) == read
+
+
+def test_commas_separate_values_unless_there_is_such_a_path(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    assert value(readable(f"paths.data={tmp_path}/a,b")) == f"{tmp_path}/a,b"
+    for kept in (
+        "init=runs/a,runs/b",
+        "logger=[csv,wandb]",
+        "paths.data=${paths.root}/data",
+        "seed=1",
+        "seed",
+    ):
+        assert readable(kept) == kept
+
+
+def test_options_that_are_numbers_are_names():
+    assert value(readable("resolution=1120", ["resolution"])) == "1120"
+    assert readable("seed=1120", ["resolution"]) == "seed=1120"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--config-dir mine mixture=own seed=1 -m",
+        "mixture=own --config-dir mine seed=1 -m",
+        "mixture=own -m seed=1 --config-dir mine",
+    ],
+)
+def test_options_and_overrides_in_any_order(line):
+    options, overrides = split_arguments(line.split())
+    assert sorted(options) == ["--config-dir", "-m", "mine"] and overrides == ["mixture=own", "seed=1"]
+    assert options[options.index("--config-dir") + 1] == "mine"
+
+
+def test_the_value_of_an_option_is_no_override():
+    assert split_arguments(["--config-dir", "a=b", "--info", "seed=1"]) == (
+        ["--config-dir", "a=b", "--info"],
+        ["seed=1"],
+    )
+    assert split_arguments(["--info", "all"])[1] == []

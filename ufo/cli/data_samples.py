@@ -1,0 +1,169 @@
+"""What `ufo data check` finds by decoding samples: what is trained on is counted, what looks wrong is named.
+
+Boxes are xyxy pixels of the original image. A class map's pixels count as objects do in other data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from ufo.data.errors import DataError
+from ufo.model import UFO
+from ufo.types import IGNORE, Sample, Target
+
+LARGE_SHARE = 0.1  # of the pixels: more of them without a class are worth a warning
+MARGIN = 1.0  # pixels by which a box may leave its image: tools round
+
+
+@dataclass
+class Seen:
+    """What the decoded samples hold."""
+
+    whole: bool = True  # whether every sample was decoded
+    failed: list[str] = field(default_factory=list)
+    sides: list[tuple[int, int]] = field(default_factory=list)  # height, width
+    labels: Counter[int] = field(default_factory=Counter)  # objects or pixels by class
+    objects: int = 0
+    leaving: list[str] = field(default_factory=list)  # boxes that leave their image
+    texts: list[tuple[str, str]] = field(default_factory=list)  # place, what is asked or said
+
+    @property
+    def ignored(self) -> float:
+        """The share of the pixels that do not count."""
+        return self.labels[IGNORE] / max(sum(self.labels.values()), 1)
+
+
+def decode(data: Any, count: int | None) -> Seen:
+    """Decode `count` samples spread over the data set (None: all)."""
+    total = len(data)
+    chosen = np.unique(np.linspace(0, total - 1, min(total, count or total)).astype(int)) if total else []
+    seen = Seen(whole=len(chosen) == total)
+    console = Console(stderr=True)
+    for i in track(chosen, "decoding", transient=True, console=console, disable=not console.is_terminal):
+        try:
+            target, sample = data.target(int(i)), data[int(i)]
+            _check_size(target, sample)
+        except DataError as error:
+            seen.failed.append(f"sample {i}: {error}")
+            continue
+        _count(seen, f"sample {i}", target, sample)
+    return seen
+
+
+def _check_size(target: Target, sample: Sample) -> None:
+    """A map of another size than its image is an error at evaluation as it is in training."""
+    size = tuple(sample["image"].shape[-2:])
+    if target.semantic is not None and tuple(target.semantic.shape) != size:
+        raise DataError(
+            f"{target.image}: the image is {size} (height, width), its map {tuple(target.semantic.shape)}."
+        )
+
+
+def _count(seen: Seen, place: str, target: Target, sample: Sample) -> None:
+    seen.sides.append(tuple(sample["image"].shape[-2:]))
+    kept = slice(None) if target.iscrowd is None else ~target.iscrowd.bool()
+    labels = sample.get("labels") if "labels" in sample else target.labels
+    if labels is not None:
+        seen.labels.update((labels if "labels" in sample else labels[kept]).tolist())
+    if target.semantic is not None:
+        values, pixels = target.semantic.unique(return_counts=True)
+        seen.labels.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
+    if target.boxes is not None:
+        boxes = target.boxes[kept]
+        seen.objects += len(sample["boxes"]) if "boxes" in sample else len(boxes)
+        height, width = target.size
+        low, high = boxes[:, :2].amin(1) < -MARGIN, boxes[:, 2:] > torch.tensor([width, height]) + MARGIN
+        seen.leaving += [place] * int((low | high.any(1)).sum())
+    text = sample.get("text") or (target.captions or [""])[0]
+    if text:
+        seen.texts.append((place, text))
+
+
+def map_warnings(data: Any, seen: Seen) -> Iterator[str]:
+    """What is odd about class maps: pixels that do not count, 0 and 255 for two classes, lossy files."""
+    found = {label for label, pixels in seen.labels.items() if pixels and label != IGNORE}
+    unknown = any(kind.startswith("label number") for kind in data.problems.counts)
+    binary = seen.ignored > 0 and found <= {0} and not unknown
+    if binary:
+        hint = (
+            "`numbers: [0, 255]` makes 255 the second class" if len(data.classes) == 2 else "is that meant?"
+        )
+        yield f"all maps hold nothing but 0 and 255, and 255 does not count: {hint}"
+    if seen.ignored > LARGE_SHARE or binary:
+        yield f"{seen.ignored:.0%} of the pixels are 255 or have no class: neither trained nor scored"
+    if str(getattr(data, "label_suffix", "")).lower() in (".jpg", ".jpeg"):
+        yield "label maps are JPEG, which changes numbers at every edge: save them as PNG"
+
+
+def mask_warnings(data: Any, count: int | None) -> Iterator[str]:
+    """What is odd about object masks in files of their own: lossy, or with more than two numbers."""
+    from ufo.data.pictures import read_label_map
+
+    if not hasattr(data, "mask_files"):
+        return
+    paths = sorted(set(data.mask_files()))
+    lossy = [path for path in paths if path.suffix.lower() in (".jpg", ".jpeg")]
+    many = []
+    for path in paths[: count or None]:
+        try:
+            values = len(read_label_map(path).unique())
+        except DataError:
+            continue  # the sample says so
+        if values > 2:
+            many.append(f"{path.name} has {values}")
+    if lossy:
+        yield (
+            f"{len(lossy):,}x object mask in a lossy format (first: {lossy[0].name}): JPEG blurs the edge, "
+            "and all but 0 belongs to the object; save it as PNG"
+        )
+    if many:
+        yield (
+            f"{len(many):,}x object mask with more than two numbers (first: {many[0]}): all but 0 belongs to "
+            "the object; a map of several objects needs a file for each, a soft mask a threshold"
+        )
+
+
+def text_warnings(model: UFO, task: str, classes: tuple[str, ...], seen: Seen) -> Iterator[str]:
+    """Texts that the model cannot read or write whole: its limits are in tokens."""
+    if not seen.texts:
+        return
+    asks = model.tasks[task].needs_text
+    limit = model.prompt_limit if asks else model.tasks[task].max_length
+    written = [model.tasks[task].prompt(classes, text) if asks else text for _, text in seen.texts]
+    tokens = model.tokenizer.encode(written)
+    long = [(place, len(ids)) for (place, _), ids in zip(seen.texts, tokens, strict=True) if len(ids) > limit]
+    strange = [place for place, text in seen.texts if not model.tokenizer.can_write(text)]
+    if long:
+        what = "prompt" if asks else "answer"
+        place, length = max(long, key=lambda found: found[1])
+        yield f"{len(long):,}x {what} of more than {limit} tokens, cut ({place} has {length})"
+    if strange:
+        yield (
+            f"{len(strange):,}x text with pieces that the vocabulary lacks: the model cannot tell them "
+            f"from each other (first: {strange[0]})"
+        )
+
+
+def crowded(model: UFO, task: str, data: Any) -> Iterator[str]:
+    """Images with more objects than the grid has queries: the rest is never matched."""
+    chosen = model.tasks[task]
+    grid = model.grid(chosen, chosen.image_size, chosen.image_size)
+    if grid is None or not hasattr(data, "label_sets"):
+        return
+    queries = grid.references.shape[1]
+    objects = np.diff(data.label_sets()[0])
+    if (objects > queries).any():
+        lost = int((objects - queries).clip(0).sum())
+        images = int((objects > queries).sum())
+        yield (
+            f"{images:,}x image with more objects than the {queries} queries of the grid: {lost:,} objects "
+            f"are never matched; raise tasks.{task}.grid_per_window or the resolution"
+        )
