@@ -145,6 +145,12 @@ def _at(root: Path | None) -> list[str]:
     return [f"paths.data={quoted(root)}"] if root else []
 
 
+def _composed_with(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """The config with a file outside of `conf/` in it, under the key HERE."""
+    with _as_group(path) as (group, folders):
+        return _compose([f"+{group}@{HERE}={quoted(path.stem)}", *_searching(folders, overrides)])
+
+
 @contextmanager
 def _as_group(path: Path) -> Iterator[tuple[str, list[Path]]]:
     """A file's folder as a config group: its name, and the folders to search for it.
@@ -173,8 +179,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
     path = path.absolute()
     if not path.is_file():
         raise CommandError(f"there is no file {path}")
-    with _as_group(path) as (group, folders):
-        cfg = _compose([f"+{group}@{HERE}={quoted(path.stem)}", *_searching(folders, overrides)])
+    cfg = _composed_with(path, overrides)
     inspected = cfg.get(HERE)
     if inspected is None or not any(key in inspected for key in (*SPLITS, "dataset")):
         raise CommandError(
@@ -184,7 +189,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
     task = inspected.get("task")
     if task and not cfg.tasks.get(task) and (_conf() / "task" / f"{task}.yaml").is_file():
         # the source's transform asks its task for the size of images
-        cfg = _compose([*chosen, *overrides, f"+task@tasks.{task}={task}"])
+        cfg = _composed_with(path, [*overrides, f"+task@tasks.{task}={task}"])
         inspected = cfg[HERE]
     if "dataset" in inspected:
         return _found(str(inspected.get("name", path.stem)), cfg, inspected.dataset, inspected)
