@@ -9,7 +9,7 @@ from cli_model import tiny_model
 
 from ufo.check import check_source
 from ufo.cli.data_folders import missing_files, unused_files, unused_maps
-from ufo.cli.data_samples import crowded, decode, map_warnings, mask_warnings, text_warnings
+from ufo.cli.data_samples import Seen, decode, map_warnings, mask_warnings, text_warnings
 from ufo.data.datasets import CocoDataset, JsonlDataset, SemanticDataset
 
 SIZE = (48, 64)  # height, width
@@ -113,30 +113,28 @@ def test_the_model_that_is_named_decides(ufo, coco):
     assert longer.code == 0 and any("up to 512 tokens" in line for line in longer.out)
 
 
-def test_texts_that_the_model_cannot_read_whole():
-    from ufo.cli.data_samples import Seen
-
+def test_texts_that_the_model_cannot_write():
     model = tiny_model()
-    seen = Seen(texts=[("sample 0", "a red cat"), ("sample 1", "red " * 90), ("sample 2", "a \u9ce5")])
-    long, strange = text_warnings(model, "grounding", (), seen)
-    assert "1x prompt of more than 64 tokens" in long and "sample 1" in long
+    (strange,) = text_warnings(model, "grounding", Seen(texts=[("sample 0", "a"), ("sample 2", "a \u9ce5")]))
     assert "1x text with pieces that the vocabulary lacks" in strange and "sample 2" in strange
-    (cut,) = text_warnings(model, "caption", (), Seen(texts=[("sample 4", "a red cat " * 5)]))
-    assert "1x answer of more than 6 tokens" in cut
+    (cut,) = text_warnings(model, "caption", Seen(texts=[("sample 3", "a"), ("sample 4", "a red cat " * 5)]))
+    assert "1x answer of more than 6 tokens" in cut and "sample 4" in cut
 
 
-def test_more_objects_than_queries(coco):
+def test_what_only_the_model_makes_a_problem(ufo, coco):
+    """More objects than the grid has queries: counted by the check as by training."""
+
     def many(content):
         first = content["annotations"][0]
         content["annotations"] += [{**first, "id": 100 + i} for i in range(150)]
 
-    model = tiny_model(classes=("kite", "boat"))
-    task = model.tasks["detection"]
-    task.grid_per_window = 5  # 4 windows
-    (line,) = crowded(model, "detection", read(coco(many)))
-    assert "1x image with more objects than the 100 queries" in line and "52 objects" in line
-    task.grid_per_window = 7
-    assert not list(crowded(model, "detection", read(coco(many))))
+    path = source(coco(many))
+    answer = ufo("data", "check", path)
+    lost = [line for line in answer.out if "52x object for which the grid has no query" in line]
+    assert len(lost) == 2 and "100 queries" in lost[0]
+    assert not any(
+        "no query" in line for line in ufo("data", "check", path, "tasks.detection.grid_per_window=7").out
+    )
 
 
 # ---------------------------------------------------------------- folders

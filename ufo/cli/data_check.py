@@ -15,13 +15,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ufo.check import check_source
+from ufo.check_grid import report_crowded
+from ufo.check_texts import Limits
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
 from ufo.cli.data_find import Found, find, quiet, tasks_for
 from ufo.cli.data_folders import missing_files, unused_files, unused_maps
 from ufo.cli.data_list import paths
 from ufo.cli.data_outline import described, outline
-from ufo.cli.data_samples import Seen, crowded, decode, map_warnings, mask_warnings, text_warnings
+from ufo.cli.data_samples import Seen, decode, map_warnings, mask_warnings, text_warnings
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
 from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
@@ -59,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
         for split, data in datasets.items():
             if data is not None:
                 _check_model(found, model, data[0], data[1], reports[split])
+    for split, data in datasets.items():
+        if data is not None:
+            reports[split].warnings += _problems(*data)
     whole.warnings += _folders(datasets)
     for title, report in {**reports, "all": whole}.items():
         _print(title, report)
@@ -91,7 +96,6 @@ def check_split(found: Found, split: str, count: int | None) -> tuple[Report, tu
     _unused_classes(data, seen, report)
     if "semantic" in data.provides:
         report.warnings += map_warnings(data, seen)
-    report.warnings += _problems(data, seen)
     return report, (data, seen)
 
 
@@ -234,8 +238,9 @@ def _check_model(found: Found, model: UFO, data: Any, seen: Seen, report: Report
         except ValueError as error:
             report.errors.append(str(error))
             continue
-        report.warnings += text_warnings(model, task, data.classes, seen)
-        report.warnings += crowded(model, task, data)
+        report.warnings += text_warnings(model, task, seen)
+        report_crowded(model, task, data)
+        Limits(model, model.task(task), data.classes).report(data, train=getattr(data, "train", False))
 
 
 def _folders(datasets: dict[str, tuple[Any, Seen] | None]) -> list[str]:

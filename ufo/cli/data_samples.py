@@ -131,39 +131,22 @@ def mask_warnings(data: Any, count: int | None) -> Iterator[str]:
         )
 
 
-def text_warnings(model: UFO, task: str, classes: tuple[str, ...], seen: Seen) -> Iterator[str]:
-    """Texts that the model cannot read or write whole: its limits are in tokens."""
-    if not seen.texts:
-        return
-    asks = model.tasks[task].needs_text
-    limit = model.prompt_limit if asks else model.tasks[task].max_length
-    written = [model.tasks[task].prompt(classes, text) if asks else text for _, text in seen.texts]
-    tokens = model.tokenizer.encode(written)
-    long = [(place, len(ids)) for (place, _), ids in zip(seen.texts, tokens, strict=True) if len(ids) > limit]
+def text_warnings(model: UFO, task: str, seen: Seen) -> Iterator[str]:
+    """Texts that the model cannot write whole, or whose words it does not know."""
+    chosen = model.tasks[task]
     strange = [place for place, text in seen.texts if not model.tokenizer.can_write(text)]
-    if long:
-        what = "prompt" if asks else "answer"
-        place, length = max(long, key=lambda found: found[1])
-        yield f"{len(long):,}x {what} of more than {limit} tokens, cut ({place} has {length})"
     if strange:
         yield (
             f"{len(strange):,}x text with pieces that the vocabulary lacks: the model cannot tell them "
             f"from each other (first: {strange[0]})"
         )
-
-
-def crowded(model: UFO, task: str, data: Any) -> Iterator[str]:
-    """Images with more objects than the grid has queries: the rest is never matched."""
-    chosen = model.tasks[task]
-    grid = model.grid(chosen, chosen.image_size, chosen.image_size)
-    if grid is None or not hasattr(data, "label_sets"):
+    if chosen.needs_text or not seen.texts:  # questions: see `ufo.check_texts`
         return
-    queries = grid.references.shape[1]
-    objects = np.diff(data.label_sets()[0])
-    if (objects > queries).any():
-        lost = int((objects - queries).clip(0).sum())
-        images = int((objects > queries).sum())
+    tokens = model.tokenizer.encode([text for _, text in seen.texts])
+    lengths = {place: len(ids) for (place, _), ids in zip(seen.texts, tokens, strict=True)}
+    long = [place for place, length in lengths.items() if length > chosen.max_length]
+    if long:
         yield (
-            f"{images:,}x image with more objects than the {queries} queries of the grid: {lost:,} objects "
-            f"are never matched; raise tasks.{task}.grid_per_window or the resolution"
+            f"{len(long):,}x answer of more than {chosen.max_length} tokens, cut (first: {long[0]} with "
+            f"{lengths[long[0]]}); raise tasks.{task}.max_length"
         )
