@@ -130,3 +130,62 @@ def test_lines_that_are_no_records_stop_it(tmp_path, line, message):
         JsonlDataset(tmp_path / "images", path)
     with pytest.raises(DataError, match="`use` is one of"):
         JsonlDataset(tmp_path / "images", path, use="words")
+
+
+def masked(folder, lines, train=True):
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return JsonlDataset(folder, folder / "m.jsonl", train=train)
+
+
+def write_mask(path, size, values=(0, 255)):
+    path.parent.mkdir(exist_ok=True)
+    mask = np.zeros(size, np.uint8)
+    for number, value in enumerate(values):
+        mask[number :: len(values)] = value
+    PIL.Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_mask_files_of_other_spellings_and_turned_photos(tmp_path, train):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    write_image(tmp_path / "a.jpg", 30, 40, exif=exif)
+    record = {"image": "a.jpg", "text": "it"}
+    for size in ((30, 40), (40, 30)):
+        write_mask(tmp_path / "m" / "A.TIF", size)
+        data = masked(tmp_path, [{**record, "mask": "m\\a.png"}], train)
+        assert data.problems.doubtful == {"file found under another spelling of its name": 1}
+        assert data.target(0).size == size == tuple(data[0]["image"].shape[-2:])
+        assert not data.problems.left_out
+
+
+def test_masks_of_another_size_are_found_before_training(tmp_path):
+    write_image(tmp_path / "a.jpg", 30, 40)
+    write_mask(tmp_path / "m" / "a.png", (30, 40))
+    write_mask(tmp_path / "m" / "b.png", (60, 80))
+    lines = [{"image": "a.jpg", "text": "it", "mask": f"m/{name}.png"} for name in "ab"]
+    data = masked(tmp_path, lines)
+    assert len(data) == 1 and data.problems.left_out == {"its mask file has another size than its image": 1}
+    with pytest.raises(DataError, match="line 2: its mask file has another size"):
+        masked(tmp_path, lines, train=False)
+
+
+def test_lossy_and_many_valued_masks_are_said(tmp_path):
+    write_image(tmp_path / "a.jpg", 30, 40)
+    write_mask(tmp_path / "m" / "a.png", (30, 40), values=(0, 1, 2))
+    write_mask(tmp_path / "m" / "b.jpg", (30, 40), values=(0, 255))
+    lines = [{"image": "a.jpg", "text": "it", "mask": f"m/{name}"} for name in ("a.png", "b.jpg")]
+    data = masked(tmp_path, lines)
+    assert data.problems.doubtful == {"object mask in a lossy format": 1}
+    data[0]
+    kind = "object mask with more than two numbers, of which all but 0 are the object"
+    assert data.problems.doubtful[kind] == 1 and data.problems.first[kind] == "m/a.png has 3"
+
+
+@pytest.mark.parametrize("name", ["sub\\a.jpg", "sub%2Fa.jpg", "Sub/A.JPG"])
+def test_sizes_are_read_of_files_in_other_spellings(tmp_path, name):
+    write_image(tmp_path / "sub" / "a.jpg", 30, 40)
+    write_image(tmp_path / "b.jpg", 30, 40)
+    square = [[4, 8, 24, 8, 24, 24, 4, 24]]
+    data = masked(tmp_path, [{"image": other, "text": "it", "masks": [square]} for other in ("b.jpg", name)])
+    assert len(data) == 2 and data.target(1).size == (30, 40)

@@ -161,3 +161,71 @@ def test_split_file(tmp_path):
     (tmp_path / "val.txt").write_text("c\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"1 of 1 images have no label map, the first is .*c\.png"):
         make(tmp_path, split=tmp_path / "val.txt")
+
+
+def write_turned(path, height, width, orientation=6):
+    """A picture that is stored with this size and says how it wants to be turned."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    write_image(path, height, width, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "suffixes", [(".JPG", ".png"), (".jpeg", ".TIF"), (".png", ".PNG"), (".webp", ".bmp")]
+)
+def test_any_suffix_in_any_case(tmp_path, suffixes):
+    image, label = suffixes
+    make(tmp_path, np.zeros((3, 4)))
+    write_image(tmp_path / "images" / f"b{image}", 3, 4)
+    write_label(tmp_path / "labels" / f"b{label}", np.ones((3, 4)))
+    options = {"classes": CLASSES, "train": True}
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", **options)
+    assert [data.target(i).image_id for i in range(len(data))] == ["a", "b"]
+    assert (data[1]["semantic"] == 1).all() and not data.problems.left_out
+    only = SemanticDataset(tmp_path / "images", tmp_path / "labels", image_suffix=image.swapcase(), **options)
+    assert only.target(len(only) - 1).image_id == "b"
+
+
+def test_images_and_maps_without_each_other_are_counted(tmp_path):
+    make(tmp_path, names=("a", "b", "c"))
+    (tmp_path / "labels" / "b.png").unlink()
+    (tmp_path / "images" / "c.jpg").unlink()
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", classes=CLASSES, train=True)
+    assert len(data) == 1
+    assert data.problems.left_out == {"image without a label map": 1, "label map without an image": 1}
+    with pytest.raises(DataError, match="1 of 2 images have no label map"):
+        SemanticDataset(tmp_path / "images", tmp_path / "labels", classes=CLASSES)
+
+
+def test_two_images_of_one_name(tmp_path):
+    make(tmp_path)
+    write_image(tmp_path / "images" / "a.png", 3, 4)
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", classes=CLASSES, train=True)
+    assert len(data) == 1 and data.problems.left_out.total() == 1
+
+
+def test_lossy_maps_are_said(tmp_path):
+    make(tmp_path)
+    (tmp_path / "labels" / "a.png").rename(tmp_path / "labels" / "a.old")
+    write_label(tmp_path / "labels" / "a.jpg", np.zeros((3, 4)))
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", classes=CLASSES, train=True)
+    assert len(data) == 1 and data.problems.doubtful == {"label map in a lossy format": 1}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_turned_photos_are_read_as_their_map_fits(tmp_path, train, stored):
+    make(tmp_path)
+    write_turned(tmp_path / "images" / "a.jpg", 3, 4)
+    size = (3, 4) if stored else (4, 3)
+    write_label(tmp_path / "labels" / "a.png", np.zeros(size))
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", classes=CLASSES, train=train)
+    assert tuple(data[0]["image"].shape[1:]) == size == data.target(0).size
+    assert data.portrait().tolist() == [not stored]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_another_size_is_an_error_in_both_halves(tmp_path, train):
+    data = make(tmp_path, np.zeros((6, 8)), train=train)
+    with pytest.raises(DataError, match=r"the label map is \(6, 8\) \(height, width\), its image \(3, 4\)"):
+        data[0]

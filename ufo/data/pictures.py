@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import numpy as np
@@ -38,6 +38,9 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff")
 _RARE = (".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = frozenset([*_COMMON, *_RARE])
+MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
+"""Of files that keep a number for each pixel; JPEG changes them at every edge."""
+LOSSY = frozenset([".jpg", ".jpeg", ".jpe", ".jfif"])
 EXIF_ORIENTATION = 0x0112
 # what PIL converts well
 DIRECT = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
@@ -206,6 +209,13 @@ def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
+def image_sizes(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int]]:
+    """The (height, width) that `read_image` may give: turned as its EXIF orientation says, and as stored."""
+    with _open(path, max_pixels) as image:
+        width, height = image.size
+        return [(width, height), (height, width)] if _orientation(image) >= 5 else [(height, width)]
+
+
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decode a label image (grey or palette) to its raw numbers: int64 [H, W].
 
@@ -236,12 +246,42 @@ def find_file(folder: Path, name: str) -> Path:
     path = folder / name
     if _is_file(path):
         return path
-    for other in dict.fromkeys((name.replace("\\", "/"), unquote(name), unquote(name.replace("\\", "/")))):
+    for other in _spellings(name):
         if _is_file(folder / other):
             return folder / other
-        if len(found := _listing((folder / other).parent).get(Path(other).name.lower(), [])) == 1:
-            return (folder / other).parent / found[0]
+        parent = _folder(folder, other)
+        if len(found := _listing(parent).get(PurePosixPath(other).name.lower(), [])) == 1:
+            return parent / found[0]
     return path
+
+
+def find_map(folder: Path, name: str) -> Path:
+    """As `find_file`, for a map or mask: also one of another suffix that keeps its numbers."""
+    found = find_file(folder, name)
+    if _is_file(found):
+        return found
+    for other in _spellings(name):
+        parent, stem = _folder(folder, other), PurePosixPath(other).stem.lower()
+        there = (file for names in _listing(parent).values() for file in names)
+        for file in sorted(there):
+            path = PurePosixPath(file)
+            if path.stem.lower() == stem and path.suffix.lower() in MAP_SUFFIXES:
+                return parent / file
+    return found
+
+
+def _spellings(name: str) -> list[str]:
+    """A name with slashes for backslashes, without URL codes, and with neither."""
+    slashed = name.replace("\\", "/")
+    return list(dict.fromkeys((slashed, name, unquote(name), unquote(slashed))))
+
+
+def _folder(folder: Path, name: str) -> Path:
+    """The folder of a file below `folder`, with the case of letters that it has there."""
+    for part in PurePosixPath(name).parent.parts:
+        there = _listing(folder).get(part.lower(), [])
+        folder = folder / (there[0] if len(there) == 1 else part)
+    return folder
 
 
 def near(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ufo.data.errors import DataError
-from ufo.data.pictures import MAX_PIXELS, image_size
+from ufo.data.pictures import MAX_PIXELS, find_file, image_size
 from ufo.data.problems import DOUBTFUL, Problems
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
@@ -114,7 +114,7 @@ def size_of(
     if height is None or width is None:
         where = f"image {short(record['id'])}"
         problems.report("image without height and width", where, effect=DOUBTFUL)
-        return image_size(images / (name or record["file_name"]))
+        return image_size(find_file(images, name or str(record["file_name"])))
     if height * width > MAX_PIXELS:
         raise DataError(
             f"{problems.source}: image {short(record['id'])} is said to have {short(width)}x{short(height)} "

@@ -24,7 +24,7 @@ from ufo.data.datasets.segmentations import RLE, Segmentations, decode_masks, em
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays, cached
 from ufo.data.json_stream import loads
-from ufo.data.pictures import MAX_PIXELS, image_size, read_label_map
+from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_size, image_sizes, read_label_map
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
@@ -72,6 +72,7 @@ class JsonlDataset(ImageDataset):
         self._index = cached(path, options, lambda: _Reader(path, self.images, use, train).read())
         self.problems.restore(self._index.meta["problems"])
         self.provides = frozenset(self._index.meta["provides"])
+        self._many: set[str] = set()  # mask files with more than two numbers
         self._attach()
         require_images(self.images, self._names)
 
@@ -142,11 +143,23 @@ class JsonlDataset(ImageDataset):
         """All of the sample's masks as one."""
         size = self._size(i)
         if name := self._files[i]:
-            return mask_file(self.images / name, size)
+            return self._mask_file(name, size)
         first, last = self._index["starts"][i : i + 2].tolist()
         found = [self._segmentations.rle(k, size) for k in range(first, last)]
         masks = decode_masks([rle for rle in found if rle], size)
         return encode_mask(masks.any(0)) if len(masks) else empty_rle(size)
+
+    def _mask_file(self, name: str, size: tuple[int, int]) -> RLE:
+        """The pixels of a mask file that are not 0. DataError if it is no map or of another size."""
+        path = self.images / name
+        labels = read_label_map(path)
+        if tuple(labels.shape) != size:
+            raise DataError(f"{path}: the mask is {tuple(labels.shape)} (height, width), its image {size}.")
+        if name not in self._many and (found := len(labels.unique())) > 2:
+            self._many.add(name)
+            kind = "object mask with more than two numbers, of which all but 0 are the object"
+            self.problems.report(kind, f"{name} has {found}", effect=DOUBTFUL)
+        return encode_mask(labels != 0)
 
     def _box(self, i: int) -> torch.Tensor:
         """float32 [1, 4], xyxy: the record's, or around its mask (zeros if that is empty)."""
@@ -158,14 +171,6 @@ class JsonlDataset(ImageDataset):
                 corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
                 box = torch.stack(corners).float()
         return box[None]
-
-
-def mask_file(path: Path, size: tuple[int, int]) -> RLE:
-    """The pixels of a label image that are not 0. DataError if it is no such image or of another size."""
-    labels = read_label_map(path)
-    if tuple(labels.shape) != size:
-        raise DataError(f"{path}: the mask is {tuple(labels.shape)} (height, width), its image {size}.")
-    return encode_mask(labels != 0)
 
 
 class _Reader:
@@ -232,7 +237,8 @@ class _Reader:
         # an answer may hold <mask>: it says which masks it means
         said = enumerate(_conversation(record))
         turns = [self._readable(text, marks=number % 2 == 1) for number, text in said]
-        size = _size_of(record, self.images / name)
+        mask = self._mask_name(record)
+        size = _size_of(record, find_file(self.images, name), mask and self.images / mask)
         sample = {"names": name, "size": size, "turns": "[]", "files": "", "masks": [], "masked": False}
         sample |= {"sentence": record.get("sentence"), "box": (np.nan,) * 4}
         if self.use == "conversations":
@@ -241,8 +247,8 @@ class _Reader:
             yield {**sample, "texts": turns[0], "turns": json.dumps(turns)}
             return
         box = _box_of(record)
-        masks = self._masks(record, size)
-        sample |= {"box": box, "files": record.get("mask") or "", "masked": masks is not None}
+        masks = [] if mask else self._masks(record, size)
+        sample |= {"box": box, "files": mask, "masked": masks is not None}
         if masks is None and np.isnan(box[0]):
             raise DataError("a record needs `masks`, `mask` or `bbox` (or set `use: conversations`).")
         if not turns:
@@ -262,14 +268,26 @@ class _Reader:
             self.problems.report(problem, said[:40], effect=DOUBTFUL)
         return said
 
+    def _mask_name(self, record: dict[str, Any]) -> str:
+        """Where the record's mask file is, below the image folder; empty if it has none."""
+        name = record.get("mask")
+        if not name or self.use == "conversations":
+            return ""
+        if not isinstance(name, str):
+            raise DataError("`mask` is the file name of a picture.")
+        found = find_map(self.images, name)
+        if not found.is_file():
+            raise DataError("its mask file is missing.") from DataError(str(self.images / name))
+        if found.suffix.lower() in LOSSY:
+            self.problems.report("object mask in a lossy format", name, effect=DOUBTFUL)
+        if found == self.images / name:
+            return name
+        where = f"{name}: {found.name}"
+        self.problems.report("file found under another spelling of its name", where, effect=DOUBTFUL)
+        return found.relative_to(self.images).as_posix()
+
     def _masks(self, record: dict[str, Any], size: tuple[int, int]) -> list[Any] | None:
-        """The record's segmentations, checked; empty if it has a file instead, None if it has neither."""
-        if record.get("mask"):
-            if not isinstance(record["mask"], str):
-                raise DataError("`mask` is the file name of a picture.")
-            if not (self.images / record["mask"]).is_file():
-                raise DataError("its mask file is missing.") from DataError(str(self.images / record["mask"]))
-            return []
+        """The record's segmentations, checked; None if it has none."""
         masks = record.get("masks")
         if masks is None:
             return None
@@ -352,13 +370,22 @@ def _box_of(record: dict[str, Any]) -> tuple[float, ...]:
     return x, y, x + width, y + height
 
 
-def _size_of(record: dict[str, Any], path: Path) -> tuple[int, int]:
+def _size_of(record: dict[str, Any], path: Path, mask: str | Path) -> tuple[int, int]:
+    """(height, width) of a record's image, in the orientation that fits its mask file, if it has one."""
     height, width = side_of(record.get("height")), side_of(record.get("width"))
     if height and width:
         if height * width > MAX_PIXELS:
             raise DataError(f"`height` and `width` are more than the {MAX_PIXELS} pixels allowed.")
-        return height, width
-    try:
-        return image_size(path)
-    except DataError as error:
-        raise DataError("its image is missing or broken.") from error
+        sizes = [(height, width)]
+    else:
+        try:
+            sizes = image_sizes(path)
+        except DataError as error:
+            raise DataError("its image is missing or broken.") from error
+    if not mask:
+        return sizes[0]
+    size = image_size(mask)
+    if size not in sizes:
+        cause = DataError(f"{size} and {sizes[0]}, height and width")
+        raise DataError("its mask file has another size than its image.") from cause
+    return size

@@ -16,13 +16,16 @@ from torchvision import tv_tensors
 from ufo.data.datasets.base import ImageDataset, Strings, require
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
-from ufo.data.pictures import image_size, read_image, read_label_map
-from ufo.data.problems import Problems
+from ufo.data.pictures import IMAGE_SUFFIXES, LOSSY, MAP_SUFFIXES, image_size, image_sizes, read_label_map
+from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import IGNORE, Sample, Target
 
 
 class SemanticDataset(ImageDataset):
     """Images and label maps with equal relative paths up to their suffixes, sorted by path.
+
+    An image without a map is left out of training and an error in evaluation; maps without an image are
+    counted. Of an image's orientation by its EXIF data and as stored, the one that fits the map counts.
 
     Args:
         images: folder of the images, searched with its sub-folders.
@@ -30,8 +33,8 @@ class SemanticDataset(ImageDataset):
         classes: class names in label order, or a text file with one name per line.
         train: samples carry `semantic`; otherwise they are images alone.
         reduce_zero_label: 0 in the files means "no class": 0 becomes 255 and k becomes k - 1.
-        image_suffix: end of the image files' names.
-        label_suffix: what stands in its place in the label files' names.
+        image_suffix: end of the image files' names, in any case; by default any suffix of a picture.
+        label_suffix: what stands in its place in the label files' names; by default any suffix of a picture.
         split: text file with the images to use, one name without suffix per line; by default all.
         numbers: the number of each class in the files, in label order; by default 0, 1, 2, ... (or 1, 2,
             3, ... with `reduce_zero_label`).
@@ -51,8 +54,8 @@ class SemanticDataset(ImageDataset):
         classes: Sequence[str] | str | Path,
         train: bool = False,
         reduce_zero_label: bool = False,
-        image_suffix: str = ".jpg",
-        label_suffix: str = ".png",
+        image_suffix: str | None = None,
+        label_suffix: str | None = None,
         split: str | Path | None = None,
         numbers: Sequence[int] | None = None,
         unused: Sequence[int] = (),
@@ -69,42 +72,83 @@ class SemanticDataset(ImageDataset):
         unused = [*unused, 0] if reduce_zero_label else unused
         self._table = label_table(named, self.classes, numbers, unused)
         self.train = train
-        self.label_suffix = label_suffix
+        self.image_suffix, self.label_suffix = image_suffix, label_suffix
         self.problems = Problems(str(self.labels), quiet=True)
-        if split is not None:
-            names = read_split(require(split, "split"))
-        else:
-            found = (p.relative_to(self.images).as_posix() for p in self.images.rglob(f"*{image_suffix}"))
-            names = sorted(name[: len(name) - len(image_suffix)] for name in found)
+        images_of, maps_of = self._listed()
+        names = read_split(require(split, "split")) if split is not None else sorted(images_of)
         if not names:
-            raise DataError(
-                f"There is no *{image_suffix} in {self.images}: change `images` or `image_suffix`."
-            )
-        missing = [name for name in names if not (self.labels / (name + label_suffix)).is_file()]
-        if missing:
+            what = f"*{image_suffix}" if image_suffix else "picture"
+            raise DataError(f"There is no {what} in {self.images}: change `images` or `image_suffix`.")
+        names = self._with_map(names, maps_of)
+        if split is None:
+            for name in sorted(maps_of.keys() - images_of.keys()):
+                self.problems.report("label map without an image", maps_of[name])
+        self._names = Strings(names)
+        self._images = Strings(images_of.get(name, name + (image_suffix or ".jpg")) for name in names)
+        self._labels = Strings(maps_of[name] for name in names)
+        lossy = [maps_of[name] for name in names if Path(maps_of[name]).suffix.lower() in LOSSY]
+        self.problems.report(
+            "label map in a lossy format", *lossy[:1] or [""], effect=DOUBTFUL, number=len(lossy)
+        )
+        self._portrait: BoolTensor | None = None
+
+    def _listed(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Images and label maps by their names without suffix, relative to their folders."""
+        together = self.images.resolve() == self.labels.resolve()
+        kept = MAP_SUFFIXES[:1] if together else (*MAP_SUFFIXES, *sorted(IMAGE_SUFFIXES - {*MAP_SUFFIXES}))
+        maps = self._by_name(self.labels, (self.label_suffix,) if self.label_suffix else kept, "label map")
+        rest = IMAGE_SUFFIXES - {*kept} if together and not self.label_suffix else IMAGE_SUFFIXES
+        found = self._by_name(
+            self.images, (self.image_suffix,) if self.image_suffix else sorted(rest), "image"
+        )
+        return found, maps
+
+    def _by_name(self, folder: Path, suffixes: Sequence[str], what: str) -> dict[str, str]:
+        """The files with one of some suffixes, in any case; of several of a name that of the first suffix."""
+        found: dict[str, str] = {}
+        rank = {suffix.lower(): number for number, suffix in enumerate(suffixes)}
+        ranked: dict[str, int] = {}
+        for path in sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()):
+            end = next((s for s in rank if path.lower().endswith(s)), None)
+            if end is None or path.rsplit("/", 1)[-1].startswith("."):
+                continue
+            name = path[: len(path) - len(end)]
+            if name in found:
+                self.problems.report(f"{what} of the same name as another but for the suffix", path)
+                if rank[end] >= ranked[name]:
+                    continue
+            found[name], ranked[name] = path, rank[end]
+        return found
+
+    def _with_map(self, names: list[str], maps_of: dict[str, str]) -> list[str]:
+        """The images that have a map. DataError if none has one or, in evaluation, one has not."""
+        missing = [name for name in names if name not in maps_of]
+        if missing and (not self.train or len(missing) == len(names)):
             raise DataError(
                 f"{len(missing)} of {len(names)} images have no label map, the first is "
-                f"{self.labels / (missing[0] + label_suffix)}: add it or change `labels` or "
+                f"{self.labels / (missing[0] + (self.label_suffix or '.png'))}: add it or change `labels` or "
                 "`label_suffix`."
             )
-        self.image_suffix = image_suffix
-        self._names = Strings(names)
-        self._portrait: BoolTensor | None = None
+        for name in missing:
+            self.problems.report("image without a label map", name)
+        return [name for name in names if name in maps_of]
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, i: int) -> Sample:
-        image = read_image(self._image(i))
-        if not self.train:
-            return {"image": image}
-        semantic = self._semantic(i)
-        if semantic.shape != image.shape[1:]:
+        semantic = self._semantic(i) if self.train else None
+        size = image_size(self._label(i)) if semantic is None else tuple(semantic.shape)
+        sizes = image_sizes(self._image(i))
+        if size not in sizes:
             raise DataError(
-                f"{self._label(i)}: the label map is {tuple(semantic.shape)} (height, width), its "
-                f"image {tuple(image.shape[1:])}."
+                f"{self._label(i)}: the label map is {size} (height, width), its image {sizes[0]}; save "
+                "both in one size."
             )
-        return {"image": image, "semantic": tv_tensors.Mask(semantic)}
+        image = self._picture(self._images[i], size)
+        return (
+            {"image": image} if semantic is None else {"image": image, "semantic": tv_tensors.Mask(semantic)}
+        )
 
     def target(self, i: int) -> Target:
         semantic = self._semantic(i)
@@ -130,16 +174,16 @@ class SemanticDataset(ImageDataset):
 
     def _tall(self, i: int) -> bool:
         try:
-            height, width = image_size(self._image(i))
+            height, width = image_size(self._label(i))
         except DataError:  # the sample itself will say so
             return False
         return width < height
 
     def _image(self, i: int) -> Path:
-        return self.images / (self._names[i] + self.image_suffix)
+        return self.images / self._images[i]
 
     def _label(self, i: int) -> Path:
-        return self.labels / (self._names[i] + self.label_suffix)
+        return self.labels / self._labels[i]
 
     def _semantic(self, i: int) -> Tensor:
         """uint8 [H, W] with class indices and IGNORE."""
