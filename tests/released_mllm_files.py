@@ -1,4 +1,4 @@
-"""Tiny models in the layouts of the published MLLM weights: an own writer of what the converter reads."""
+"""Tiny models in the layouts of the released MLLM weights: an own writer of what the converter reads."""
 
 from __future__ import annotations
 
@@ -82,22 +82,22 @@ def as_llava(state: dict[str, Tensor]) -> dict[str, Tensor]:
 WRITERS = {"internvl": as_internvl, "llava": as_llava}
 
 
-def published(family: str, lora: bool = False, prefix: str = "backbone.") -> tuple[dict, dict]:
-    """A tiny model as its official file has it, and the native weights that it must become (without LoRA)."""
+def released_model(family: str, lora: bool = False, prefix: str = "backbone.") -> tuple[dict, dict]:
+    """A tiny model as its released file has it, and the native weights that it must become (without LoRA)."""
     native = make_mllm(family).backbone.net.state_dict()
-    official = WRITERS[family](native)
+    released = WRITERS[family](native)
     if lora:
-        official = with_lora(official)
+        released = with_lora(released)
         before, inner = "language_model.", "language_model.base_model.model."
-        official = {k.replace(before, inner, 1): v for k, v in official.items()}
-    return {prefix + k: v for k, v in official.items()}, dict(native)
+        released = {k.replace(before, inner, 1): v for k, v in released.items()}
+    return {prefix + k: v for k, v in released.items()}, dict(native)
 
 
-def with_lora(official: dict[str, Tensor], rank: int = 4) -> dict[str, Tensor]:
+def with_lora(released: dict[str, Tensor], rank: int = 4) -> dict[str, Tensor]:
     """Factors on every linear layer of the language model, as the fused layer has them."""
     generator = torch.Generator().manual_seed(5)
-    out = dict(official)
-    for name, value in official.items():
+    out = dict(released)
+    for name, value in released.items():
         if name.startswith("language_model.model.layers.") and value.ndim == 2:
             stem = name.removesuffix(".weight")
             out[f"{stem}.lora_A.default.weight"] = torch.randn(rank, value.shape[1], generator=generator)

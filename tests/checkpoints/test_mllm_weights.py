@@ -1,4 +1,4 @@
-"""Published MLLM weights find their native place: recordings, and an own writer of the layout."""
+"""Released MLLM weights find their native place: recordings, and an own writer of the layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_mllm_files import published
+from released_mllm_files import released_model
 from safetensors.torch import load_file
 from tiny_mllm import FAMILIES, LORA, make_mllm, outputs
 from torch import Tensor
@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from ufo.backbones.lora import apply_lora
-from ufo.checkpoints.mllm_names import is_released_mllm, merge, read_released_mllm
+from ufo.checkpoints.mllm_names import is_released_mllm
+from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 
 GOLDEN = Path(os.environ.get("UFO_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden")) / "mllm"
 NATIVE = {
@@ -42,16 +43,16 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def test_full_weights_find_their_place(family):
-    official, native = published(family)
-    weights, lora, described = read_released_mllm(official, HEADS)
+    released, native = released_model(family)
+    weights, lora, described = read_released_mllm(released, HEADS)
     assert same(weights, native) and not lora
     assert described["family"] == family and described["lora"] is None
 
 
 def test_the_architecture_is_read_from_the_tensors(family):
-    official, native = published(family)
+    released, native = released_model(family)
     ours = make_mllm(family).backbone.net.config.to_dict()
-    config = read_released_mllm(official, HEADS)[2]["config"]
+    config = read_released_mllm(released, HEADS)[2]["config"]
     for part in ("text_config", "vision_config"):
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             assert config[part][key] == ours[part][key], (part, key)
@@ -65,24 +66,24 @@ def test_the_architecture_is_read_from_the_tensors(family):
 
 @pytest.mark.parametrize("wrap", ["module", "nested", "bare", "new peft", "saved modules"])
 def test_wrappings_and_names_of_other_versions(family, wrap):
-    official, native = published(family, lora=True)
-    expected = read_released_mllm(official, HEADS)
-    changed = dict(official)
+    released, native = released_model(family, lora=True)
+    expected = read_released_mllm(released, HEADS)
+    changed = dict(released)
     if wrap == "module":
-        changed = {f"module.{k}": v for k, v in official.items()}
+        changed = {f"module.{k}": v for k, v in released.items()}
     elif wrap == "nested":
-        changed = {"meta": {}, "state_dict": official, "message_hub": {}}
+        changed = {"meta": {}, "state_dict": released, "message_hub": {}}
     elif wrap == "bare":
-        changed = {k.removeprefix("backbone."): v for k, v in official.items()}
+        changed = {k.removeprefix("backbone."): v for k, v in released.items()}
     elif wrap == "new peft":
-        stems = {k.split(".lora_")[0] for k in official if ".lora_" in k}
+        stems = {k.split(".lora_")[0] for k in released if ".lora_" in k}
         changed = {
             f"{k.removesuffix('.weight')}.base_layer.weight" if k.removesuffix(".weight") in stems else k: v
-            for k, v in official.items()
+            for k, v in released.items()
         }
         changed = {k.replace(".default.", "."): v for k, v in changed.items()}
     else:
-        head = next(k for k in official if k.endswith(("output.weight", "lm_head.weight")))
+        head = next(k for k in released if k.endswith(("output.weight", "lm_head.weight")))
         stem = head.removesuffix(".weight")
         changed[f"{stem}.modules_to_save.default.weight"] = changed.pop(head)
         changed[f"{stem}.original_module.weight"] = torch.zeros(3)
@@ -92,14 +93,14 @@ def test_wrappings_and_names_of_other_versions(family, wrap):
 
 
 def test_a_lora_merges_on_the_fused_weight(family):
-    official, _ = published(family, lora=True)
-    weights, lora, described = read_released_mllm(official, HEADS)
+    released, _ = released_model(family, lora=True)
+    weights, lora, described = read_released_mllm(released, HEADS)
     assert described["lora"]["rank"] == 4 and len(described["lora"]["targets"]) == 7
-    fused = {k: v for k, v in official.items() if ".lora_" not in k}
+    fused = {k: v for k, v in released.items() if ".lora_" not in k}
     for name in fused:
         factor = name.removesuffix(".weight") + ".lora_{}.default.weight"
-        if factor.format("A") in official:
-            fused[name] = fused[name] + 2 * official[factor.format("B")] @ official[factor.format("A")]
+        if factor.format("A") in released:
+            fused[name] = fused[name] + 2 * released[factor.format("B")] @ released[factor.format("A")]
     expected = read_released_mllm(fused, HEADS)[0]
     merged = merge(weights, lora)
     assert merged.keys() == expected.keys()
@@ -117,8 +118,8 @@ def unmerged(model, weights: dict[str, Tensor], lora: dict[str, Tensor]) -> None
 
 
 def test_a_lora_kept_apart_is_the_same_function(family):
-    official, _ = published(family, lora=True)
-    weights, lora, _ = read_released_mllm(official, HEADS)
+    released, _ = released_model(family, lora=True)
+    weights, lora, _ = read_released_mllm(released, HEADS)
     merged, apart = make_mllm(family, seed=1), make_mllm(family, seed=2)
     merged.backbone.net.load_state_dict(merge(weights, lora))
     apply_lora(apart.backbone, LORA)
@@ -131,47 +132,47 @@ def test_a_lora_kept_apart_is_the_same_function(family):
 
 
 def test_keys_without_a_place_and_missing_ones_are_listed(family):
-    official, _ = published(family, lora=True)
-    gone = next(k for k in official if "layers.1" in k and ".lora_" not in k)
-    official["backbone.box_head.weight"] = official.pop(gone)
+    released, _ = released_model(family, lora=True)
+    gone = next(k for k in released if "layers.1" in k and ".lora_" not in k)
+    released["backbone.box_head.weight"] = released.pop(gone)
     with pytest.raises(ValueError, match=r"1 unmapped keys \(box_head.weight\); 1 missing keys") as error:
-        read_released_mllm(official, HEADS)
+        read_released_mllm(released, HEADS)
     inner = gone.removeprefix("backbone.").replace("base_model.model.", "")
     assert inner in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("broken", ["orphan", "half", "shape", "rank"])
 def test_factors_that_do_not_fit(broken):
-    official, _ = published("internvl", lora=True)
-    up = next(k for k in official if "wqkv.lora_B" in k)
+    released, _ = released_model("internvl", lora=True)
+    up = next(k for k in released if "wqkv.lora_B" in k)
     if broken == "orphan":
-        official[up.replace("wqkv", "nothing")] = official.pop(up)
+        released[up.replace("wqkv", "nothing")] = released.pop(up)
     elif broken == "half":
-        del official[up]
+        del released[up]
     elif broken == "shape":
-        official[up] = official[up][:, :2]
+        released[up] = released[up][:, :2]
     else:
-        official[up] = official[up][:, :2]
+        released[up] = released[up][:, :2]
         down = up.replace("lora_B", "lora_A")
-        official[down] = official[down][:2]
+        released[down] = released[down][:2]
     said = {"orphan": "1 unmapped", "half": "1 missing", "shape": "do not fit", "rank": "several ranks"}
     with pytest.raises(ValueError, match=said[broken]):
-        read_released_mllm(official, HEADS)
+        read_released_mllm(released, HEADS)
 
 
 def test_what_tensors_tell_wins_over_nothing_and_contradicts_loudly():
-    official, _ = published("internvl")
+    released, _ = released_model("internvl")
     with pytest.raises(ValueError, match=r"give text_config\.num_attention_heads"):
-        read_released_mllm(official)
+        read_released_mllm(released)
     with pytest.raises(ValueError, match="weights have hidden_size=32, the config says 64"):
-        read_released_mllm(official, {"text_config": {"num_attention_heads": 4, "hidden_size": 64}})
+        read_released_mllm(released, {"text_config": {"num_attention_heads": 4, "hidden_size": 64}})
     with pytest.raises(ValueError, match="does not divide into 3 heads"):
-        read_released_mllm(official, {"text_config": {"num_attention_heads": 3}})
+        read_released_mllm(released, {"text_config": {"num_attention_heads": 3}})
 
 
 def test_other_weights_are_refused():
     assert not is_released_mllm({"backbone.pos_embed": 0, "backbone.layers.0.ln1.weight": 0})
-    assert is_released_mllm(published("llava")[0])
+    assert is_released_mllm(released_model("llava")[0])
     with pytest.raises(ValueError, match="neither a UFO-InternVL nor a UFO-LLaVA"):
         read_released_mllm({"backbone.language_model.model.norm.weight": torch.zeros(2)})
     # a number in a file must not make us build a huge table

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from released_mllm_files import WRITERS, published
+from released_mllm_files import WRITERS, released_model
 from safetensors.torch import load_file, save_file
 from tiny_mllm import FAMILIES, LORA, learn, make_mllm, outputs, training_batch
 from torch.utils.data import DataLoader
@@ -140,16 +140,16 @@ def test_internvl_in_the_layout_it_was_published_in(tmp_path):
 
 @pytest.fixture
 def pth(family, tmp_path):
-    """An official LoRA in a `.pth`, and what it computes."""
-    official, _ = published(family, lora=True)
-    path = tmp_path / "official.pth"
-    torch.save({"meta": {}, "state_dict": official}, path)
+    """A released LoRA in a `.pth`, and what it computes."""
+    released, _ = released_model(family, lora=True)
+    path = tmp_path / "released.pth"
+    torch.save({"meta": {}, "state_dict": released}, path)
     model = plain(family)
     initialise(model, path)
     return path, outputs(model)
 
 
-def test_a_published_lora_is_merged_or_goes_on(family, pth):
+def test_a_released_lora_is_merged_or_goes_on(family, pth):
     path, expected = pth
     assert (expected - outputs(make_mllm(family))).abs().max() > 0.1
     model = prepared(family)
@@ -161,7 +161,7 @@ def test_a_published_lora_is_merged_or_goes_on(family, pth):
     assert torch.equal(outputs(load(path.parent / "more")), learned)
 
 
-def test_a_published_lora_of_another_kind_must_be_merged_first(family, pth):
+def test_a_released_lora_of_another_kind_must_be_merged_first(family, pth):
     with pytest.raises(CheckpointError, match=r"LoRA of another kind .* ufo convert"):
         initialise(prepared(family, r=3), pth[0])
     with pytest.raises(CheckpointError, match="LoRA of another kind"):

@@ -234,11 +234,11 @@ def test_what_cannot_be_had_says_what_to_do(tokenizer, tmp_path, monkeypatch, fo
         initialise(model, {"sam": str(tmp_path)})
 
 
-# ---------------------------------------------------------------- the embedding published with UFO
+# ---------------------------------------------------------------- the embedding released with UFO
 
 
 def embedding_file(path, rows: int, width: int = WIDTH, positions: int = 40) -> dict[str, torch.Tensor]:
-    """A text embedding as it was published, as a file."""
+    """A text embedding as it was released, as a file."""
     generator = torch.Generator().manual_seed(7)
     state = {
         "word_embeddings.weight": torch.randn(rows, width, generator=generator),
@@ -251,7 +251,7 @@ def embedding_file(path, rows: int, width: int = WIDTH, positions: int = 40) -> 
     return state
 
 
-def test_a_published_embedding_has_all_rows(tokenizer, folders, tmp_path, caplog):
+def test_a_released_embedding_has_all_rows(tokenizer, folders, tmp_path, caplog):
     model, path = make(tokenizer), tmp_path / "bert_embed.pt"
     state = embedding_file(path, len(tokenizer))
     with caplog.at_level(logging.INFO, logger="ufo"):
@@ -264,7 +264,7 @@ def test_a_published_embedding_has_all_rows(tokenizer, folders, tmp_path, caplog
 
 
 @pytest.mark.parametrize("rows, width", [(-1, WIDTH), (1, WIDTH), (0, 2 * WIDTH)])
-def test_a_published_embedding_of_another_model(tokenizer, folders, tmp_path, rows, width):
+def test_a_released_embedding_of_another_model(tokenizer, folders, tmp_path, rows, width):
     path = tmp_path / "bert_embed_womask.pt"
     embedding_file(path, len(tokenizer) + rows, width)
     with pytest.raises(CheckpointError, match="belongs to another model"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_mllm_files import published
+from released_mllm_files import released_model
 from safetensors.torch import save_file
 from tiny_mllm import FAMILIES, LORA, make_mllm, make_tokenizer
 from torch import Tensor
@@ -18,7 +18,7 @@ from ufo.checkpoints import pretrained_lm
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.load import initialise, prepare_training
 from ufo.checkpoints.model_folder import NET, save
-from ufo.checkpoints.released_vit import is_released, open_released
+from ufo.checkpoints.released import is_released, open_released
 
 TRAINED = (
     ".lora_",
@@ -36,7 +36,7 @@ def family(request) -> str:
 
 
 def whole_and_partial(family: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    whole, _ = published(family, lora=True)
+    whole, _ = released_model(family, lora=True)
     return whole, {n: v for n, v in whole.items() if any(part in n for part in TRAINED)}
 
 
@@ -50,7 +50,7 @@ def base_folder(family: str, folder: Path, layout: str) -> Path:
     kind = "internvl_chat" if family == "internvl" else "llava_custom"
     if family == "internvl":
         (folder / "config.json").write_text(json.dumps({"model_type": kind}))
-    weights = {n: v.contiguous() for n, v in published(family, prefix="")[0].items()}
+    weights = {n: v.contiguous() for n, v in released_model(family, prefix="")[0].items()}
     half = len(weights) // 2
     names = list(weights)
     listed = {}
@@ -66,7 +66,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-@pytest.mark.parametrize("layout", ["published", "transformers"])
+@pytest.mark.parametrize("layout", ["released", "transformers"])
 def test_a_partial_lora_over_its_base_is_the_whole_file(family, layout, tmp_path, monkeypatch):
     whole, partial = whole_and_partial(family)
     torch.save(whole, tmp_path / "whole.pth")
@@ -74,7 +74,7 @@ def test_a_partial_lora_over_its_base_is_the_whole_file(family, layout, tmp_path
     base = base_folder(family, tmp_path / "base", layout)
     found = open_released(tmp_path / "partial.pth", base)
     expected = open_released(tmp_path / "whole.pth")
-    for released in (found, expected):  # the tiny heads are not those of the published sizes
+    for released in (found, expected):  # the tiny heads are not those of the released sizes
         monkeypatch.setattr(released, "_config", {"text_config": {"num_attention_heads": 4}})
     assert same(found.weights, expected.weights) and found.name == expected.name
 
@@ -87,7 +87,7 @@ def test_a_partial_file_says_which_base_it_wants(family, tmp_path):
 
 
 def test_a_whole_file_wants_no_base(family, tmp_path):
-    torch.save(published(family)[0], tmp_path / "x.pth")
+    torch.save(released_model(family)[0], tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="whole already"):
         open_released(tmp_path / "x.pth", tmp_path)
 
@@ -102,7 +102,7 @@ def test_a_base_of_another_family(tmp_path):
 def test_a_key_too_many_is_listed(family, tmp_path):
     _, partial = whole_and_partial(family)
     torch.save({**partial, "backbone.language_model.strange.weight": torch.zeros(2)}, tmp_path / "x.pth")
-    base = base_folder(family, tmp_path / "base", "published")
+    base = base_folder(family, tmp_path / "base", "released")
     with pytest.raises(CheckpointError, match=r"1 unmapped keys \(language_model\.strange\.weight"):
         _ = open_released(tmp_path / "x.pth", base).weights
 
@@ -112,7 +112,7 @@ def test_a_key_too_many_is_listed(family, tmp_path):
 
 def merged_folder(folder: Path, mask: bool) -> Path:
     """InternVL's own layout with the tokenizer beside it: a finished UFO knows `<MASK>`, a base does not."""
-    base_folder("internvl", folder, "published")
+    base_folder("internvl", folder, "released")
     words = make_tokenizer("internvl")
     added = [{"id": words.mask_id, "content": "<MASK>"}] if mask else []
     (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
@@ -129,7 +129,7 @@ def test_a_merged_folder_is_finished_and_a_base_is_not(tmp_path):
 
 def test_the_norm_of_a_finished_model_is_kept(tmp_path):
     norm = f"{NET}model.language_model.norm.weight"
-    trained = published("internvl")[1]["model.language_model.norm.weight"]
+    trained = released_model("internvl")[1]["model.language_model.norm.weight"]
     for mask in (True, False):
         model = make_mllm("internvl", seed=3)
         prepare_training(

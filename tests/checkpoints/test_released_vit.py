@@ -1,4 +1,4 @@
-"""A published file becomes a model: recognised, completed by a recipe, loaded like any other."""
+"""A released file becomes a model: recognised, completed by a recipe, loaded like any other."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import ufo
-from ufo.checkpoints import recipes, released_vit
+from ufo.checkpoints import recipes, released, released_vit
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.load import build, initialise, load, save
+from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.checkpoints.vit_names import key_table
 from ufo.tokenizer import UFOTokenizer
 
@@ -27,10 +28,10 @@ def tiny_is_base(monkeypatch):
 
 @pytest.fixture
 def state(make_backbone) -> dict[str, torch.Tensor]:
-    return as_published(make_backbone())
+    return as_released(make_backbone())
 
 
-def as_published(backbone) -> dict[str, torch.Tensor]:
+def as_released(backbone) -> dict[str, torch.Tensor]:
     ours = backbone.state_dict()
     table = key_table(len(backbone.layers))
     return {theirs: ours[name] for theirs, name in table.items() if name}
@@ -44,13 +45,13 @@ def file(tmp_path, state, tokenizer) -> Path:
     return tmp_path / "x.pth"
 
 
-def recognise(state, path="x.pth", **more) -> released_vit.ReleasedCheckpoint:
-    return released_vit.recognise({"state_dict": state, **more}, Path(path))
+def recognise(state, path="x.pth", **more) -> ReleasedCheckpoint:
+    return released.recognise({"state_dict": state, **more}, Path(path))
 
 
-def recognise_without_mask(make_backbone, tokenizer, tmp_path) -> released_vit.ReleasedCheckpoint:
+def recognise_without_mask(make_backbone, tokenizer, tmp_path) -> ReleasedCheckpoint:
     tokenizer.save(tmp_path)
-    return recognise(as_published(make_backbone(vocab_size=len(tokenizer) - 1)), tmp_path / "x.pth")
+    return recognise(as_released(make_backbone(vocab_size=len(tokenizer) - 1)), tmp_path / "x.pth")
 
 
 @pytest.mark.usefixtures("tiny_is_base")
@@ -137,7 +138,7 @@ def test_a_vocabulary_of_another_size_is_refused(state, tmp_path, tokenizer):
 
 def test_another_size_needs_an_experiment(file, state):
     found = recognise(state, file)
-    with pytest.raises(CheckpointError, match="no published size of UFO-ViT but UFO-ViT"):
+    with pytest.raises(CheckpointError, match="no released size of UFO-ViT but UFO-ViT"):
         found.describe()
     chosen = found.describe(
         tasks=["detection"],
@@ -188,4 +189,4 @@ def test_what_is_no_ufo_vit_is_refused_in_one_sentence(state, change, message):
 def test_an_encoder_without_new_layers_is_refused(make_backbone):
     backbone = make_backbone(new_layers=0, mean_layers=[1])
     with pytest.raises(CheckpointError, match="without new layers"):
-        recognise(as_published(backbone))
+        recognise(as_released(backbone))

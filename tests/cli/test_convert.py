@@ -15,7 +15,7 @@ EXPERIMENT = ("experiment=ufo_vit_b_multi", "tasks.detection.image_size=32")
 
 
 @pytest.fixture
-def published(tmp_path):
+def released(tmp_path):
     """The tiny model as mmengine would have saved it, with its vocabulary beside it."""
     model = tiny_model()
     ours = model.backbone.state_dict()
@@ -27,9 +27,9 @@ def published(tmp_path):
     return path
 
 
-def test_a_file_becomes_a_folder(ufo, published, tmp_path, caplog):
+def test_a_file_becomes_a_folder(ufo, released, tmp_path, caplog):
     out = tmp_path / "new" / "folder"
-    answer = ufo("convert", published, out, *EXPERIMENT, "--tasks", "detection,caption")
+    answer = ufo("convert", released, out, *EXPERIMENT, "--tasks", "detection,caption")
     assert answer.code == 0, answer.err
     [line] = answer.out
     assert "UFO-ViT (1+1 layers of width 16, 32 px" in line and "tasks: detection, caption" in line
@@ -41,7 +41,7 @@ def test_a_file_becomes_a_folder(ufo, published, tmp_path, caplog):
     assert set(model.tasks) == {"detection", "caption"} and len(model.classes["detection"]) == 80
 
 
-def test_vocabulary_and_class_names_can_be_given(ufo, published, tmp_path):
+def test_vocabulary_and_class_names_can_be_given(ufo, released, tmp_path):
     vocab = (tmp_path / "vocab.txt").rename(tmp_path / "words.txt")
     names = tmp_path / "names.txt"
     names.write_text("tree\ncat\n")
@@ -49,7 +49,7 @@ def test_vocabulary_and_class_names_can_be_given(ufo, published, tmp_path):
     options = ("--tasks", dense, "--vocab", vocab, "--classes", "cat, dog")
     answer = ufo(
         "convert",
-        published,
+        released,
         tmp_path / "out",
         *EXPERIMENT,
         *options,
@@ -96,10 +96,10 @@ def break_file(path, how):
         ("shape", "layers.1.qkv.bias: (5,)"),
     ],
 )
-def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, published, tmp_path, how, said):
-    break_file(published, how)
+def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, released, tmp_path, how, said):
+    break_file(released, how)
     before = sorted(tmp_path.rglob("*"))
-    answer = ufo("convert", published, tmp_path / "out", *EXPERIMENT, "--tasks", "detection")
+    answer = ufo("convert", released, tmp_path / "out", *EXPERIMENT, "--tasks", "detection")
     assert answer.code == 1 and not answer.out
     assert [line for line in answer.err if line.startswith("error: ")] == answer.err[-1:]
     assert said in answer.err[-1]
@@ -113,13 +113,13 @@ def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, published, tmp_pat
         (("tiny.pth", "there"), "there exists"),
         (("tiny.pth", "out", "ufo_vit_b_multi"), "no override"),
         (("tiny.pth", "out", "experiment=nope"), "no experiment 'nope'"),
-        (("tiny.pth", "out"), "no published size of UFO-ViT"),
+        (("tiny.pth", "out"), "no released size of UFO-ViT"),
         (("tiny.pth", "out", *EXPERIMENT, "--tasks", "depth"), "cannot do 'depth'"),
         (("tiny.pth", "out", *EXPERIMENT, "--classes", "caption=a"), "'caption' reads no class names"),
         (("tiny.pth", "out", *EXPERIMENT, "--classes", "a,a"), "must be different"),
     ],
 )
-def test_wrong_arguments(ufo, published, tmp_path, monkeypatch, arguments, said):
+def test_wrong_arguments(ufo, released, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     answer = ufo("convert", *arguments)

@@ -1,4 +1,4 @@
-"""`ufo convert` for language models: official files, and a LoRA merged into what transformers reads."""
+"""`ufo convert` for language models: released files, and a LoRA merged into what transformers reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from omegaconf import OmegaConf
-from released_mllm_files import published
+from released_mllm_files import released_model
 from tiny_mllm import (
     CLASSES,
     FAMILIES,
@@ -125,7 +125,7 @@ def test_wrong_arguments(ufo, tmp_path, monkeypatch, arguments, said):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-# ---------------------------------------------------------------- official files
+# ---------------------------------------------------------------- released files
 
 
 @pytest.fixture
@@ -148,10 +148,10 @@ def recipe(monkeypatch, family):
 
 
 @pytest.fixture
-def official(family, tmp_path, recipe):
-    """An official LoRA with its tokenizer beside it."""
-    path = tmp_path / "official.pth"
-    state, _ = published(family, lora=True)
+def released(family, tmp_path, recipe):
+    """A released LoRA with its tokenizer beside it."""
+    path = tmp_path / "released.pth"
+    state, _ = released_model(family, lora=True)
     torch.save({"meta": {}, "state_dict": state, "message_hub": {}}, path)
     (tmp_path / "tokenizer.json").write_text(pretrained_tokenizer(family))
     return path
@@ -161,19 +161,19 @@ def convert(ufo, path, *options):
     return ufo("convert", path, path.parent / "out", "experiment=x", "--classes", ",".join(CLASSES), *options)
 
 
-def test_an_official_lora_becomes_a_model(ufo, family, official, monkeypatch):
-    answer = convert(ufo, official)
+def test_a_released_lora_becomes_a_model(ufo, family, released, monkeypatch):
+    answer = convert(ufo, released)
     assert answer.code == 0, answer.err
     assert "LoRA of rank 4, merged" in answer.out[-1] and "tasks: detection" in answer.out[-1]
-    model = package.load(official.parent / "out")
+    model = package.load(released.parent / "out")
     assert model.classes == {"detection": CLASSES} and model.backbone.max_tiles == 4
     expected = make_mllm(family, seed=2)
     prepare_training(expected, {})
-    initialise(expected, official)
+    initialise(expected, released)
     assert torch.equal(outputs(model), outputs(expected))
     head = model.backbone.output_embedding
     assert not torch.allclose(head[-1], head[-2])  # rows of UFO's tokens are those of the file
-    AutoModelForImageTextToText.from_pretrained(official.parent / "out")
+    AutoModelForImageTextToText.from_pretrained(released.parent / "out")
 
 
 class Attack:
@@ -200,14 +200,14 @@ class Attack:
     ],
 )
 @pytest.mark.parametrize("family", ["internvl"])
-def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, official, recipe, how, said):
-    content = torch.load(official)
-    words = official.parent / "tokenizer.json"
+def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, released, recipe, how, said):
+    content = torch.load(released)
+    words = released.parent / "tokenizer.json"
     key = next(k for k in content["state_dict"] if k.endswith("ffn_norm.weight"))
     if how == "truncated":
-        official.write_bytes(official.read_bytes()[:3000])
+        released.write_bytes(released.read_bytes()[:3000])
     elif how == "code":
-        content["message_hub"] = Attack(official.parent / "executed")
+        content["message_hub"] = Attack(released.parent / "executed")
     elif how in ("missing", "unmapped"):
         value = content["state_dict"].pop(key)
         content["state_dict"] |= {key: value, "backbone.head.weight": value} if how == "unmapped" else {}
@@ -220,15 +220,15 @@ def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, official, recipe, 
     elif how == "backbone":
         recipe["backbone"]["network"]["_target_"] = "ufo.backbones.ufo_vit.UFOViT"
     if how in ("code", "missing", "unmapped"):
-        torch.save(content, official)
-    before = sorted(official.parent.rglob("*"))
+        torch.save(content, released)
+    before = sorted(released.parent.rglob("*"))
     options = ("--tasks", "depth") if how == "task" else ()
-    arguments = (official, official.parent / "out") if how == "no experiment" else ()
-    answer = ufo("convert", *arguments) if arguments else convert(ufo, official, *options)
+    arguments = (released, released.parent / "out") if how == "no experiment" else ()
+    answer = ufo("convert", *arguments) if arguments else convert(ufo, released, *options)
     assert answer.code == 1 and not answer.out
     assert [line for line in answer.err if line.startswith("error: ")] == answer.err[-1:]
     assert any(part in answer.err[-1] for part in said.split("|"))
-    assert sorted(official.parent.rglob("*")) == before
+    assert sorted(released.parent.rglob("*")) == before
 
 
 def make_longer(tokenizer: dict) -> dict:

@@ -27,7 +27,7 @@ from ufo.backbones.context import Context, LayerMemory
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
 from ufo.backbones.prefix_attention import AnswerPass, answer_attention
-from ufo.checkpoints.mllm_names import merge, read_released_mllm
+from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 from ufo.hf_tokenizer import HFTokenizer, read_backend
 from ufo.model import UFO
 from ufo.ops.grid import Queries

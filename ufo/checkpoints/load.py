@@ -1,7 +1,7 @@
 """The project's own checkpoints: a model folder (see `ufo.checkpoints.model_folder`) or a Lightning `.ckpt`.
 
 A checkpoint carries all that rebuilds its model, but for the frozen weights of a LoRA, which its base holds.
-A published `.pth` is converted when it is read. Loading is strict, executes nothing, and prints one line:
+A released `.pth` is converted when it is read. Loading is strict, executes nothing, and prints one line:
 matched, missing, unexpected.
 """
 
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def load(path: str | Path, device: torch.device | str = "cpu", base: str | Path | None = None) -> UFO:
-    """The model of a checkpoint (folder, `.ckpt` or published `.pth`), ready to predict.
+    """The model of a checkpoint (folder, `.ckpt` or released `.pth`), ready to predict.
 
     Args:
         base: where the base of a LoRA is now, if it has moved since.
@@ -114,7 +114,7 @@ def _from_pretrained(model: UFO, path: str | Path) -> None:
     if has_adapters(model.backbone.lora):
         adapters = pretrained_lm.adapters_for(model, start, path) if start.adapters else {}
     else:
-        start = pretrained_lm.Start(start.merged(), finished=start.finished)
+        start = pretrained_lm.PretrainedWeights(start.merged(), finished=start.finished)
     weights, changed = pretrained_lm.for_model(model, start, path)
     if (model.backbone.lora or {}).get("fresh_norm") and not start.finished:
         changed.append(pretrained_lm.fresh_norm(model, weights))

@@ -1,7 +1,7 @@
-"""Starting weights and bases of language models: transformers' own checkpoints and the published ones.
+"""Starting weights and bases of language models: transformers' own checkpoints and the released ones.
 
 `init=` and a LoRA's base may be a folder or hub name for the backbone's transformers class, InternVL2.5 in
-the layout it was published in, or an official `.pth`. No code of a checkpoint is run.
+the layout it was published in, or a released `.pth`. No code of a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ufo.backbones.lora import scale_of
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.mllm_base import with_base
-from ufo.checkpoints.mllm_names import is_released_mllm, merge, read_released_mllm
+from ufo.checkpoints.mllm_names import is_released_mllm
+from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 from ufo.checkpoints.model_folder import NET
 from ufo.checkpoints.stored_tensors import is_stored, read_tensors
 from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
@@ -41,13 +42,13 @@ _SILENT = {
 
 
 @dataclass
-class Start:
+class PretrainedWeights:
     """Weights of a transformers model by its own names; adapters of a LoRA as read_released_mllm has them."""
 
     weights: dict[str, Tensor]
     adapters: dict[str, Tensor] = field(default_factory=dict)
     scale: float = 1.0
-    finished: bool = False  # a published UFO: rows of UFO's tokens and the final norm have learned already
+    finished: bool = False  # a released UFO: rows of UFO's tokens and the final norm have learned already
 
     def merged(self) -> dict[str, Tensor]:
         """The weights with the adapters in them."""
@@ -69,10 +70,10 @@ def recognises(backbone: Backbone, name: str | Path) -> bool:
     return bool(_HUB.fullmatch(str(name))) and not path.exists()
 
 
-def read(backbone: Backbone, name: str | Path, base: str | Path | None = None) -> Start:
+def read(backbone: Backbone, name: str | Path, base: str | Path | None = None) -> PretrainedWeights:
     """The pretrained weights called `name`, checked against the backbone's architecture.
 
-    `base` is the model under a published LoRA whose file holds only what was trained.
+    `base` is the model under a released LoRA whose file holds only what was trained.
 
     Raises CheckpointError: not to be had, damaged, of another family or of another architecture.
     """
@@ -83,21 +84,21 @@ def read(backbone: Backbone, name: str | Path, base: str | Path | None = None) -
             raise CheckpointError(
                 f"'{path}' holds no InternVL and no LLaVA; choose the backbone= it was made for"
             )
-        start = _official(backbone, with_base(state, name, base), name)
+        start = _released(backbone, with_base(state, name, base), name)
         start.finished = True
         return start
     folder = path if path.is_dir() else download(str(name))
     config = read_config(folder)
     if config.get("model_type") == REMOTE:
-        start = _official(backbone, read_tensors(folder), name)
+        start = _released(backbone, read_tensors(folder), name)
         # a merged UFO in this layout: a base knows no <MASK>
         start.finished = has_token(folder, MASK_TOKEN)
         return start
     _check_config(backbone, config, name)
-    return Start(_from_pretrained(backbone, folder, name))
+    return PretrainedWeights(_from_pretrained(backbone, folder, name))
 
 
-def _official(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path) -> Start:
+def _released(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path) -> PretrainedWeights:
     ours = _values(backbone)
     # the vocabulary may still lack UFO's tokens
     ours["text_config"] = {k: v for k, v in ours["text_config"].items() if k != "vocab_size"}
@@ -111,7 +112,7 @@ def _official(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path)
             "another backbone="
         )
     lora = description["lora"]
-    return Start(weights, adapters, lora["scale"] if lora else 1.0)
+    return PretrainedWeights(weights, adapters, lora["scale"] if lora else 1.0)
 
 
 def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict[str, Tensor]:
@@ -147,7 +148,7 @@ def _check_config(backbone: Backbone, config: Mapping[str, Any], name: str | Pat
 # ---------------------------------------------------------------- into a model
 
 
-def for_model(model: UFO, start: Start, name: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+def for_model(model: UFO, start: PretrainedWeights, name: str | Path) -> tuple[dict[str, Tensor], list[str]]:
     """Weights under the names of `model.state_dict`, without adapters, and which of them are not the file's.
 
     Rows for UFO's own tokens are added: the mean of the older rows in the output head, an initial value in
@@ -182,7 +183,7 @@ def fresh_norm(model: UFO, weights: dict[str, Tensor]) -> str:
     return key
 
 
-def adapters_for(model: UFO, start: Start, name: str | Path) -> dict[str, Tensor]:
+def adapters_for(model: UFO, start: PretrainedWeights, name: str | Path) -> dict[str, Tensor]:
     """The adapters of `start` under the names of `model.state_dict`.
 
     Raises CheckpointError where the model's adapters are of another kind.

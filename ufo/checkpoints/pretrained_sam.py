@@ -3,7 +3,7 @@
 See docs/published_system.md#vit-start.
 Read from transformers' files (`facebook/sam-vit-*`, `bert-*-uncased`), on the hub or in a folder. SAM fills
 patches, positions and the first layers, BERT the text embedding; new layers and UFO's own tokens stay random.
-A published `bert_embed*.pt` may stand for BERT: it has rows for UFO's own tokens as well.
+A released `bert_embed*.pt` may stand for BERT: it has rows for UFO's own tokens as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"  # the published weights of the model's width
+AUTO = "auto"  # the released weights of the model's width
 SAM_OF_WIDTH = {768: "facebook/sam-vit-base", 1024: "facebook/sam-vit-large", 1280: "facebook/sam-vit-huge"}
 BERT_OF_WIDTH = {768: "bert-base-uncased", 1024: "bert-large-uncased"}
 
@@ -102,12 +102,12 @@ def initialise(model: UFO, sam: str = AUTO, bert: str | None = AUTO) -> None:
     sam = SAM_OF_WIDTH[width] if sam == AUTO else sam
     weights = sam_weights(model.backbone, sam)
     layers = sum(f"layers.{i}.norm1.weight" in weights for i in range(len(model.backbone.layers)))
-    text, said = _text_weights(model, bert)
+    text, text_summary = _text_weights(model, bert)
     model.backbone.load_state_dict(model.backbone.state_dict() | weights | text)
     random = len(model.backbone.layers) - layers
     log.info(
         f"init: {layers} layers, patches and positions from {sam} ({len(weights)} weights); "
-        f"{random} new layers stay random; {said}"
+        f"{random} new layers stay random; {text_summary}"
     )
 
 
@@ -191,7 +191,7 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
         return {}, "the text embedding stays random"
     if name == AUTO and default is None:
         raise CheckpointError(
-            f"there is no published BERT of width {width}; give the embedding that was published with UFO: "
+            f"there is no published BERT of width {width}; give the embedding that was released with UFO: "
             "init='{sam: auto, bert: bert_embed_huge.pt}', or init='{sam: auto, bert: null}' for a random one"
         )
     chosen = default if name == AUTO and default is not None else name
@@ -221,7 +221,7 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
 
 
 def _embedding_file(model: UFO, path: Path) -> tuple[dict[str, Tensor], str]:
-    """The text embedding of a published `bert_embed*.pt`, with the rows of UFO's own tokens."""
+    """The text embedding of a released `bert_embed*.pt`, with the rows of UFO's own tokens."""
     state = {f"embeddings.{key}": value.float() for key, value in read_tensors(path).items()}
     found = {_BERT[key]: value for key, value in state.items() if key in _BERT}
     missing = sorted(set(_BERT.values()) - found.keys())

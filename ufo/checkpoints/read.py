@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ufo.backbones import make_backbone
 from ufo.backbones.lora import apply_lora
-from ufo.checkpoints import released_vit
+from ufo.checkpoints import released
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import previous, read_folder, twins
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
@@ -37,24 +37,24 @@ def read(
     """A checkpoint's description (see `UFO.describe`) and its weights, unchecked.
 
     Args:
-        path: a model folder, a `.ckpt`, the folder of a run, or a published file or folder.
-        complete: otherwise a published one is described by its backbone alone, without tasks and vocabulary.
-        base: the model under a published LoRA whose file holds only what was trained.
-        overrides: of the config that describes a published one, as `experiment=NAME`; default: what its
+        path: a model folder, a `.ckpt`, the folder of a run, or a released file or folder.
+        complete: otherwise a released one is described by its backbone alone, without tasks and vocabulary.
+        base: the model under a released LoRA whose file holds only what was trained.
+        overrides: of the config that describes a released one, as `experiment=NAME`; default: what its
             name tells.
     """
     path = Path(path)
     last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
     path = last if last.is_file() else path
     path = path if path.exists() or not previous(path).is_dir() else previous(path)
-    if released_vit.is_released(path):
-        return _described(released_vit.open_released(path, base), complete, overrides)
+    if released.is_released(path):
+        return _described(released.open_released(path, base), complete, overrides)
     if path.is_dir():
         return read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
     if path.suffix == ".safetensors":
-        return _described(released_vit.open_released(path, base), complete, overrides)
+        return _described(released.open_released(path, base), complete, overrides)
     content = read_pickle(path)
     if content.keys() >= {"ufo", "state_dict"}:
         prefix, state = "model.", content["state_dict"]
@@ -65,7 +65,7 @@ def read(
             raise CheckpointError(f"'{path}' is damaged: it does not describe its backbone")
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         return content["ufo"], weights
-    return _described(released_vit.recognise(content, path, base), complete, overrides)
+    return _described(released.recognise(content, path, base), complete, overrides)
 
 
 def _described(
@@ -107,8 +107,8 @@ def build_for(description: dict[str, Any], path: str | Path) -> UFO:
     except CheckpointError:
         raise
     except Exception as error:  # whatever a foreign description makes a constructor do is about the file
-        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"'{path}' describes no model that can be built: {said}") from error
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"'{path}' describes no model that can be built: {reason}") from error
 
 
 @contextmanager

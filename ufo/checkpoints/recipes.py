@@ -1,4 +1,4 @@
-"""What a published recipe in `conf/` says about its model: settings of tasks, vocabulary, class names.
+"""What a released recipe in `conf/` says about its model: settings of tasks, vocabulary, class names.
 
 A checkpoint made elsewhere brings weights only. The numbers stay in `conf/`, which this module composes as
 `train.py` does: `experiment=ufo_vit_b_multi`.
@@ -48,7 +48,7 @@ def experiments() -> list[str]:
 
 
 def experiment_of(path: Path) -> str | None:
-    """The experiment that a published file or folder of this name came from; None where none claims it."""
+    """The experiment that a released file or folder of this name came from; None where none claims it."""
     for file in sorted((config_folder() / "experiment").glob("*.yaml")):
         named = OmegaConf.load(file).get("released") or ()
         if path.name in named or path.stem in named:
@@ -65,7 +65,7 @@ def config_folder() -> Path:
         if (root / "conf" / "train.yaml").is_file():
             return (root / "conf").resolve()
     raise CheckpointError(
-        "the tasks' settings of published checkpoints are in the project's conf/, which is not here; run "
+        "the tasks' settings of released checkpoints are in the project's conf/, which is not here; run "
         "in the project's folder, or convert the checkpoint there once: ufo convert SRC OUT"
     )
 
@@ -77,7 +77,7 @@ def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return {name: instantiate(task).settings for name, task in cfg.tasks.items() if task}
 
 
-def plain(node: DictConfig) -> dict[str, Any]:
+def resolved(node: DictConfig) -> dict[str, Any]:
     """A part of the config as plain values."""
     content: Any = OmegaConf.to_container(node, resolve=True)
     return content
@@ -89,7 +89,7 @@ def loss_settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 def class_names(task: str) -> tuple[str, ...]:
-    """The class names that a published model is asked for in a task; empty for a task without classes."""
+    """The class names that a released model is asked for in a task; empty for a task without classes."""
     from ufo.data.datasets.semantic import read_classes
 
     file = task_class(task).published_classes

@@ -1,4 +1,4 @@
-"""What published checkpoints of all backbones share: weights, and a recipe in `conf/` for the rest."""
+"""What released checkpoints of all backbones share: weights, and a recipe in `conf/` for the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ufo.checkpoints import recipes
 
 
 class ReleasedCheckpoint(ABC):
-    """A published checkpoint, recognised; its weights carry the names of `UFO.state_dict`."""
+    """A released checkpoint, recognised; its weights carry the names of `UFO.state_dict`."""
 
     path: Path
     backbone: dict[str, Any]  # as in a model's description

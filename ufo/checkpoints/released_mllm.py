@@ -1,4 +1,4 @@
-"""From a published UFO-InternVL or UFO-LLaVA file to a model of this project.
+"""From a released UFO-InternVL or UFO-LLaVA file to a model of this project.
 
 The file brings weights only: tasks, class names, tokenizer and what tensors do not tell
 are those of the recipe that it was trained with. A LoRA is merged into its weights.
@@ -18,7 +18,7 @@ from torch import Tensor
 from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.mllm_base import with_base
-from ufo.checkpoints.mllm_names import merge, read_released_mllm
+from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 from ufo.checkpoints.model_folder import NET
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.hf_tokenizer import HFTokenizer
@@ -28,7 +28,7 @@ BACKBONES = {"internvl": "InternVL", "llava": "Llava"}  # family -> class of ufo
 
 
 class ReleasedMLLM(ReleasedCheckpoint):
-    """A published checkpoint of a language-model backbone: `path`, and the official names in `state`.
+    """A released checkpoint of a language-model backbone: `path`, and the released names in `state`.
 
     `base` is the model under a LoRA, for a file that holds only what was trained.
     """
@@ -84,7 +84,7 @@ class ReleasedMLLM(ReleasedCheckpoint):
                 "OUT experiment=NAME"
             )
         cfg = recipes.compose(overrides)
-        network = recipes.plain(cfg.backbone.network)
+        network = recipes.resolved(cfg.backbone.network)
         kind = str(network.pop("_target_")).rpartition(".")[2]
         self._config = network.pop("config", None) or {}
         self.__dict__.pop("_read", None)  # again, now that more is known
@@ -94,7 +94,7 @@ class ReleasedMLLM(ReleasedCheckpoint):
             )
         for key in ("vocab_size", "pretrained", "dtype"):
             network.pop(key, None)
-        tokenizer = self._tokenizer(vocab, recipes.plain(cfg.backbone.tokenizer))
+        tokenizer = self._tokenizer(vocab, recipes.resolved(cfg.backbone.tokenizer))
         settings = recipes.task_settings(cfg)
         strange = [name for name in tasks or () if name not in settings]
         if strange:

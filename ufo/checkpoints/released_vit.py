@@ -1,4 +1,4 @@
-"""From a published UFO-ViT file to a model of this project.
+"""From a released UFO-ViT file to a model of this project.
 
 The file brings weights only: tasks, class names and vocabulary are those of the recipe
 that it was trained with.
@@ -6,23 +6,17 @@ that it was trained with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ufo.backbones.ufo_vit import UFOViT
-from ufo.checkpoints import recipes, safe_pickle, stored_tensors
+from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.mllm_names import is_released_mllm
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
-from ufo.checkpoints.released_mllm import ReleasedMLLM
-from ufo.checkpoints.transformers_folder import REMOTE, read_config
-from ufo.checkpoints.vit_names import PREFIX, architecture, convert_keys
 from ufo.tokenizer import UFOTokenizer
 
 SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of experiments
@@ -30,7 +24,7 @@ SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of ex
 
 @dataclass
 class ReleasedViT(ReleasedCheckpoint):
-    """A published UFO-ViT."""
+    """A released UFO-ViT."""
 
     path: Path
     backbone: dict[str, Any]  # as in a model's description
@@ -64,13 +58,13 @@ class ReleasedViT(ReleasedCheckpoint):
         size = SIZES.get(self.backbone["width"])
         if size is None:
             raise CheckpointError(
-                f"'{self.path}' is no published size of UFO-ViT but {self.name}; name the experiment "
+                f"'{self.path}' is no released size of UFO-ViT but {self.name}; name the experiment "
                 "that has its tasks: ufo convert SRC OUT experiment=NAME"
             )
         return [f"experiment=ufo_vit_{size}_multi", *overrides]
 
     def _single(self, task: str, overrides: Sequence[str]) -> list[str]:
-        """Those of the recipe of one task, whose settings differ a little, where it was published."""
+        """Those of the recipe of one task, whose settings differ a little, where it was released."""
         name = f"ufo_vit_{SIZES[self.backbone['width']]}_{task}"
         known = name in recipes.experiments()
         return [f"experiment={name}", *overrides] if known else self._multi(overrides)
@@ -114,47 +108,3 @@ class ReleasedViT(ReleasedCheckpoint):
                 "--tasks what it does: ufo convert SRC OUT --tasks ..."
             )
         return able
-
-
-def is_released(path: Path) -> bool:
-    """Whether a folder holds published weights: no model folder of this project and none of transformers."""
-    if not (path.is_dir() and stored_tensors.is_stored(path)):
-        return False
-    config = read_config(path)
-    return config.get("model_type") in (None, REMOTE) and not config.keys() & {"ufo", "backbone"}
-
-
-def open_released(path: Path, base: str | Path | None = None) -> ReleasedCheckpoint:
-    """The published checkpoint in a file or a folder, of any family; see `recognise`."""
-    if path.is_dir() or path.suffix == ".safetensors":
-        return _recognise(stored_tensors.read_tensors(path), path, base, None)
-    return recognise(safe_pickle.read_pickle(path), path, base)
-
-
-def recognise(content: Mapping[str, Any], path: Path, base: str | Path | None = None) -> ReleasedCheckpoint:
-    """A published checkpoint from the content of its file (see `safe_pickle.read_pickle`), of any family.
-
-    Args:
-        base: the folder of the model that a LoRA was trained on, for a file that holds only what was trained.
-
-    Raises CheckpointError for weights of anything else; it lists unmapped and missing keys.
-    """
-    return _recognise(safe_pickle.state_dict(content, path), path, base, safe_pickle.trained_tasks(content))
-
-
-def _recognise(
-    state: Mapping[str, Tensor], path: Path, base: str | Path | None, tasks: list[str] | None
-) -> ReleasedCheckpoint:
-    if is_released_mllm(state):
-        return ReleasedMLLM(path, state, base)
-    if base is not None:
-        raise CheckpointError(f"'{path}' is whole and no language model; leave out the base")
-    try:
-        backbone = architecture(state)
-        with torch.device("meta"):  # takes no memory; refuses what fits no network
-            UFOViT(**backbone)
-        weights = convert_keys(state)
-    except ValueError as error:
-        raise CheckpointError(f"'{path}': {error}") from error
-    weights = {PREFIX + name: tensor.to(torch.float32) for name, tensor in weights.items()}
-    return ReleasedViT(path, {"type": "UFOViT", **backbone}, weights, tasks)

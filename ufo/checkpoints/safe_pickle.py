@@ -1,6 +1,6 @@
 """Reading files that `torch.save` wrote, mmengine's `.pth` above all, without running what they pickle.
 
-A published file holds `meta`, `state_dict`, `message_hub`. Only tensors and plain values
+A released file holds `meta`, `state_dict`, `message_hub`. Only tensors and plain values
 are rebuilt; mmengine's and numpy's log objects become stand-ins that forget what they are given.
 """
 

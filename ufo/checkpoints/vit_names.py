@@ -1,7 +1,7 @@
-"""Names and architecture of the published UFO-ViT checkpoints (docs/published_system.md#vit-network).
+"""Names and architecture of the released UFO-ViT checkpoints (docs/published_system.md#vit-network).
 
-A published state dict holds everything under `backbone.`. Reading the file and making a model of it is
-published.py's work: here are only names and shapes.
+A released state dict holds everything under `backbone.`. Reading the file and making a model of it is
+released.py's work: here are only names and shapes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ufo.checkpoints.errors import listing
+
 PREFIX = "backbone."
 LAYER = "layers."
-_LISTED = 12  # names an error message lists before it only counts
 
 _DIMENSIONS = {  # of the tensors that tell the architecture
     "pos_embed": 4,
@@ -23,7 +24,7 @@ _DIMENSIONS = {  # of the tensors that tell the architecture
     "layers.0.fc1.weight": 2,
 }
 
-# published name -> ours; None: a constant that our module does not store
+# released name -> ours; None: a constant that our module does not store
 _OUTSIDE_LAYERS = {
     "pos_embed": "pos_embed",
     "patch_embed.projection.weight": "patch_embed.weight",
@@ -53,7 +54,7 @@ _OF_A_LAYER = {
 
 
 def key_table(num_layers: int) -> dict[str, str | None]:
-    """Published name -> our name (None: we store nothing) for a model with that many layers."""
+    """Released name -> our name (None: we store nothing) for a model with that many layers."""
     table = {PREFIX + name: ours for name, ours in _OUTSIDE_LAYERS.items()}
     for i in range(num_layers):
         table |= {f"{PREFIX}{LAYER}{i}.{name}": f"{LAYER}{i}.{ours}" for name, ours in _OF_A_LAYER.items()}
@@ -64,7 +65,7 @@ def convert_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under the names of `ufo.backbones.ufo_vit.UFOViT`.
 
     Args:
-        state_dict: a published UFO-ViT `state_dict`, base, large or huge, of one or several tasks.
+        state_dict: a released UFO-ViT `state_dict`, base, large or huge, of one or several tasks.
 
     Raises:
         ValueError: a key has no place in the model, or one that it needs is not there; both listed.
@@ -74,8 +75,8 @@ def convert_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     missing = [key for key, ours in table.items() if ours and key not in state_dict]
     if unmapped or missing:
         raise ValueError(
-            "this is not a published UFO-ViT checkpoint: "
-            f"{_listing('unmapped', unmapped)}; {_listing('missing', missing)}"
+            "this is not a released UFO-ViT checkpoint: "
+            f"{listing('unmapped', unmapped)}; {listing('missing', missing)}"
         )
     return {ours: state_dict[key] for key, ours in table.items() if ours}
 
@@ -89,7 +90,7 @@ def architecture(
     a global layer; those after it are the new layers. Rates of dropout leave no trace.
 
     Args:
-        state_dict: a published UFO-ViT `state_dict` (see `convert_keys`).
+        state_dict: a released UFO-ViT `state_dict` (see `convert_keys`).
         global_layers: needed only where an image is a single window: then the relative-position
             tables of global and windowed layers are of one size.
 
@@ -138,7 +139,7 @@ def architecture(
         "patch_size": patch_size,
         "window_size": (window_rows + 1) // 2,
         "max_positions": len(weights["embedding.position.weight"]),
-        # how the published weights were trained: docs/published_system.md#queries
+        # how the released weights were trained: docs/published_system.md#queries
         "query_update_at_global": "training",
     }
 
@@ -160,8 +161,3 @@ def _table_rows(weights: Mapping[str, Tensor], layer: int) -> int:
     if len(rows) > 1:
         raise ValueError(f"layer {layer} has relative positions of two sizes: {sorted(rows)} rows")
     return rows.pop()
-
-
-def _listing(what: str, names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-    return f"{len(names)} {what} keys" + (f" ({shown})" if names else "")

@@ -1,4 +1,4 @@
-"""`ufo convert`: a published checkpoint, a run, or a LoRA and its base become a whole model folder.
+"""`ufo convert`: a released checkpoint, a run, or a LoRA and its base become a whole model folder.
 
 Nothing that the file pickles is run, every weight must find its place, and the folder is written whole or
 not at all. The folder of a language model is one of transformers as well.
@@ -17,14 +17,14 @@ def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "convert",
-        help="turn a published file or folder, a run, or a LoRA and its base, into a model folder",
-        description="Turn a published checkpoint (a .pth, shards, a folder of DeepSpeed, merged weights), "
+        help="turn a released file or folder, a run, or a LoRA and its base, into a model folder",
+        description="Turn a released checkpoint (a .pth, shards, a folder of DeepSpeed, merged weights), "
         "the .ckpt or folder of a run, whatever strategy trained it, or with --merge a trained LoRA and its "
         "base, into a model folder that ufo.load, evaluate.py and train.py take; for a language model "
         "transformers' from_pretrained takes it too.",
         epilog="Settings of the tasks are those of the multi-task experiment of a UFO-ViT's size, or of "
         "the config that OVERRIDES compose: experiment=NAME tasks.detection.num_beams=1. For a language "
-        "model the experiment must be named, unless the file has the name it was published under.",
+        "model the experiment must be named, unless the file has the name it was released under.",
     )
     parser.add_argument(
         "src",
@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--merge", action="store_true", help="SRC is trained here: merge its LoRA")
     parser.add_argument(
         "--base",
-        help="the folder of the model that a LoRA was trained on: for a published file "
+        help="the folder of the model that a LoRA was trained on: for a released file "
         "that holds only what was trained, and with --merge if it has moved",
     )
     parser.set_defaults(run=run)
@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> None:
     tasks = [name.strip() for name in args.tasks.split(",")] if args.tasks else None
 
     from ufo.checkpoints.load import build_for, load_weights, no_values, save
-    from ufo.checkpoints.released_vit import is_released, open_released
+    from ufo.checkpoints.released import is_released, open_released
 
     if args.src.is_dir() and not is_released(args.src):
         raise CommandError(
-            f"{args.src} is no folder of published weights; to merge the LoRA of a model trained here add "
+            f"{args.src} is no folder of released weights; to merge the LoRA of a model trained here add "
             "--merge"
         )
     found = open_released(args.src, args.base)
