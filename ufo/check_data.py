@@ -119,7 +119,7 @@ def known_classes(options: Options) -> tuple[str, ...] | None:
 
 def _listed(loader: type[CocoDataset], options: Options) -> tuple[str, ...] | None:
     if issubclass(loader, VocDataset):
-        return read_names(options["names"], "names")
+        return None if options.get("names") is None else read_names(options["names"], "names")
     if issubclass(loader, OpenImagesDataset):
         return tuple(read_labels(require(options["names"], "names")).values())
     if loader._records is not CocoDataset._records:  # another format of the annotation file

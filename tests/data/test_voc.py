@@ -70,7 +70,7 @@ def test_size_is_read_from_the_image_if_the_file_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
-        (thing("unicorn"), "category that is not in the file"),
+        (thing("unicorn"), "object of class 'unicorn', which `names` lacks"),
         ("<object><name>bird</name></object>", "annotation without a box"),
         (thing(corners=("a", 1, 2, 3)), "annotation without a box"),
         (thing(corners=(200, 1, 220, 9)), "box outside its image"),
@@ -99,3 +99,37 @@ def test_broken_files_are_named(tmp_path):
         (tmp_path / "VOC2012" / "ImageSets" / "Main" / "train.txt").write_bytes(text.encode("latin-1"))
         with pytest.raises(DataError, match=match):
             VocDataset(data.images, data.problems.source, objects=tmp_path, names=NAMES)
+
+
+def test_files_of_label_tools(tmp_path):
+    """No split file, no list of names, pictures of any suffix that the files name or do not."""
+    images, objects = tmp_path / "pictures", tmp_path / "xml"
+    (objects / "sub").mkdir(parents=True)
+    for name in ("one.PNG", "b.jpeg", "sub/c.JPG"):
+        write_image(images / name)
+    said = {"a": "one.PNG", "b": "C:\\pictures\\b.tif", "sub/c": "c.jpg"}
+    for stem, name in said.items():
+        content = xml(thing("owl"), thing("Bird")).replace("x.jpg", name)
+        (objects / f"{stem}.xml").write_text(content)
+    data = VocDataset(images, objects=objects, train=True)
+    assert data.classes == ("Bird", "owl")
+    assert [data.target(i).image_id for i in range(3)] == ["a", "b", "sub/c"]
+    names = [data.target(i).image.removeprefix(f"{images}/") for i in range(3)]
+    assert names == ["one.PNG", "b.jpeg", "sub/c.JPG"]
+    assert all(data[i]["labels"].tolist() == [1, 0] for i in range(3)) and not data.problems.left_out
+
+
+def test_many_forgotten_classes_are_named_up_to_a_number(tmp_path):
+    things = [thing(f"class {k}") for k in range(30)]
+    data = make(tmp_path, {"a": xml(thing(), *things)}, train=True)
+    kinds = data.problems.left_out
+    assert sum("which `names` lacks" in kind for kind in kinds) == 20 and kinds.total() == 30
+
+
+def test_folders_without_anything_are_named(tmp_path):
+    make(tmp_path, {"a": xml()})
+    home = tmp_path / "VOC2012"
+    with pytest.raises(DataError, match="has a name; set `names`"):
+        VocDataset(home / "JPEGImages", objects=home / "Annotations")
+    with pytest.raises(DataError, match="There is no XML file in"):
+        VocDataset(home / "JPEGImages", objects=home / "JPEGImages")

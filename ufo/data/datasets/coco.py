@@ -84,7 +84,7 @@ class CocoDataset(ImageDataset):
         exclude: Sequence[str] = (),
     ) -> None:
         self.images = require(images, "images", folder=True)
-        path = require(annotations, "annotations")
+        path = self._annotation_file(annotations)
         self.train = train
         if crowd not in CROWD:
             raise DataError(f"`crowd` is one of {', '.join(CROWD)}, not {crowd!r}.")
@@ -132,6 +132,10 @@ class CocoDataset(ImageDataset):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._attach()
+
+    def _annotation_file(self, annotations: str | Path) -> Path:
+        """What the annotations are read from; formats whose files lie in a folder override it."""
+        return require(annotations, "annotations")
 
     def _records(self, path: Path) -> Iterator[tuple[str, Any]]:
         """(section, record) of the annotation file in any order; formats other than COCO's override it."""

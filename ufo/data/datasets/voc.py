@@ -6,27 +6,37 @@ Corners in the files count pixels from 1 and include the last one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
 from ufo.data.datasets.base import require
 from ufo.data.datasets.coco import CocoDataset
+from ufo.data.datasets.coco_table import PROBLEM
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
+from ufo.data.pictures import IMAGE_SUFFIXES, find_file
 
 MAX_XML = 4_000_000
 """Bytes of the largest annotation file that is read."""
 
 
+MAX_FORGOTTEN = 20
+"""So many classes that `names` lacks are named one by one."""
+
+
 class VocDataset(CocoDataset):
-    """Boxes of the images that a split file lists.
+    """Boxes of the images that a split file lists, or of all XML files of a folder.
+
+    An image is the file that `<filename>` names, or the one of the XML file's name with any suffix.
 
     Args:
         images: folder of the images, such as `VOC2012/JPEGImages`.
-        annotations: the split file, such as `VOC2012/ImageSets/Main/train.txt`: one name per line.
+        annotations: the split file, such as `VOC2012/ImageSets/Main/train.txt`: one name per line. `None`:
+            all XML files.
         objects: folder of the XML files, such as `VOC2012/Annotations`.
-        names: class names in label order, or a text file with one per line.
+        names: class names in label order, or a text file with one per line. `None`: those in the files, in
+            the order of the alphabet.
         difficult: train on objects marked as difficult; otherwise, as in the VOC evaluation, they count
             as crowd: neither found nor missed.
 
@@ -38,10 +48,10 @@ class VocDataset(CocoDataset):
     def __init__(
         self,
         images: str | Path,
-        annotations: str | Path,
+        annotations: str | Path | None = None,
         *,
         objects: str | Path,
-        names: Sequence[str] | str | Path,
+        names: Sequence[str] | str | Path | None = None,
         difficult: bool = False,
         train: bool = False,
         classes: Sequence[str] | None = None,
@@ -49,36 +59,84 @@ class VocDataset(CocoDataset):
         exclude: Sequence[str] = (),
     ) -> None:
         self._objects = require(objects, "objects", folder=True)
-        self._class_names = read_names(names, "names")
+        self._class_names = None if names is None else read_names(names, "names")
         self._difficult = difficult
         options = {"train": train, "classes": classes, "masks": False, "min_size": min_size}
-        super().__init__(images, annotations, exclude=exclude, **options)
+        super().__init__(images, annotations or objects, exclude=exclude, **options)
+
+    def _annotation_file(self, annotations: str | Path) -> Path:
+        path = Path(annotations)
+        return self._objects if path == self._objects else require(path, "annotations")
 
     def _records(self, path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """Categories, all images, then all annotations, as COCO records."""
-        for number, name in enumerate(self._class_names):
+        trees = dict(self._trees(path))
+        names = self._class_names
+        if names is None:
+            found = {_name(element) for tree in trees.values() for element in tree.iter("object")}
+            names = tuple(sorted(found - {""}))
+        for number, name in enumerate(names):
             yield "categories", {"id": number, "name": name}
-        numbers = {name: number for number, name in enumerate(self._class_names)}
-        trees = {stem: _parse(require(self._objects / f"{stem}.xml", "objects")) for stem in read_split(path)}
+        numbers = {name: number for number, name in enumerate(names)}
+        if not names:
+            raise DataError(f"No object of the XML files in {self._objects} has a name; set `names`.")
+        stems = dict(_stems(self.images))
         for stem, tree in trees.items():
             size = {side: _number(tree.findtext(f"size/{side}")) for side in ("height", "width")}
-            yield "images", {"id": stem, "file_name": f"{stem}.jpg", **size}
+            yield "images", {"id": stem, "file_name": _file(self.images, stem, tree, stems), **size}
         yield "annotations", None
         places = ((stem, element) for stem, tree in trees.items() for element in tree.iter("object"))
+        forgotten: set[str] = set()
         for place, (stem, element) in enumerate(places):
-            yield (
-                "annotations",
-                {
-                    "id": place,
-                    "image_id": stem,
-                    "category_id": numbers.get((element.findtext("name") or "").strip(), -1),
-                    "bbox": _box(element),
-                    "iscrowd": int(not self._difficult and element.findtext("difficult") == "1"),
-                },
-            )
+            name = _name(element)
+            record = {
+                "id": place,
+                "image_id": stem,
+                "category_id": numbers.get(name, -1),
+                "bbox": _box(element),
+                "iscrowd": int(not self._difficult and element.findtext("difficult") == "1"),
+            }
+            if name not in numbers and (name in forgotten or len(forgotten) < MAX_FORGOTTEN):
+                forgotten.add(name)
+                record[PROBLEM] = f"object of class {name[:60]!r}, which `names` lacks"
+            yield "annotations", record
+
+    def _trees(self, path: Path) -> Iterator[tuple[str, ElementTree.Element]]:
+        """The XML files by the names of their images without suffix."""
+        if path != self._objects:
+            for stem in read_split(path):
+                yield stem, _parse(require(find_file(self._objects, f"{stem}.xml"), "objects"))
+            return
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".xml")
+        if not files:
+            raise DataError(f"There is no XML file in {path}: set `objects` to their folder.")
+        for file in files:
+            yield file.relative_to(path).with_suffix("").as_posix(), _parse(file)
 
     def _depends(self) -> dict[str, Any]:
         return {"objects": str(self._objects), "names": self._class_names, "difficult": self._difficult}
+
+
+def _stems(images: Path) -> Iterator[tuple[str, str]]:
+    """The pictures below a folder by their names without suffix."""
+    for path in sorted(images.rglob("*"), reverse=True):  # of several the first one stays
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            name = path.relative_to(images)
+            yield name.with_suffix("").as_posix(), name.as_posix()
+
+
+def _file(images: Path, stem: str, tree: ElementTree.Element, stems: dict[str, str]) -> str:
+    """Where an image is: as its file says, else under the name of the file."""
+    said = PurePosixPath((tree.findtext("filename") or "").strip().replace("\\", "/")).name
+    if said:
+        named = str(PurePosixPath(stem).parent / said)
+        if find_file(images, named).is_file():
+            return named
+    return stems.get(stem) or f"{stem}.jpg"
+
+
+def _name(element: ElementTree.Element) -> str:
+    return (element.findtext("name") or "").strip()
 
 
 def _parse(path: Path) -> ElementTree.Element:
