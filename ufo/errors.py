@@ -27,7 +27,8 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
         return f"there is no {group} '{name}'; {instead(name, error.options, 'there are')}"
     if isinstance(error, OverrideParseException):
         said = [line for line in str(error).splitlines() if line and not line.startswith("See http")][-1]
-        return f"cannot read '{error.override}' ({said}); overrides are written key=value"
+        typed = error.override.removeprefix("++")  # `ufo.command_line.settable` adds them
+        return f"cannot read '{typed}' ({said}); overrides are written key=value"
     for known in (error, error.__cause__):
         if isinstance(known, OmegaConfBaseException):
             return _of_omegaconf(known, groups)
