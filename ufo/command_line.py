@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ufo.errors import sentence
+from ufo.yaml_files import check_folders
 
 FULL, OURS = "HYDRA_FULL_ERROR", "UFO_COMPOSES"
 # keys that are arguments of a class or function: it, not the yaml, says which there are
@@ -40,6 +41,11 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     them until the job begins. `numbered` names config groups whose options are numbers: `resolution=1120`.
     """
     options, overrides = split_arguments(sys.argv[1:])
+    try:
+        check_folders(_own_folders(options))
+    except ValueError as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(1)
     sys.argv[1:] = [*options, *settable(readable(override, numbered) for override in overrides)]
     if os.environ.get(FULL):
         yield
@@ -112,6 +118,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         is_value = before in VALUED or (before in ("--info", "-i") and "=" not in argument)
         (options if argument.startswith("-") or is_value else overrides).append(argument)
     return options, overrides
+
+
+def _own_folders(options: Sequence[str]) -> Iterator[Path]:
+    """The folders that `--config-dir` names."""
+    for option, value in zip(options, [*options[1:], ""], strict=True):
+        name, equals, said = option.partition("=")
+        if name in ("--config-dir", "-cd") and (said or value):
+            yield Path(said if equals else value)
 
 
 def job_begins() -> None:

@@ -444,3 +444,20 @@ def test_strings_hold_any_text():
     assert list(packed) == texts and len(packed) == 4
     with pytest.raises(IndexError):
         packed[4]
+
+
+def test_a_missing_image_without_size_does_not_end_an_evaluation(tmp_path):
+    content = coco_content({}, {"image_id": 11, "bbox": [4, 8, 120, 16]}, images=2)
+    for image in content["images"]:
+        del image["height"], image["width"]
+    write_image(tmp_path / "0.jpg")
+    path = write_json(tmp_path / "a.json", content)
+    data = CocoDataset(tmp_path, path)
+    assert len(data) == 2 and data.target(0).size == (48, 64)
+    lost = data.target(1)
+    assert lost.size == (24, 124) and len(lost.boxes) == 1  # as large as its box needs: it is missed
+    assert data.problems.doubtful["image without a usable size"] == 1
+    with pytest.raises(DataError):
+        data[1]
+    train = CocoDataset(tmp_path, path, train=True)
+    assert len(train) == 1 and train.problems.left_out["image without a usable size"] == 1

@@ -85,8 +85,9 @@ def test_files_written_on_windows(tmp_path):
     [
         ("{", "not valid JSON"),
         ("[]", "no ReasonSeg file"),
-        (json.dumps(record(text=[1])), "no ReasonSeg file"),
-        (json.dumps(record(text=[" "])), "no text"),
+        (json.dumps(record(text=[1])), "no usable text"),
+        (json.dumps(record(text=[" "])), "no usable text"),
+        (json.dumps(record(shapes=[{"label": "a", "points": [[10**400, 1], [2, 3], [4, 5]]}])), "`points`"),
         (json.dumps(record(shapes=[{"label": "a"}])), "`label` and `points`"),
         (
             json.dumps(record(shapes=[{"label": "a", "points": [[1, 2], [3, float("nan")], [4, 5]]}])),
@@ -112,3 +113,16 @@ def test_wrong_settings_are_named(tmp_path):
         ReasonSegDataset(tmp_path, kind="long")
     with pytest.raises(DataError, match="all, short, long"):
         ReasonSegDataset(tmp_path, kind="both")
+
+
+def test_images_of_other_suffixes_and_texts_that_no_model_reads(tmp_path):
+    for name in ("a.PNG", "b.jpeg"):
+        write_image(tmp_path / name)
+    write_json(tmp_path / "a.json", record(text=["the thing", None, "half \ud83d"]))
+    write_json(tmp_path / "b.JSON", record(text="the other"))
+    data = ReasonSegDataset(tmp_path, train=True)
+    assert [data[i]["text"] for i in range(len(data))] == ["the thing", "the other"]
+    assert data.problems.left_out.total() == 2 and not data.problems.doubtful
+    kept = ReasonSegDataset(tmp_path)
+    assert len(kept) == 3 and kept.problems.left_out.total() == kept.problems.doubtful.total() == 1
+    assert [kept.target(i).size for i in range(3)] == [(48, 64)] * 3

@@ -27,6 +27,7 @@ from ufo.cli import CommandError
 from ufo.command_line import quoted, searched
 from ufo.errors import sentence
 from ufo.ops.nearest import instead
+from ufo.yaml_files import check_yaml
 
 SPLITS = ("train", "val")
 HERE = "inspected"  # key of the composed config under which the data set stands
@@ -179,6 +180,10 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
     path = path.absolute()
     if not path.is_file():
         raise CommandError(f"there is no file {path}")
+    try:
+        check_yaml(path)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     cfg = _composed_with(path, overrides)
     inspected = cfg.get(HERE)
     if inspected is None or not any(key in inspected for key in (*SPLITS, "dataset")):

@@ -7,6 +7,7 @@ what its index on disk holds. Boxes are xyxy pixels of the original image.
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from ufo.data.datasets.coco_file import (
     leaves_image,
     no_list,
     short,
+    side_of,
     size_of,
     unusable,
 )
@@ -40,6 +42,8 @@ Records = Callable[[], Iterator[tuple[str, Any]]]
 
 LEAVING = "box that leaves its image by more than a pixel"
 NO_MASK = "no segmentation"
+MAX_SIDE = 8192
+"""Pixels of the longest side of an image that is only known by its annotations."""
 PROBLEM = "problem"
 """Key of an annotation record, of formats that know more: what is wrong with its category."""
 
@@ -106,6 +110,7 @@ class CocoReader:
     def _read_images_and_categories(self) -> None:
         self.rows: dict[Any, int] = {}  # by image id
         self.lost: set[Any] = set()  # ids of images that are left out
+        self.unmeasured: dict[int, tuple[int, int]] = {}  # rows of images that nothing says the size of
         self._names: list[str] = []
         self.sizes: list[tuple[int, int]] = []
         found: list[dict[str, Any]] = []
@@ -127,6 +132,8 @@ class CocoReader:
             if section not in seen:
                 raise no_list(section, self.path)
         self.names, self.label_of = categories(found, self.classes, self.path)
+        if self.unmeasured:
+            self._measure()
 
     def _add_image(self, record: dict[str, Any]) -> None:
         key, name = key_of(record, "id"), self.file_name(record)
@@ -142,14 +149,41 @@ class CocoReader:
         try:
             size = size_of(record, self.images, self.problems, name)
         except DataError as error:
-            if not self.train:
+            unreadable = side_of(record.get("height")) is None or side_of(record.get("width")) is None
+            if not self.train and not unreadable:
                 raise
-            self.problems.report("image without a usable size", str(error))
-            self.lost.add(key)
-            return
+            effect = LEFT_OUT if self.train else DOUBTFUL
+            self.problems.report("image without a usable size", str(error), effect=effect)
+            if self.train:
+                self.lost.add(key)
+                return
+            size = (1, 1)  # evaluation misses its objects, and must not lose those of all other images
+            self.unmeasured[len(self._names)] = size
         self.rows[key] = len(self._names)
         self._names.append(name)
         self.sizes.append(size)
+
+    def _measure(self) -> None:
+        """Sizes of images that cannot be read: as large as their boxes need, or as their masks say."""
+        for section, record in self.records():
+            if section != "annotations" or not isinstance(record, dict):
+                continue
+            row = self.rows.get(key_of(record, "image_id"))
+            if row not in self.unmeasured:
+                continue
+            x, y, w, h = box_of(record) or (0, 0, 0, 0)
+            corner = (math.ceil(y + h), math.ceil(x + w))
+            mask = record.get("segmentation")
+            said = mask.get("size") if isinstance(mask, dict) else None
+            if isinstance(said, list) and len(said) == 2 and all(side_of(side) for side in said):
+                corner = (int(said[0]), int(said[1]))
+            height, width = self.unmeasured[row]
+            self.unmeasured[row] = (
+                min(max(height, corner[0]), MAX_SIDE),
+                min(max(width, corner[1]), MAX_SIDE),
+            )
+        for row, size in self.unmeasured.items():
+            self.sizes[row] = size
 
     def _image_arrays(self) -> Arrays:
         names = Strings(self._names)

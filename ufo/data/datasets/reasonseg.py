@@ -1,13 +1,12 @@
 """ReasonSeg: an image with one mask, and several texts that need reasoning to find it.
 
 See docs/published_system.md#reasonseg.
-`<name>.jpg` lies beside `<name>.json` with `shapes` (polygons), `text` and `is_sentence`; every text is a
-sample of its own.
+An image `<name>` of any suffix lies beside `<name>.json` with `shapes` (polygons), `text` and `is_sentence`;
+every text is a sample of its own.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +18,10 @@ from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, require
 from ufo.data.errors import DataError
-from ufo.data.pictures import image_size, read_image
-from ufo.data.problems import Problems
+from ufo.data.json_stream import loads
+from ufo.data.pictures import IMAGE_SUFFIXES, image_size
+from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
+from ufo.data.texts import usable_text
 from ufo.ops.masks import rle_encode
 from ufo.types import IGNORE, Sample, Target
 
@@ -49,6 +50,7 @@ class ReasonSegDataset(ImageDataset):
         self, folder: str | Path, *, train: bool = False, kind: Literal["all", "short", "long"] = "all"
     ) -> None:
         self.train, self.folder = train, require(folder, "folder", folder=True)
+        self.images = self.folder
         if kind not in KINDS:
             raise DataError(
                 f"ReasonSeg has no texts of kind {kind!r}; set `kind` to one of {', '.join(KINDS)}."
@@ -56,9 +58,12 @@ class ReasonSegDataset(ImageDataset):
         self.problems = Problems(str(self.folder), quiet=True)
         self._records: list[tuple[str, list[Any], bool]] = []  # name, shapes, whole sentences
         self._samples: list[tuple[int, str]] = []  # record, text
-        for path in sorted(self.folder.glob("*.json")):
+        files = sorted(self.folder.iterdir(), reverse=True)  # of several of a name the first one stays
+        self._pictures = {file.stem: file.name for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
+        for path in sorted(file for file in files if file.suffix.lower() == ".json"):
             try:
-                shapes, texts, sentence = _read(path)
+                shapes, said, sentence = _read(path)
+                texts = self._readable(said, path)
             except DataError as error:
                 if not train:
                     raise
@@ -78,13 +83,25 @@ class ReasonSegDataset(ImageDataset):
             )
         self._portrait: BoolTensor | None = None
 
+    def _readable(self, said: list[Any], path: Path) -> list[str]:
+        """The texts that a model can be asked with; the others are counted. DataError if there is none."""
+        checked = [usable_text(value, self.train) for value in said]
+        texts = [text.strip() for text, _ in checked if text.strip()]
+        if not texts:
+            raise DataError(f"{path} has no usable text in `text`.")
+        for text, problem in checked:
+            if problem:
+                effect = LEFT_OUT if self.train or not text else DOUBTFUL
+                self.problems.report(problem, path.name, effect=effect)
+        return texts
+
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, i: int) -> Sample:
         record, text = self._samples[i]
         name, shapes, sentence = self._records[record]
-        image = read_image(self._image(name))
+        image = self._picture(self._image(name).name)
         sample: Sample = {"image": image, "text": text, "sentence": sentence}
         if self.train:
             marked = paint(shapes, tuple(image.shape[-2:]))
@@ -128,7 +145,7 @@ class ReasonSegDataset(ImageDataset):
         return self._portrait
 
     def _image(self, name: str) -> Path:
-        return self.folder / f"{name}.jpg"
+        return self.folder / self._pictures.get(name, f"{name}.jpg")
 
 
 def paint(shapes: list[Any], size: tuple[int, int]) -> Tensor:
@@ -166,33 +183,25 @@ def _points(points: Any) -> np.ndarray:
     return np.asarray(points, dtype=np.float64).reshape(-1, 2).clip(-100_000, 100_000)
 
 
-def _read(path: Path) -> tuple[list[Any], list[str], bool]:
+def _read(path: Path) -> tuple[list[Any], list[Any], bool]:
     """Shapes, texts and whether these are sentences. Raises DataError that says what is wrong."""
     raw = path.read_bytes()
     try:
-        content = json.loads(raw.decode("utf-8"))
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:  # some official files were written on Windows
-        content = _loads(raw.decode("cp1252", errors="replace"), path)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+        text = raw.decode("cp1252", errors="replace")
+    content = _loads(text, path)
     texts = content.get("text") if isinstance(content, dict) else None
     texts = [texts] if isinstance(texts, str) else texts
-    if (
-        not isinstance(texts, list)
-        or not all(isinstance(t, str) for t in texts)
-        or "is_sentence" not in content
-    ):
+    if not isinstance(texts, list) or "is_sentence" not in content:
         raise DataError(f"{path} is no ReasonSeg file: it needs `text` (a list of texts) and `is_sentence`.")
-    texts = [text.strip() for text in texts if text.strip()]
-    if not texts:
-        raise DataError(f"{path} has no text in `text`.")
     return _usable_shapes(content.get("shapes"), path), texts, bool(content["is_sentence"])
 
 
 def _loads(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return loads(text.encode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); fetch it again.") from error
 
 
@@ -201,7 +210,7 @@ def _usable_shapes(shapes: Any, path: Path) -> list[Any]:
     try:
         kept = [s for s in shapes or [] if 3 <= len(s["points"]) <= _MAX_POINTS and str(s["label"])]
         finite = all(np.isfinite(_points(s["points"])).all() for s in kept)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: a shape needs `label` and `points`, a list of [x, y].") from error
     if not finite:
         raise DataError(f"{path}: a polygon has points that are no numbers.")
