@@ -11,6 +11,7 @@ from PIL import Image
 
 from ufo.draw import PALETTE, REFERRED, color, contact_sheet, draw, side_by_side
 from ufo.draw.blocks import wrapped
+from ufo.draw.paint import label_places
 from ufo.ops.masks import rle_encode
 from ufo.tasks import kind_of
 from ufo.types import IGNORE, Prediction, Target
@@ -191,6 +192,46 @@ def test_labels_of_one_place_do_not_hide_each_other():
     picture = pixels(draw(GREY, prediction))
     for index in range(3):  # the smallest of the labels has 50 x 20 pixels, not half of it text
         assert (np.abs(picture - np.array(PALETTE[index])).max(-1) <= 2).sum() > 500
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_never_cover_each_other_and_stay_in_the_picture(seed):
+    """Neighbouring and equal boxes, up to more than the picture has room for."""
+    generator = np.random.default_rng(seed)
+    picture = 300, 200
+    boxes = []
+    for _ in range(5 + 20 * seed):
+        x, y = generator.integers(0, 60), generator.integers(0, 60)
+        boxes.append((x, y, x + generator.integers(1, 200), y + generator.integers(1, 130)))
+    sizes = [(int(generator.integers(20, 90)), 17) for _ in boxes]
+    places = label_places(boxes, sizes, picture)
+    assert places == label_places(boxes, sizes, picture)
+    kept = [place for place in places if place is not None]
+    assert len(kept) >= 5
+    for i, (left, up, right, low) in enumerate(kept):
+        assert left >= 0 and up >= 0 and right <= picture[0] and low <= picture[1]
+        for a, b, c, d in kept[:i]:
+            assert left >= c or right <= a or up >= d or low <= b
+    first, size = boxes[0], sizes[0]
+    assert places[0][:2] == (first[0], max(0, first[1] - size[1]))  # the best object's is where it belongs
+
+
+def test_pixels_without_a_class_are_shown_and_named():
+    """The legend names what is seen and nothing else."""
+    semantic = torch.zeros(112, 112, dtype=torch.uint8)
+    plain = draw(GREY, target=Target(0, (112, 112), semantic=semantic), classes=CLASSES)
+    assert not has_color(pixels(plain), (112, 117, 122))
+    semantic[80:] = IGNORE
+    picture = draw(GREY, target=Target(0, (112, 112), semantic=semantic), classes=CLASSES)
+    values = pixels(picture)
+    assert has_color(values[340:440, :440], (112, 117, 122)), "lines over the pixels"
+    assert has_color(values[448:], (112, 117, 122)), "and their entry in the legend"
+    assert not has_color(values[:300, :440], (112, 117, 122))
+    huge = torch.zeros(3000, 3000, dtype=torch.uint8)
+    huge[5, 5] = 1  # vanishes in the drawn picture
+    image = torch.full((3, 3000, 3000), 128, dtype=torch.uint8)
+    shrunken = draw(image, target=Target(0, (3000, 3000), semantic=huge), classes=CLASSES)
+    assert not has_color(pixels(shrunken)[1024:], PALETTE[1])
 
 
 def test_same_input_same_pixels():

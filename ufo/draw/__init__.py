@@ -29,7 +29,7 @@ from ufo.draw.blocks import (
 from ufo.draw.paint import paint, resized
 from ufo.kinds.marks import REFERRED, Marks, annotated, class_name
 from ufo.tasks import kind_of
-from ufo.types import Prediction, Target
+from ufo.types import IGNORE, Prediction, Target
 
 __all__ = ["PALETTE", "REFERRED", "color", "contact_sheet", "draw", "side_by_side"]
 
@@ -84,7 +84,8 @@ def draw(
     if marks.hidden:
         blocks.append(text_block(marks.hidden, width, rgb=GREY))
     if legend:
-        blocks.append(legend_block([(color(i), class_name(i, classes)) for i in legend], width))
+        named = [(color(i), class_name(i, classes)) for i in legend if i != IGNORE]
+        blocks.append(legend_block(named + [(GREY, "no class")] * (IGNORE in legend), width))
     return stack(blocks)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from torch import Tensor
 
-from ufo.draw.blocks import INK, RGB, WHITE, clean, color, font
+from ufo.draw.blocks import GREY, INK, RGB, WHITE, clean, color, font
 from ufo.kinds.marks import Marks
 from ufo.types import IGNORE
+
+HATCH = 11
+"""Pixels between the lines over what has no class."""
 
 Region = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -80,7 +82,10 @@ def _paint_mask(picture: Image.Image, mask: Tensor, box: Sequence[float], rgb: R
 
 
 def _paint_semantic(picture: Image.Image, semantic: Tensor) -> tuple[Image.Image, list[int]]:
-    """The picture under the colours of its class map, and the classes present, largest first."""
+    """The picture under the colours of its class map, and the classes that are seen in it, largest first.
+
+    Pixels without a class keep the picture's colours, under thin grey lines: `IGNORE` in the legend.
+    """
     present, counts = semantic.unique(return_counts=True)
     present = present[counts.argsort(descending=True, stable=True)]
     indices = present.tolist()
@@ -94,6 +99,10 @@ def _paint_semantic(picture: Image.Image, semantic: Tensor) -> tuple[Image.Image
     opacity = np.array([0 if i == IGNORE else 140 for i in indices], dtype=np.uint8)
     colored, alpha = Image.fromarray(rgb[best]), Image.fromarray(opacity[best])
     picture = Image.composite(colored, picture, alpha)
+    if IGNORE in indices:
+        rows, columns = np.indices(best.shape, sparse=True)
+        unknown = (best == indices.index(IGNORE)) & ((rows + columns) % HATCH == 0)
+        picture.paste(GREY, (0, 0), Image.fromarray(unknown.astype(np.uint8) * 255))
     # a light line between regions
     edge = np.zeros(best.shape, dtype=bool)
     edge[1:] |= best[1:] != best[:-1]
@@ -101,7 +110,8 @@ def _paint_semantic(picture: Image.Image, semantic: Tensor) -> tuple[Image.Image
     lines = Image.fromarray(edge.astype(np.uint8) * 210).filter(ImageFilter.MaxFilter(3))
     lines = lines.filter(ImageFilter.GaussianBlur(0.8))
     picture.paste(WHITE, (0, 0), lines)
-    return picture, [i for i in indices if i != IGNORE]
+    seen = set(np.unique(best).tolist())
+    return picture, [index for k, index in enumerate(indices) if k in seen]
 
 
 def _paint_box(picture: Image.Image, box: Sequence[float], rgb: RGB) -> None:
@@ -124,46 +134,74 @@ def _paint_dashes(picture: Image.Image, box: Sequence[float], dash: int = 7) -> 
 
 
 def _paint_labels(picture: Image.Image, boxes: Sequence[Sequence[float]], marks: Marks) -> None:
-    """A label at every object, where it hides as little of better objects' labels as possible."""
+    """A label at every object that has room for one; none covers another."""
     size = 15 if len(boxes) <= 12 else 12  # pixels
-    labels: list[Any] = []
-    taken: list[Any] = []
-    for box, index, name in zip(boxes, marks.colors, marks.names, strict=True):
-        if not (name := clean(name)[:40]):
-            continue
-        width, height = math.ceil(font(size, name).getlength(name)) + 8, size + 5
-        x, y = _free_spot(_inside(box, picture.size), (width, height), picture.size, taken)
-        taken.append((x, y, x + width, y + height))
-        labels.append((name, color(index)))
+    whole = [_inside(box, picture.size) for box in boxes]
+    texts = [clean(name)[:40] for name in marks.names]
+    named = [label for label in zip(whole, marks.colors, texts, strict=True) if label[2]]
+    sizes = [(math.ceil(font(size, name).getlength(name)) + 8, size + 5) for _, _, name in named]
+    places = label_places([box for box, _, _ in named], sizes, picture.size)
     pen = ImageDraw.Draw(picture)
-    for (name, rgb), (left, up, right, low) in zip(labels[::-1], taken[::-1], strict=True):
+    for (_, index, name), place in zip(named, places, strict=True):
+        if place is None:
+            continue
+        left, up, right, low = place
+        rgb = color(index)
         pen.rectangle((left, up, right - 1, low - 1), rgb)
         dark = rgb[0] * 0.299 + rgb[1] * 0.587 + rgb[2] * 0.114 > 135
         at = left + 4, (up + low) / 2
         pen.text(at, name, INK if dark else WHITE, font(size, name), anchor="lm")
 
 
+def label_places(
+    boxes: Sequence[Region], sizes: Sequence[tuple[int, int]], picture: tuple[int, int]
+) -> list[Region | None]:
+    """Where labels of some sizes (width, height) go, one after the other; none covers an earlier one.
+
+    A label stands at its box, else as near to it as there is room; None where the picture is full.
+    """
+    taken = np.zeros((0, 4), dtype=np.int64)
+    found: list[Region | None] = []
+    for box, (width, height) in zip(boxes, sizes, strict=True):
+        spot = _free_spot(box, (width, height), picture, taken)
+        place = None if spot is None else (spot[0], spot[1], spot[0] + width, spot[1] + height)
+        found.append(place)
+        if place is not None:
+            taken = np.concatenate([taken, [place]])
+    return found
+
+
 def _free_spot(
-    box: Sequence[int],
-    label: tuple[int, int],
-    picture: tuple[int, int],
-    taken: Sequence[Sequence[int]],
-) -> tuple[int, int]:
-    """The first of some places around `box` where the label covers least of the `taken` ones."""
+    box: Region, label: tuple[int, int], picture: tuple[int, int], taken: np.ndarray
+) -> tuple[int, int] | None:
+    """The first place around `box`, then in the whole picture, that covers none of `taken [n, 4]`."""
     (x1, y1, x2, y2), (width, height) = box, label
-    places = [
+    right, low = max(0, picture[0] - width), max(0, picture[1] - height)
+    around = [
         (x, y) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width, (x1 + x2 - width) // 2)
     ]
-    places = [(max(0, min(x, picture[0] - width)), max(0, min(y, picture[1] - height))) for x, y in places]
+    around = [(max(0, min(x, right)), max(0, min(y, low))) for x, y in around]
+    if free := _first_free(np.array(around), label, taken):
+        return free
+    columns, rows = np.arange(0, right + 1, max(1, width // 4)), np.arange(0, low + 1, max(1, height // 2))
+    grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+    far = np.abs(grid - [x1, y1 - height]).sum(axis=1)
+    return _first_free(grid[np.argsort(far, kind="stable")], label, taken)
 
-    def covered(place: tuple[int, int]) -> int:
-        x, y = place
-        return sum(
-            max(0, min(x + width, right) - max(x, left)) * max(0, min(y + height, low) - max(y, up))
-            for left, up, right, low in taken
-        )
 
-    return min(places, key=covered)
+def _first_free(places: np.ndarray, label: tuple[int, int], taken: np.ndarray) -> tuple[int, int] | None:
+    """The first of `places [n, 2]` (left, top) at which a label covers nothing."""
+    ends = places + label
+    apart = (
+        (places[:, None, 0] >= taken[:, 2])
+        | (ends[:, None, 0] <= taken[:, 0])
+        | (places[:, None, 1] >= taken[:, 3])
+        | (ends[:, None, 1] <= taken[:, 1])
+    ).all(axis=1)
+    if not apart.any():
+        return None
+    x, y = places[int(apart.argmax())].tolist()
+    return x, y
 
 
 def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
