@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> float | None:
 
     measured = results.measured(trainer)
     if trainer.is_global_zero:
-        print(results.text(measured, cfg.expected))
+        print(results.text(measured, results.published(cfg)))
     with clear_errors():
         return build.objective(cfg, measured)
 

@@ -57,6 +57,7 @@ KEYS = frozenset(
         "resume",
         "deterministic",
         "expected",
+        "released",
         "objective",
         "evaluated_split",
         "ckpt",

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def measured_beside_expected(
-    metrics: Iterable[Mapping[str, float | None]], expected: Mapping[str, float] | None
+def measured_beside_published(
+    metrics: Iterable[Mapping[str, float | None]],
+    published: Mapping[str, Mapping[str, float] | None] | None = None,
 ) -> str:
-    """One row per metric; published numbers, where the experiment states them, in a second column.
+    """One row per metric, and two columns for each source of published numbers that states some.
 
     A metric that is None is shown as "-": these data do not define it.
+
+    Args:
+        published: numbers by where they come from, as the paper's table or the file that the authors
+            released; both may state one, and they need not be the same training.
     """
     measured = {name: value for part in metrics for name, value in part.items()}
-    expected = expected or {}
-    names = sorted({*measured, *expected})
-    rows = [
-        [
-            name,
-            "-" if name in measured and measured[name] is None else _number(measured.get(name)),
-            _number(expected.get(name)),
-            _difference(measured.get(name), expected.get(name)),
-        ]
-        for name in names
-    ]
-    if not expected:
-        return table(["metric", "measured"], [row[:2] for row in rows])
-    return table(["metric", "measured", "expected", "difference"], rows)
+    sources = {where: numbers for where, numbers in (published or {}).items() if numbers}
+    head, rows = ["metric", "measured"], []
+    for where in sources:
+        head += [where, "difference"]
+    for name in sorted({*measured, *(key for numbers in sources.values() for key in numbers)}):
+        value = measured.get(name)
+        row = [name, "-" if name in measured and value is None else _number(value)]
+        for numbers in sources.values():
+            row += [_number(numbers.get(name)), _difference(value, numbers.get(name))]
+        rows.append(row)
+    return table(head, rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -34,8 +34,8 @@ def finish(cfg: DictConfig, trainer: L.Trainer, folder: Path) -> float | None:
     if trainer.is_global_zero:
         build.check_trained(trainer)
         if measured:
-            print(results.text(measured, cfg.expected))
-            results.write(folder, trainer.global_step, measured, cfg.expected)
+            print(results.text(measured, results.published(cfg)))
+            results.write(folder, trainer.global_step, measured, results.published(cfg))
         # not from memory: no process holds all weights where a strategy shards them
         print(f"model: {save(load(folder / LAST), folder / 'model')}")
     return build.objective(cfg, measured)
@@ -59,11 +59,11 @@ def nothing_left(
         trainer.validate(module, data, ckpt_path=start.path, weights_only=True, verbose=False)
         found = {"measured": results.measured(trainer)}
         if first:
-            results.write(folder, start.steps, found["measured"], cfg.expected)
+            results.write(folder, start.steps, found["measured"], results.published(cfg))
     measured = found["measured"] if found else {}
     if first:
         if measured:
-            print(results.text(measured, cfg.expected))
+            print(results.text(measured, results.published(cfg)))
         if not (folder / "model").is_dir():
             print(f"model: {save(load(start.path), folder / 'model')}")
     return build.objective(cfg, measured)

@@ -55,11 +55,12 @@ def load(path: str | Path, device: torch.device | str = "cpu", base: str | Path 
     """The model of a checkpoint (folder, `.ckpt` or released `.pth`), ready to predict.
 
     Args:
-        base: where the base of a LoRA is now, if it has moved since.
+        base: where the base of a LoRA is now, if it has moved since; the model under a released LoRA whose
+            file holds only what was trained.
 
     Raises CheckpointError if it is no checkpoint of this project or does not match itself or its base.
     """
-    description, weights = read(path)
+    description, weights = read(path, base=base)
     with no_values():  # all of them are in files
         model = build_for(description, path)
     weights = _with_base(model, weights, description.get("base"), base, path)
@@ -76,10 +77,13 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     Args:
         model: with random weights.
         path: a checkpoint (see `read`); for a language model also what `ufo.checkpoints.pretrained_lm` reads;
-            for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`.
+            for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`; for a released
+            LoRA that holds only what was trained `{file: ..., base: ...}`.
 
     Raises CheckpointError naming both architectures where they differ.
     """
+    if isinstance(path, Mapping) and "file" in path:
+        return _from_pretrained(model, str(path["file"]), path.get("base"))
     start = pretrained_sam.source(path)
     if start:
         return pretrained_sam.initialise(model, *start)
@@ -108,8 +112,8 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     _adopt(model, weights, path)
 
 
-def _from_pretrained(model: UFO, path: str | Path) -> None:
-    start = pretrained_lm.read(model.backbone, path)
+def _from_pretrained(model: UFO, path: str | Path, base: str | Path | None = None) -> None:
+    start = pretrained_lm.read(model.backbone, path, base)
     adapters = {}
     if has_adapters(model.backbone.lora):
         adapters = pretrained_lm.adapters_for(model, start, path) if start.adapters else {}

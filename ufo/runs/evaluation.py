@@ -24,7 +24,7 @@ from ufo.checkpoints.errors import CheckpointError
 
 MIXTURE = "of_the_run"
 TELLS = ("experiment", "mixture", "source", "sweep")  # groups that say what to score
-PARTS = ("sources", "tasks", "prepare", "resolution", "expected")
+PARTS = ("sources", "tasks", "prepare", "resolution", "expected", "released")
 LARGEST = 4 << 20  # bytes
 OURS = ("ufo.data.", "ufo.tasks.")
 ADD = "add experiment=..., mixture=... or +source=... to say what it is to be scored on"

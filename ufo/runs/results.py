@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from ufo.files import write_json, write_text
-from ufo.report import measured_beside_expected
+from ufo.report import measured_beside_published
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +35,29 @@ def measured(trainer: Any) -> dict[str, float | None]:
     return dict(sorted(values.items()))
 
 
-def text(values: Mapping[str, float | None], expected: Mapping[str, float] | None = None) -> str:
+Published = Mapping[str, Mapping[str, float] | None]
+"""Published numbers by where they come from."""
+
+
+def published(cfg: DictConfig) -> Published:
+    """The numbers that a config's experiment stands for: the paper's, and those beside the released file."""
+    released = cfg.released or {}
+    return {"paper": cfg.expected, "released": released.get("expected")}
+
+
+def text(values: Mapping[str, float | None], numbers: Published | None = None) -> str:
     """The table, with the published numbers where there are some."""
-    shown = measured_beside_expected([values], expected)
+    shown = measured_beside_published([values], numbers)
     return f"{shown}\n{NOTE}" if None in values.values() else shown
 
 
 def write(
-    folder: Path, step: int, values: Mapping[str, float | None], expected: Mapping[str, float] | None = None
+    folder: Path, step: int, values: Mapping[str, float | None], numbers: Published | None = None
 ) -> None:
     """Write both files; a full disk is no reason to stop."""
-    content = {"step": step, "measured": dict(values), "expected": dict(expected or {})}
-    table = f"After {step} steps:\n\n```text\n{text(values, expected)}\n```\n"
+    stated = {where: dict(found) for where, found in (numbers or {}).items() if found}
+    content = {"step": step, "measured": dict(values), "published": stated}
+    table = f"After {step} steps:\n\n```text\n{text(values, numbers)}\n```\n"
     try:
         write_text(folder / MARKDOWN, table)
         write_json(folder / JSON, content, indent=1)
@@ -53,7 +66,7 @@ def write(
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What `write` wrote: `step`, `measured`, `expected`; None if there is none."""
+    """What `write` wrote: `step`, `measured`, `published`; None if there is none."""
     try:
         found = json.loads((folder / JSON).read_bytes())
         sound = isinstance(found["step"], int) and isinstance(found["measured"], dict)
