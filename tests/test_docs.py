@@ -143,7 +143,17 @@ def test_training_command__composes(arguments, program):
         assert cfg.tasks and any(cfg.sources.values())
 
 
-UFO_COMMANDS = ("predict", "data", "demo", "convert", "sweep-report", "dashboard", "replay", "--help")
+UFO_COMMANDS = (
+    "predict",
+    "config",
+    "data",
+    "demo",
+    "convert",
+    "sweep-report",
+    "dashboard",
+    "replay",
+    "--help",
+)
 
 
 @pytest.mark.parametrize(("arguments", "program"), of_program(*(f"ufo {name}" for name in UFO_COMMANDS)))
