@@ -26,9 +26,9 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} '{name}'; {instead(name, error.options, 'there are')}"
     if isinstance(error, OverrideParseException):
-        said = [line for line in str(error).splitlines() if line and not line.startswith("See http")][-1]
+        reason = [line for line in str(error).splitlines() if line and not line.startswith("See http")][-1]
         typed = error.override.removeprefix("++")  # `ufo.command_line.settable` adds them
-        return f"cannot read '{typed}' ({said}); overrides are written key=value"
+        return f"cannot read '{typed}' ({reason}); overrides are written key=value"
     for known in (error, error.__cause__):
         if isinstance(known, OmegaConfBaseException):
             return _of_omegaconf(known, groups)
@@ -48,5 +48,5 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
         if "_target_" in names and not hint.startswith("did you mean"):  # it takes more than is written
             hint += f"; +{key}= adds a new one"
         return f"the config has no key '{key}'; {hint}"
-    said = (error.msg or str(error)).partition("\n")[0]
-    return f"{key}: {said}" if key else said
+    message = (error.msg or str(error)).partition("\n")[0]
+    return f"{key}: {message}" if key else message

@@ -19,7 +19,7 @@ from one_weight import OneWeight
 from torch.utils.data import DataLoader
 
 from ufo.callbacks import run_info
-from ufo.callbacks.run_info import RunInfo, git_revision, plain
+from ufo.callbacks.run_info import RunInfo, git_revision, resolved
 
 CONFIG = {"seed": 3, "model": {"name": "tiny", "width": "${seed}", "path": None}}
 RESOLVED = {"seed": 3, "model": {"name": "tiny", "width": 3, "path": None}}
@@ -119,8 +119,8 @@ def test_unwritable_folder_is_no_end(tmp_path, caplog):
 
 def test_config_becomes_plain():
     values = {1: (1, 2.5, True, None), "path": Path("a/b"), "type": torch.float32}
-    assert plain(values) == {"1": [1, 2.5, True, None], "path": "a/b", "type": "torch.float32"}
-    assert plain(OmegaConf.create(CONFIG)) == RESOLVED
+    assert resolved(values) == {"1": [1, 2.5, True, None], "path": "a/b", "type": "torch.float32"}
+    assert resolved(OmegaConf.create(CONFIG)) == RESOLVED
 
 
 def git(folder: Path, *arguments: str) -> None:

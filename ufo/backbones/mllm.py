@@ -83,7 +83,7 @@ class MLLM(Backbone):
             net = self.model_class.from_pretrained(pretrained, dtype=dtype)
             return resize_vocabulary(net, vocab_size)
         values = {k: v for k, v in config.items() if k != "model_type"}
-        settings = self.model_class.config_class.from_dict(plain(values))
+        settings = self.model_class.config_class.from_dict(json_values(values))
         settings.get_text_config().vocab_size = vocab_size
         return from_config(self.model_class, settings, dtype)
 
@@ -275,7 +275,7 @@ class MLLM(Backbone):
 
     @property
     def config(self) -> dict:
-        config = plain(self.net.config.to_dict())
+        config = json_values(self.net.config.to_dict())
         for part in (config, *(v for v in config.values() if isinstance(v, dict))):
             for key in ("_name_or_path", "transformers_version", "architectures", "dtype"):
                 part.pop(key, None)
@@ -344,10 +344,10 @@ def resize_vocabulary(net: PreTrainedModel, rows: int) -> PreTrainedModel:
     return net
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """Nested settings as dicts and lists, fit for JSON."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): json_values(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(v) for v in value]
+        return [json_values(v) for v in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -71,10 +71,10 @@ class NonFinite(Callback):
                 trainer.global_step,
                 trainer.global_rank,
                 float(loss),
-                name(batch),
+                describe(batch),
             )
         if not guilty and trainer.is_global_zero:
-            names = "; ".join(name(batch) for batch, _ in seen)
+            names = "; ".join(describe(batch) for batch, _ in seen)
             log.error("step %d: a gradient is not finite; process 0 had %s", trainer.global_step, names)
         if self.in_a_row >= self.patience or isinstance(trainer.strategy, DeepSpeedStrategy):
             self._stop(trainer, guilty or seen)
@@ -105,23 +105,23 @@ class NonFinite(Callback):
                 content = {"ufo": description, "state_dict": weights, "precision": str(trainer.precision)}
                 torch.save(content, folder / WEIGHTS)
             if trainer.is_global_zero or any(not loss.isfinite() for _, loss in seen):
-                batches = [plain(batch) for batch, _ in seen]
+                batches = [values_of(batch) for batch, _ in seen]
                 torch.save(batches, folder / BATCH.format(trainer.global_rank))
         except (OSError, RuntimeError) as error:
             log.error("the bundle %s could not be written: %s", folder, error)
         raise NonFiniteError(
-            f"{self.in_a_row} steps in a row had no finite gradient, the last one: {name(seen[-1][0])}; "
+            f"{self.in_a_row} steps in a row had no finite gradient, the last one: {describe(seen[-1][0])}; "
             f"`ufo replay {folder}` repeats it"
         )
 
 
-def name(batch: Batch) -> str:
+def describe(batch: Batch) -> str:
     """Task, source, samples and seed of a batch, for people."""
     samples = ", ".join(map(str, batch.ids)) or "unknown"
     return f"{batch.task} of {batch.source}, samples {samples} (seed {batch.seed})"
 
 
-def plain(batch: Batch) -> dict[str, Any]:
+def values_of(batch: Batch) -> dict[str, Any]:
     """A training batch as tensors, lists, numbers and texts, which are read without executing anything."""
     values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "targets"}
     return {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in values.items()}

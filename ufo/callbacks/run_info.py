@@ -60,10 +60,10 @@ class RunInfo(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not trainer.is_global_zero or settings(trainer).fast_dev_run:
             return
-        info, config = run_info(trainer, stage), plain(self.config)
+        info, config = run_info(trainer, stage), resolved(self.config)
         folder = self.folder or Path(trainer.default_root_dir)
         try:
-            write(folder, info, config)
+            write_records(folder, info, config)
         except OSError as error:
             log.warning("What was run could not be written to %s: %s", folder, error)
         for logger in trainer.loggers:
@@ -88,7 +88,7 @@ def run_info(trainer: Trainer, stage: str) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, info: dict[str, Any], config: dict[str, Any]) -> None:
+def write_records(folder: Path, info: dict[str, Any], config: dict[str, Any]) -> None:
     """Write `run.json` and `config.yaml`, each whole or not at all.
 
     Raises:
@@ -160,12 +160,12 @@ def device_names(trainer: Trainer) -> list[str]:
     return [f"{device.type}: {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
 
 
-def plain(config: Any) -> Any:
+def resolved(config: Any) -> Any:
     """A config as dicts, lists, numbers and texts: interpolations resolved, all else as text."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True)
     if isinstance(config, Mapping):
-        return {str(key): plain(value) for key, value in config.items()}
+        return {str(key): resolved(value) for key, value in config.items()}
     if isinstance(config, Sequence) and not isinstance(config, str):
-        return [plain(value) for value in config]
+        return [resolved(value) for value in config]
     return config if isinstance(config, bool | int | float | str | None) else str(config)

@@ -60,14 +60,14 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     for file in sorted(set(listed.values())):
         tensors |= _read_file(folder / file)
     absent = sorted(set(listed) - tensors.keys())
-    if absent and not set(map(_plain, listed)) <= tensors.keys():
+    if absent and not set(map(_without_module, listed)) <= tensors.keys():
         raise CheckpointError(
             f"'{folder}' lacks '{absent[0]}', which its {name} lists; copy the whole folder"
         )
     return tensors
 
 
-def _plain(name: str) -> str:
+def _without_module(name: str) -> str:
     return name.removeprefix("module.")
 
 

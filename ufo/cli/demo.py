@@ -124,7 +124,7 @@ def steps_within(seconds: float, module: Any, data: Any, probe: int = 6) -> int:
 def summary(columns: dict[str, dict[str, float]], data: Any, metrics: list[Any]) -> str:
     """One row per source and metric that scores it, with its headline; one column per model."""
     from ufo.metrics.base import scoring
-    from ufo.report import table
+    from ufo.tables import table
 
     rows = []
     for source in data.evaluated:

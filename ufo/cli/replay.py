@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Print each batch's losses and the weights whose gradient is not finite; 1 if all is finite here."""
     import torch
 
-    from ufo.callbacks.nonfinite import name
+    from ufo.callbacks.nonfinite import describe
 
     paths = sorted(args.bundle.glob("batch_*.pt"))
     if not paths or not (args.bundle / WEIGHTS).is_file():
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
             ]
             found |= bool(broken) or not losses["loss"].isfinite()
-            print(f"{path.name}: {name(batch)}")
+            print(f"{path.name}: {describe(batch)}")
             print("  " + ", ".join(f"{k} {float(v.detach()):.6g}" for k, v in losses.items()))
             print(f"  gradients not finite: {len(broken)} {', '.join(broken[:5])}")
     return 0 if found else 1

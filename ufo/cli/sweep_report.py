@@ -22,8 +22,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print the table; the exit code is 0 whatever became of the runs."""
-    from ufo.report import table
     from ufo.sweeps.report import gather, one_line, rows, summary, write
+    from ufo.tables import table
 
     if not args.folder.is_dir():
         raise CommandError(f"{args.folder} is no folder; give that of a sweep, runs/<name>_sweep")

@@ -114,8 +114,8 @@ def side_by_side(
         plain = draw(image, **options)
         width = max(plain.width, MIN_TEXT_WIDTH)
         right = [text_block(text, width) for text in kind.annotated(target, classes).notes]
-        said = [text_block(text, width) for text in kind.predicted(found, classes, "", 0.0, 0).notes]
-        texts = [heading("ground truth"), *right, heading(""), heading("prediction"), *said]
+        predicted = [text_block(text, width) for text in kind.predicted(found, classes, "", 0.0, 0).notes]
+        texts = [heading("ground truth"), *right, heading(""), heading("prediction"), *predicted]
         return row([plain, stack(texts)])
     truth = draw(image, target=target, classes=classes, task=prediction.task, **options)
     answer = draw(image, found, classes=classes, text=target.text, **options)

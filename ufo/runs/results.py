@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ufo.files import write_json, write_text
-from ufo.report import measured_beside_published
+from ufo.tables import measured_beside_published
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Tables in plain text."""
 
-from ufo.report import measured_beside_published, table
+from ufo.tables import measured_beside_published, table
 
 
 def test_columns_line_up():
