@@ -50,7 +50,16 @@ def relative_rows(table: Tensor, size: int) -> Tensor:
         resized = F.interpolate(table.T[None].float(), size=2 * size - 1, mode="linear")
         table = resized[0].T.to(table.dtype)  # [2·size-1, d]
     position = torch.arange(size, device=table.device)
-    return table[position[:, None] - position[None, :] + size - 1]
+    return table_rows(table, position[:, None] - position[None, :] + size - 1)
+
+
+def table_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table `[V, C]` where `index` may name one several times: `[..., C]`.
+
+    The gradient of `table[index]` is added up by several CPU threads at once, in an order that differs from
+    run to run and with it the last bits of the sums. That of an embedding is not.
+    """
+    return F.embedding(index, table)
 
 
 def _position_keys(height: int, width: int, like: Tensor) -> Tensor:

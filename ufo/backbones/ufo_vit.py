@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ufo.backbones.attention import answer_attention, attend, image_attention, query_attention
+from ufo.backbones.attention import answer_attention, attend, image_attention, query_attention, table_rows
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
@@ -255,7 +255,7 @@ class UFOViT(Backbone):
         cell = (references * references.new_tensor([cols, rows])).long()  # (x, y)
         order = queries.windows.expand(batch, -1).argsort(dim=1, stable=True)
         return _QueryStream(
-            start=table[cell[..., 1], cell[..., 0]].to(image.dtype),
+            start=table_rows(table.flatten(0, 1), cell[..., 1] * cols + cell[..., 0]).to(image.dtype),
             points=(references[:, None] * 2 - 1).to(image.dtype),
             order=order,
             back=order.argsort(dim=1),
