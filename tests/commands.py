@@ -278,6 +278,18 @@ class SignalOnce(Callback):
             os.kill(os.getpid(), self.signum)
 
 
+class Threads(Callback):
+    """So many threads compute; set here, as threads do not survive the fork of `forked`."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        import torch
+
+        torch.set_num_threads(self.count)
+
+
 class FullDisk(Callback):
     """From a step on no file of this process can grow beyond a size; at the first start only."""
 

@@ -8,9 +8,26 @@
 # 10.99.0.1, is the machine itself. The nodes share its files, as nodes of a cluster share a file system.
 set -euo pipefail
 DIR=${SLURM_SANDBOX_DIR:-/run/slurm_sandbox}
+HOSTS=${SLURM_SANDBOX_HOSTS:-/etc/hosts}
 NET=10.99.0
 NODES="1 2"
 export SLURM_CONF=$DIR/etc/slurm.conf
+
+check() {  # before anything is changed
+    local lacking=""
+    for name in slurmctld slurmd sbatch munged ip unshare; do
+        command -v $name > /dev/null || lacking+=" $name"
+    done
+    if [ -n "$lacking" ]; then
+        echo "there is no$lacking here: apt-get install -y --no-install-recommends slurm-wlm munge iproute2" >&2
+        exit 2
+    fi
+    [ "$(id -u)" = 0 ] || { echo "the Slurm sandbox needs root: sudo $0" >&2; exit 2; }
+    if [ -e "$DIR" ] || ip link show br-slurm > /dev/null 2>&1; then
+        echo "a Slurm sandbox is up, or was left behind: scripts/slurm_sandbox/cluster.sh down" >&2
+        exit 2
+    fi
+}
 
 network_up() {
     ip link add br-slurm type bridge
@@ -23,7 +40,7 @@ network_up() {
         ip -n node$i addr add $NET.1$i/24 dev eth0
         ip -n node$i link set eth0 up
         ip -n node$i link set lo up
-        echo "$NET.1$i node$i # slurm sandbox" >> /etc/hosts
+        echo "$NET.1$i node$i # slurm sandbox" >> "$HOSTS"
     done
 }
 
@@ -68,6 +85,8 @@ munge_up() {  # with a key and a socket of its own, beside a munge that the mach
 }
 
 up() {
+    check
+    trap down EXIT  # what is half up comes down
     mkdir -p "$DIR"/{etc,log,munge,state,spool.node1,spool.node2}
     chmod 755 "$DIR" "$DIR/munge"
     network_up
@@ -78,7 +97,7 @@ up() {
         ip netns exec node$i unshare --uts bash -c "hostname node$i && slurmd -f '$SLURM_CONF' -N node$i"
     done
     for _ in $(seq 60); do
-        [ "$(sinfo -h -N -t idle -o %N 2> /dev/null | wc -l)" = 2 ] && return
+        [ "$(sinfo -h -N -t idle -o %N 2> /dev/null | wc -l)" = 2 ] && { trap - EXIT; return; }
         sleep 0.5
     done
     echo "the nodes did not come up; see $DIR/log" >&2
@@ -96,12 +115,13 @@ down() {
     done
     ip link del br-slurm 2> /dev/null || true
     # in place: a container's /etc/hosts can't be replaced
-    grep -v '# slurm sandbox' /etc/hosts > "$DIR/hosts" && cat "$DIR/hosts" > /etc/hosts || true
+    grep -v '# slurm sandbox' "$HOSTS" > "$DIR/hosts" && cat "$DIR/hosts" > "$HOSTS" || true
     rm -rf "$DIR"
 }
 
 case ${1:-} in
+    check) check ;;
     up) up ;;
     down) down ;;
-    *) echo "usage: $0 up|down" >&2; exit 2 ;;
+    *) echo "usage: $0 check|up|down" >&2; exit 2 ;;
 esac

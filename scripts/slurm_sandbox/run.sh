@@ -6,10 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 HERE=scripts/slurm_sandbox
-PYTHON=${PYTHON:-$(command -v python)}
+PYTHON=${PYTHON:-$(command -v python || command -v python3)}
 export SLURM_SANDBOX_DIR=${SLURM_SANDBOX_DIR:-/run/slurm_sandbox}
 export SLURM_CONF=$SLURM_SANDBOX_DIR/etc/slurm.conf
 export PYTHONPATH=$PWD OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=eth0 HYDRA_FULL_ERROR=1 PYTHONWARNINGS=ignore
+"$HERE/cluster.sh" check
 RUNS=$(mktemp -d)
 OUTPUT=${1:-/dev/stdout}
 STEPS=${STEPS:-60}  # of (a) and (c)
@@ -124,7 +125,8 @@ finish() {
     [ -n "${KEEP:-}" ] && echo "kept: $RUNS" >&2 || rm -rf "$RUNS"
     exit $status
 }
-"$HERE/cluster.sh" up
 trap finish EXIT
+trap "exit 130" INT TERM
+"$HERE/cluster.sh" up
 main > "$RUNS/output.md"
 sed -e "s#$RUNS#\$RUNS#g" -e "s#$PWD#\$PWD#g" "$RUNS/output.md" > "$OUTPUT"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ufo.backbones.attention import attend, image_attention
+from ufo.backbones.attention import attend, image_attention, table_rows
 from ufo.backbones.context import AnswerCache
 from ufo.backbones.ufo_vit import UFOViT, drop_path, partition, unpartition
 from ufo.ops.grid import query_grid
@@ -381,3 +381,23 @@ def test_parameters_know_their_layer_and_side(backbone):
     assert layers["layers.3.fc1.weight"] == 3 and layers["pos_embed"] is None
     text = {n for n in layers if backbone.is_text(n)}
     assert text == {n for n in layers if n.startswith("embedding.")} and len(text) == 4
+
+
+def test_gradients_of_table_rows_do_not_depend_on_who_is_first():
+    """Two threads, and rows that are asked for many times: the sums are the same to the last bit."""
+    table = torch.randn(49, 256, requires_grad=True)
+    index = torch.randint(0, 49, (8, 400))
+    gradient = torch.randn(8, 400, 256)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        results = []
+        for _ in range(8):
+            table.grad = None
+            rows = table_rows(table, index)
+            rows.backward(gradient)
+            results.append(table.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(rows, table[index])
+    assert all(torch.equal(results[0], other) for other in results)

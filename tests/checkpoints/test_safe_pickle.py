@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import time
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -140,3 +142,47 @@ def test_no_weights(content):
 def test_a_config_that_does_not_tell_the_tasks(meta):
     assert trained_tasks({"meta": meta}) is None
     assert trained_tasks({}) is None
+
+
+def nested(kind, depth: int, width: int):
+    """Few objects, and `width ** depth` of them for whoever follows every reference."""
+    value = kind(["a"])
+    for _ in range(depth):
+        value = kind([value] * width)
+    return value
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "kind, depth, width", [(tuple, 60, 2), (list, 4, 1000), (list, 300, 1), (tuple, 250, 1)]
+)
+def test_references_that_multiply_are_refused_at_once(tmp_path, kind, depth, width, zipped):
+    path = tmp_path / "x.pth"
+    content = {"state_dict": {"a": torch.zeros(1)}, "meta": nested(kind, depth, width)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="nested as no checkpoint's are"):
+        read_pickle(path)
+    assert time.process_time() - start < 1
+
+
+def test_an_inner_list_that_is_filled_last_counts(tmp_path):
+    """The references are there before what they refer to."""
+    lists = [[] for _ in range(5)]
+    for outer, inner in itertools.pairwise(lists):
+        outer += [inner] * 500
+    lists[-1].append("a")
+    path = tmp_path / "x.pth"
+    torch.save({"meta": lists[0]}, path)
+    with pytest.raises(CheckpointError, match="nested"):
+        read_pickle(path)
+
+
+def test_shared_and_cyclic_values_of_ordinary_size_are_read(tmp_path):
+    shared = [1, 2, {"b": (3, 4)}]
+    cycle: list = []
+    cycle.append(cycle)
+    path = tmp_path / "x.pth"
+    torch.save({"a": [shared] * 50, "c": cycle}, path)
+    read = read_pickle(path)
+    assert read["a"][0] is read["a"][49] and read["c"][0] is read["c"]

@@ -80,7 +80,8 @@ class MLLM(Backbone):
 
     def _build(self, config, pretrained, vocab_size: int, dtype: torch.dtype) -> PreTrainedModel:
         if pretrained is not None:
-            net = self.model_class.from_pretrained(pretrained, dtype=dtype)
+            # the attention that its config names may be a kernel on the hub; ours takes its place anyway
+            net = self.model_class.from_pretrained(pretrained, dtype=dtype, attn_implementation="eager")
             return resize_vocabulary(net, vocab_size)
         values = {k: v for k, v in config.items() if k != "model_type"}
         settings = self.model_class.config_class.from_dict(json_values(values))

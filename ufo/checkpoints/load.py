@@ -27,9 +27,11 @@ from ufo.backbones.lora import (
 )
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import pretrained_lm, pretrained_sam
+from ufo.checkpoints.bounds import no_more_than
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import FORMAT, NET, save, twins
 from ufo.checkpoints.read import build, build_for, check_architecture, load_weights, no_values, read
+from ufo.checkpoints.transformers_folder import downloaded
 from ufo.model import UFO
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", base: str | Path 
     Raises CheckpointError if it is no checkpoint of this project or does not match itself or its base.
     """
     description, weights = read(path, base=base)
-    with no_values():  # all of them are in files
+    # all values are in files
+    with no_values(), no_more_than(weights, elsewhere=bool(description.get("base"))):
         model = build_for(description, path)
     weights = _with_base(model, weights, description.get("base"), base, path)
     load_weights(model, weights, path, assign=True)
@@ -206,7 +209,8 @@ def _with_base(
         return dict(weights)
     name = moved or _base_place(record["name"], path)
     try:
-        found = _renamed(model, _base_weights(model, name))
+        here = moved is not None or Path(name).exists() or not pretrained_lm.recognises(model.backbone, name)
+        found = _renamed(model, _base_weights(model, name if here else downloaded(str(name))))
     except CheckpointError as error:
         raise CheckpointError(
             f"'{path}' holds only what was trained, and its base '{name}' cannot be read: {error}. If the "

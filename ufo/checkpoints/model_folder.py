@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ufo.backbones.lora import has_adapters, held_elsewhere
+from ufo.checkpoints.bounds import check_length
 from ufo.checkpoints.errors import CheckpointError
 from ufo.files import replace_folder
 from ufo.model import UFO
@@ -46,6 +47,8 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if missing:
         raise CheckpointError(f"'{path}' is no model folder: it lacks {', '.join(missing)}")
     try:
+        for name in ("config.json", words):
+            check_length(path / name)
         description = json.loads((path / "config.json").read_text(encoding="utf-8"))
         both = "ufo" in description
         description = description["ufo"] if both else description

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ufo.backbones import make_backbone
 from ufo.backbones.lora import apply_lora
-from ufo.checkpoints import released
+from ufo.checkpoints import bounds, released
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import previous, read_folder, twins
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
@@ -50,7 +50,9 @@ def read(
     if released.is_released(path):
         return _described(released.open_released(path, base), complete, overrides)
     if path.is_dir():
-        return read_folder(path)
+        description, weights = read_folder(path)
+        bounds.check_description(description, path)
+        return description, weights
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
     if path.suffix == ".safetensors":
@@ -64,6 +66,7 @@ def read(
         if not isinstance(content["ufo"], dict) or not isinstance(content["ufo"].get("backbone"), dict):
             raise CheckpointError(f"'{path}' is damaged: it does not describe its backbone")
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        bounds.check_description(content["ufo"], path)
         return content["ufo"], weights
     return _described(released.recognise(content, path, base), complete, overrides)
 
@@ -102,6 +105,7 @@ def build(description: dict[str, Any]) -> UFO:
 
 def build_for(description: dict[str, Any], path: str | Path) -> UFO:
     """`build`; CheckpointError where the description of the checkpoint at `path` fits no model."""
+    bounds.check_description(description, path)
     try:
         return build(description)
     except CheckpointError:

@@ -1,8 +1,8 @@
 """How large the structures of a pickle are when every reference to a shared part is followed.
 
-A few hundred bytes can name one list a thousand times, in a list that is named a thousand times in turn. Such a
-pickle is read at once, but to hash or to print what it holds takes for ever, and nesting without end overflows
-the stack. So the opcodes are read beforehand, without building anything.
+A few hundred bytes can name one list a thousand times, in a list that is named a thousand times in turn. Such
+a pickle is read at once, but to hash or to print what it holds takes for ever, and nesting without end
+overflows the stack. So the opcodes are read beforehand, without building anything.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ def _takes(opcode: pickletools.OpcodeInfo) -> tuple[int, bool]:
 _TAKES = {opcode.name: _takes(opcode) for opcode in pickletools.opcodes}
 
 
+class NestedError(ValueError):
+    """A pickle whose structures nothing should walk."""
+
+
 def check_references(path: Path, zipped: bool) -> None:
-    """Raises ValueError where the pickle in a `torch.save` file holds structures that nothing should walk."""
+    """Raises NestedError where the pickle in a `torch.save` file holds structures that nobody should walk."""
     if zipped:
         with zipfile.ZipFile(path) as archive:
             found = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
             if sum(entry.file_size for entry in found) > LONGEST:
-                raise ValueError("its pickle is too long for a checkpoint's")
+                raise NestedError("its pickle is too long for a checkpoint's")
             for entry in found:
                 with archive.open(entry) as stream:
                     _check(stream)
@@ -54,7 +58,7 @@ def _check(stream: IO[bytes]) -> None:
             sizes[part] = 1 + sum(sizes[child] for child in inside)
             depths[part] = 1 + max((depths[child] for child in inside), default=0)
             if sizes[part] > limit or depths[part] > DEEPEST:
-                raise ValueError("its structures are nested as no checkpoint's are")
+                raise NestedError("its structures are nested as no checkpoint's are")
 
 
 def _children_first(parts: list[list[int]], start: int, done: dict[int, int]) -> Iterator[int]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.references import NestedError, check_references
 
 
 class Ignored:
@@ -62,8 +63,11 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         # a file in torch's older format cannot be mapped into memory
         mapped = zipfile.is_zipfile(path)
+        check_references(path, mapped)
         with torch.serialization.safe_globals([(Ignored, name) for name in IGNORED]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except NestedError as error:
+        raise CheckpointError(f"'{path}' is not loaded: {error}; get the file from its authors") from error
     except Exception as error:
         raise CheckpointError(f"'{path}' {_reason(error)}") from error
     if not isinstance(content, dict):

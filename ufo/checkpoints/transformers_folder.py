@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ufo.checkpoints import bounds
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import first_line, twins
 from ufo.hub import is_unreachable
@@ -30,8 +31,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_native(kind: Any, folder: Path, name: str | Path) -> tuple[dict[str, Tensor], Any]:
     """Weights and config: transformers knows how the names of its checkpoints changed with its releases."""
     try:
+        # the folder's own config may name kernels, code and other files
+        config = kind.config_class.from_dict(bounds.without_reach(read_config(folder)))
         net, report = kind.from_pretrained(
-            folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            config=config,
+            attn_implementation="eager",
+            dtype="auto",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except Exception as error:
         raise CheckpointError(
@@ -42,6 +51,16 @@ def load_native(kind: Any, folder: Path, name: str | Path) -> tuple[dict[str, Te
     if wrong:
         raise CheckpointError(f"'{name}' is no whole {kind.__name__}: it lacks {', '.join(wrong[:3])}")
     return {k: v for k, v in net.state_dict().items() if k not in tied}, net.config
+
+
+def downloaded(name: str) -> Path:
+    """Where a hub name that stands in a file was downloaded to: a file does not decide what is fetched."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception as error:
+        raise CheckpointError("it is not on this machine; download it first, or name it yourself") from error
 
 
 def download(name: str) -> Path:
