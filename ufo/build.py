@@ -151,7 +151,7 @@ def apply_tasks(cfg: DictConfig, model: UFO) -> None:
 
     job = HydraConfig.get()
     overrides = [*job.overrides.hydra, *job.overrides.task]
-    setters = trace(job.job.config_name, overrides, job.runtime.config_sources)
+    setters = trace(job.job.config_name or "", overrides, job.runtime.config_sources)
     for key, setter in settings_of(setters, "tasks", "experiment", "sweep", "").items():
         _, name, setting = key.split(".", 2)
         task, settings = model.tasks.get(name), cfg.tasks.get(name)
@@ -200,7 +200,8 @@ def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callba
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     for callback in callbacks:
         if isinstance(callback, RunInfo):
-            callback.config = OmegaConf.to_container(cfg, resolve=True)
+            config: Any = OmegaConf.to_container(cfg, resolve=True)
+            callback.config = config
     _name_unscored(cfg, callbacks)
     return [c for c in callbacks if with_loggers or not isinstance(c, LearningRateMonitor)]
 

@@ -121,8 +121,8 @@ def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:
 
 def _check_names(group: str, key: str, entries: DictConfig) -> None:
     """Raises ValueError for settings of something that is not there, such as `sources.captoin.weight=2`."""
-    there = [name for name, entry in entries.items() if entry is None or key in entry]
-    for name in entries:
+    there = [str(name) for name, entry in entries.items() if entry is None or key in entry]
+    for name in map(str, entries):
         if name not in there:
             hint = instead(name, there, f"{group} are")
             raise ValueError(f"the config has no {group}.{name} to give settings to; {hint}")

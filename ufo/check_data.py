@@ -48,7 +48,7 @@ class Planned:
 
 def planned(cfg: DictConfig, training: bool) -> Iterator[Planned]:
     """Every split that training or evaluation reads, in the order in which they are read."""
-    sources = [OmegaConf.to_container(s, resolve=True) for s in cfg.sources.values() if s]
+    sources: list[Any] = [OmegaConf.to_container(s, resolve=True) for s in cfg.sources.values() if s]
     for split in ("train", "val") if training else ("val",):
         for source in sources:
             options = source["dataset"].get(split)

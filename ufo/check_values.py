@@ -73,7 +73,7 @@ MANY_PROCESSES = 8
 
 def check_values(cfg: DictConfig) -> None:
     """Raises ValueError for the first value that no run can use, OmegaConf's error for a wrong reference."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
     for key, value in _leaves(plain):
         for pattern, number in NUMBERS.items():
             if (

@@ -39,7 +39,8 @@ class SentencePieceBackend:
         except ImportError as error:
             raise ImportError("reading a sentencepiece model needs `pip install sentencepiece`") from error
         try:
-            model = sentencepiece_model_pb2.ModelProto.FromString(content)
+            messages: Any = sentencepiece_model_pb2  # made when it is imported
+            model = messages.ModelProto.FromString(content)
         except Exception as error:
             raise ValueError("it is no sentencepiece model, or it is cut short; download it again") from error
         # the model may put a blank before the first word; what follows an added token gets none

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from ufo import build
 from ufo.checkpoints.load import load, save
 from ufo.data.module import UFODataModule
+from ufo.lightning_private import settings
 from ufo.modules.base import UFOModule
 from ufo.runs import identity, owner, results
 from ufo.runs.resume import Start
@@ -21,9 +22,10 @@ def fit(
     trainer: L.Trainer, module: UFOModule, data: UFODataModule, start: Start | None, folder: Path
 ) -> None:
     """Train from `start` to the end, and write the checkpoint of the last step."""
-    if owner.is_first_process() and not trainer.fast_dev_run:
+    if owner.is_first_process() and not settings(trainer).fast_dev_run:
+        assert module.identity is not None, "a module learns which run it belongs to before it trains"
         identity.write(module.identity, folder)
-    trainer.fit(module, data, ckpt_path=start and start.path, weights_only=True)
+    trainer.fit(module, data, ckpt_path=start.path if start else None, weights_only=True)
     # `every_n_train_steps` need not divide `max_steps`: the run's last checkpoint is that of its last step
     trainer.save_checkpoint(folder / LAST)
 

@@ -22,8 +22,8 @@ class Faulty(UFOModule):
     """Its loss on one source is not a number; keeps a weight after each batch."""
 
     def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        return loss * float("nan") if batch.source == BAD else loss
+        found = super().training_step(batch, batch_idx)
+        return {**found, "loss": found["loss"] * float("nan")} if batch.source == BAD else found
 
     def on_train_batch_end(self, *_) -> None:
         weight = next(p for p in self.model.parameters() if p.grad is not None or p.requires_grad)

@@ -30,7 +30,7 @@ def make_backbone(type: str, **arguments: Any) -> Backbone:
                     f"the backbone '{type}' needs {error.name}: pip install 'ufo-vision[mllm]'"
                 ) from error
             continue
-        classes = {cls.__name__: cls for cls in _subclasses(Backbone)}
+        classes = {cls.__name__: cls for cls in _subclasses(Backbone)}  # type: ignore[type-abstract]  # only its subclasses are built
         if type in classes:
             break
     else:

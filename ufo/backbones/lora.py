@@ -76,7 +76,7 @@ def apply_lora(backbone: Backbone, settings: LoRASettings | Mapping[str, Any]) -
 
 
 def _check(settings: LoRASettings) -> None:
-    if settings.r < 1 or not settings.alpha or not settings.targets:
+    if settings.r is None or settings.r < 1 or not settings.alpha or not settings.targets:
         raise ValueError(
             "an adapter needs lora.r >= 1, lora.alpha and lora.targets; lora=official (language models) and "
             "lora=ufo_vit have them"
@@ -94,6 +94,7 @@ def _insert(backbone: Backbone, settings: LoRASettings) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ValueError("adapters need peft: pip install 'ufo-vision[mllm]'") from error
+    assert settings.r is not None and settings.targets is not None, "`_check` has seen to it"
     pattern = re.compile(settings.targets)
     names = [n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and pattern.fullmatch(n)]
     if not names:
@@ -104,7 +105,7 @@ def _insert(backbone: Backbone, settings: LoRASettings) -> None:
         )
     config = LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft only divides it
         lora_dropout=settings.dropout,
         # the names themselves: peft must not find more than we did
         target_modules="|".join(re.escape(name) for name in names),
@@ -135,7 +136,7 @@ def frozen(backbone: nn.Module) -> dict[str, Tensor]:
 
 def has_adapters(settings: Mapping[str, Any] | None) -> bool:
     """Whether settings (see `Backbone.lora`) put adapters into a backbone."""
-    return bool(settings) and settings["r"] is not None
+    return bool(settings and settings["r"] is not None)
 
 
 def held_elsewhere(backbone: Backbone, prefix: str = "") -> set[str]:
@@ -183,6 +184,6 @@ def merge_lora(backbone: Backbone) -> None:
     backbone.lora = backbone.base = None
 
 
-def _adapted(backbone: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers with adapters, by name."""
+def _adapted(backbone: nn.Module) -> dict[str, Any]:
+    """The linear layers with adapters, which are peft's, by name."""
     return {name: module for name, module in backbone.named_modules() if hasattr(module, "lora_A")}

@@ -50,6 +50,8 @@ class MLLM(Backbone):
     tokens: ClassVar[tuple[str, ...]]  # special tokens of the chat format that the tokenizer must have
     pixel_mean_std: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
     answers_continue_prompt = True
+    pixel_mean: Tensor  # [3, 1, 1]
+    pixel_std: Tensor  # [3, 1, 1]
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class MLLM(Backbone):
         pretrained: str | None = None,
         max_tiles: int = 12,
         system: str | None = None,
-        compat: Mapping[str, bool] | None = None,
+        compat: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         dtype: str = "float32",
     ):
@@ -84,14 +86,16 @@ class MLLM(Backbone):
             net = self.model_class.from_pretrained(pretrained, dtype=dtype, attn_implementation="eager")
             return resize_vocabulary(net, vocab_size)
         values = {k: v for k, v in config.items() if k != "model_type"}
-        settings = self.model_class.config_class.from_dict(json_values(values))
+        config_class = self.model_class.config_class
+        assert config_class is not None, "a model of transformers that can be built names its config"
+        settings = config_class.from_dict(json_values(values))
         settings.get_text_config().vocab_size = vocab_size
         return from_config(self.model_class, settings, dtype)
 
     # ---------------------------------------------------------------- what differs between families
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         """The language model: `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
         return self.net.model.language_model
 
@@ -139,11 +143,12 @@ class MLLM(Backbone):
     # ---------------------------------------------------------------- prompts
 
     @property
-    def window_pixels(self) -> int:
+    def window_pixels(self) -> int:  # type: ignore[override]  # it is worked out, nobody sets it
         return self.tile
 
     def grid_windows(self, height: int, width: int) -> tuple[int, int]:
-        return tuple(self.layout(height, width)[:2])
+        layout = self.layout(height, width)
+        return layout.rows, layout.cols
 
     def with_image(self, question: str) -> str:
         """A question with the image in its place, or after it."""
@@ -303,6 +308,7 @@ class MLLM(Backbone):
 def _prefix_layer(layer: nn.Module, x: Tensor, mask: Tensor | None, rope) -> tuple[Tensor, Tensor, Tensor]:
     kept = PrefixPass()
     x = layer(x, attention_mask=mask, position_embeddings=rope, prefix=kept)
+    assert kept.keys is not None and kept.values is not None, "the layer's attention keeps them"
     return x, kept.keys, kept.values
 
 

@@ -84,6 +84,7 @@ def answer_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
     query = query.unflatten(1, (heads, -1)) * scaling  # [R, K, g, T, d]
     context = now.context
     memory = context.memory[now.layer]
+    assert memory is not None and memory.shared is not None, "every layer keeps the prefix for the answers"
     own, own_log = _attend_own(query, key, value)
     shared, shared_log = _attend_shared(query, memory.shared, context.visible, context.rows)
     weight = torch.sigmoid(own_log - shared_log)[..., None]  # share of the row's own tokens

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,9 @@ class UFOViT(Backbone):
     of the published code, see `ufo.backbones.quirks.Quirks` and docs/published_system.md#queries.
     """
 
+    pixel_mean: Tensor  # [3, 1, 1]
+    pixel_std: Tensor  # [3, 1, 1]
+
     def __init__(
         self,
         *,
@@ -185,7 +189,7 @@ class UFOViT(Backbone):
         if queries is not None:
             stream = self._query_stream(image, queries)
             state = torch.zeros_like(stream.start)
-        mean = 0.0
+        mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         memory: list[LayerMemory | None] = []
         for index, (layer, text) in enumerate(zip(self.layers, prompt, strict=True)):
             arguments = (index, layer, text, prompt_mask, image, state, stream)
@@ -225,7 +229,7 @@ class UFOViT(Backbone):
         for layer in self.layers[:-1]:
             x, k, v = self._run(self._prompt_layer, layer, x, mask)
             pairs.append((k, v))
-        return [*pairs, self.layers[-1].heads_of(x)[1:]]
+        return [*pairs, cast(Layer, self.layers[-1]).heads_of(x)[1:]]
 
     def _prompt_layer(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = layer.heads_of(x)
@@ -270,10 +274,10 @@ class UFOViT(Backbone):
 
         size = (self.window_size, self.window_size) if layer.windowed else (height, width)
         tiles = partition(image, size)  # [B*windows, N, C]
-        prompt = tuple(_to_windows(x, len(tiles)) for x in (*text, text_mask))
+        keys, values, seen = (_to_windows(x, len(tiles)) for x in (*text, text_mask))
         q, k, v = layer.heads_of(tiles)
         tables = (layer.rel_pos_h, layer.rel_pos_w)
-        out = layer.finish(tiles, image_attention(q, k, v, size, tables, prompt))
+        out = layer.finish(tiles, image_attention(q, k, v, size, tables, (keys, values, seen)))
         kept = {}
         if queries is None:
             kept = {"shared": tuple(_gather_windows(x, (height, width), size) for x in (k, v))}
@@ -314,7 +318,7 @@ class UFOViT(Backbone):
         x = self.embedding(ids, positions)  # [R, T, C]
         if packed is not None:
             x = x.flatten(0, 1)[packed]  # [M, C]
-        mean = 0.0
+        mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         for index, (layer, memory) in enumerate(zip(self.layers, context.memory, strict=True)):
             if memory is not None:
                 x = self._run(self._answer_layer, index, layer, x, memory, ids.shape, packed, cache)
@@ -333,7 +337,9 @@ class UFOViT(Backbone):
         q, k, v = layer.split(qkv.view(rows, length, qkv.shape[-1]))
         if cache:
             k, v = cache.extend(index, k, v)
-        attended = answer_attention(q, k, v, memory.own or memory.shared)
+        seen = memory.own or memory.shared
+        assert seen is not None, "a layer that answers do not skip has kept keys for them"
+        attended = answer_attention(q, k, v, seen)
         attended = attended.transpose(1, 2).flatten(2)  # [R, T, C]
         if packed is not None:
             attended = attended.flatten(0, 1)[packed]

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from ufo.files import write_json
+from ufo.lightning_private import settings
 from ufo.metrics.base import metrics_of
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,13 @@ class BestMetrics(Callback):
         if trainer.sanity_checking:
             return
         # Lightning calls this after all metrics have logged, wherever they stand among the callbacks
-        headlines = {name for metric in metrics_of(trainer.callbacks) for name in metric.headlines}
+        headlines = {name for metric in metrics_of(settings(trainer).callbacks) for name in metric.headlines}
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/"):
                 self.update(name, float(value), trainer.global_step)
                 if name in headlines:
                     self.metrics[name]["headline"] = True
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not settings(trainer).fast_dev_run:
             self._write()
 
     def update(self, name: str, value: float, step: int) -> None:

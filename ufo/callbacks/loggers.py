@@ -28,7 +28,7 @@ _WRITER_THREAD = "_AsyncWriterThread"  # TensorBoard's, which prints a traceback
 def forgiving(logger: Logger) -> Logger:
     """Let `logger` survive a full disk, in place; isinstance still tells what it is."""
     kind = type(logger)
-    methods = {name: _guarded(getattr(kind, name)) for name in METHODS if hasattr(kind, name)}
+    methods: dict[str, Any] = {name: _guarded(getattr(kind, name)) for name in METHODS if hasattr(kind, name)}
     if isinstance(logger, CSVLogger):
         methods["save"] = _guarded(_save_all_rows)
     if isinstance(logger, TensorBoardLogger):
@@ -58,7 +58,7 @@ def _failed(logger: Logger, error: OSError) -> None:
             "%s could not write to %s (%s); the training goes on without what it logs meanwhile",
             *(type(logger).__name__, where, error.strerror or error),
         )
-        logger._said = True
+        logger._said = True  # type: ignore[attr-defined]  # our own mark
     if isinstance(logger, TensorBoardLogger):
         logger._experiment = None
 
@@ -83,7 +83,7 @@ def _save_all_rows(logger: CSVLogger) -> None:
 class _Writer:
     """TensorBoard's writer, each of whose methods may fail."""
 
-    def __init__(self, logger: TensorBoardLogger, kind: type[TensorBoardLogger]) -> None:
+    def __init__(self, logger: TensorBoardLogger, kind: Any) -> None:
         self._logger, self._kind = logger, kind
 
     def __getattr__(self, name: str) -> Any:
@@ -116,5 +116,5 @@ def _silence_writer_threads() -> None:
         if not expected:
             before(what)
 
-    hook._silences = True
+    hook._silences = True  # type: ignore[attr-defined]  # our own mark
     threading.excepthook = hook

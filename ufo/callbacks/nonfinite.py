@@ -53,6 +53,7 @@ class NonFinite(Callback):
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        assert self._batch is not None, "a batch starts before its loss is known"
         self._seen.append((self._batch, loss.detach()))
 
     def on_before_optimizer_step(
@@ -89,7 +90,7 @@ class NonFinite(Callback):
             gradients = [p.grad for p in weights if p.grad is not None]
             gradients = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
             norms = torch._foreach_norm(gradients) if gradients else []
-            broken = bool(norms) and not bool(torch.stack(norms).isfinite().all())
+            broken = bool(norms) and not bool(torch.stack([*norms]).isfinite().all())
         alike = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))  # DeepSpeed's is one, too
         alike = alike and scaler is None and not hidden
         return broken if alike else trainer.strategy.reduce_boolean_decision(broken, all=False)
@@ -100,8 +101,9 @@ class NonFinite(Callback):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if trainer.is_global_zero:
+                module: Any = trainer.lightning_module
                 weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-                description = trainer.lightning_module.model.describe()
+                description = module.model.describe()
                 content = {"ufo": description, "state_dict": weights, "precision": str(trainer.precision)}
                 torch.save(content, folder / WEIGHTS)
             if trainer.is_global_zero or any(not loss.isfinite() for _, loss in seen):

@@ -157,7 +157,8 @@ def log_wandb(
     """
     # not `logger.log_image`: it wraps every image once more, which drops boxes and masks
     pictures = wandb_images(examples, min_score)
-    logger.log_metrics({f"{key}/pictures": pictures}, step)
+    logged: dict[str, Any] = {f"{key}/pictures": pictures}
+    logger.log_metrics(logged, step)
     columns = examples[0].kind.columns
     if columns:
         # not the same objects again: a table stores its images in its own place

@@ -111,7 +111,7 @@ class Agreement:
 
     def __init__(self, world_size: int = 1) -> None:
         distributed = world_size > 1 and dist.is_available() and dist.is_initialized()
-        self._group = dist.new_group(backend="gloo") if distributed else None
+        self._group: Any = dist.new_group(backend="gloo") if distributed else None
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     def __call__(self, number: int) -> int:

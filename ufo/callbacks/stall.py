@@ -67,8 +67,10 @@ class StallWatch(Callback):
     def _other(self, *_: Any) -> None:
         self._note(OTHER)
 
-    on_validation_start = on_validation_batch_start = on_save_checkpoint = _other
-    on_validation_batch_end = _other
+    on_validation_start: Any = _other
+    on_validation_batch_start: Any = _other
+    on_validation_batch_end: Any = _other
+    on_save_checkpoint: Any = _other
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(DATA)
@@ -90,7 +92,7 @@ class StallWatch(Callback):
                 )
             if self.abort_after is not None and waited >= self.abort_after:
                 log.error("process %d gives up after %.0f s: it %s", self._rank, waited, self._doing)
-                faulthandler.dump_traceback(file=sys.__stderr__)
+                faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
                 os._exit(STALLED_EXIT)
 
     def _where(self) -> str:

@@ -50,7 +50,7 @@ class Throughput(Callback):
         self._peak: float | None = None
         self._counting = False
         self._reset()
-        self._began: float | None = None  # current batch
+        self._began = 0.0  # current batch
         self._ended: float | None = None  # last batch; None: the pause since is not data's
         self._step = -1
 
@@ -130,8 +130,8 @@ class Throughput(Callback):
         if self._counts is not None:
             self._counts.stop()
 
-    on_validation_start = _interrupt
-    on_save_checkpoint = _interrupt
+    on_validation_start: Any = _interrupt
+    on_save_checkpoint: Any = _interrupt
 
 
 def _kind(batch: Any) -> tuple:

@@ -129,7 +129,8 @@ def check_fits(content: Mapping[str, Any], module: nn.Module) -> None:
     for name, weight in weights.items():
         if weight.shape != own[name].shape:
             raise Damaged(f"its {name} is {tuple(weight.shape)}, not {tuple(own[name].shape)}")
-    optimizer = module.configure_optimizers()
+    configure: Any = module.configure_optimizers
+    optimizer = configure()
     optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
     state = content["optimizer_states"][0]
     sizes = [len(group["params"]) for group in state["param_groups"]]

@@ -90,6 +90,7 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     start = pretrained_sam.source(path)
     if start:
         return pretrained_sam.initialise(model, *start)
+    assert not isinstance(path, Mapping), "a mapping names a SAM"
     if pretrained_lm.recognises(model.backbone, path):
         return _from_pretrained(model, path)
     description, weights = read(path, complete=False)
@@ -184,7 +185,7 @@ def prepare_training(
 def _adapters(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """What must agree for adapters to be of the same kind; empty without adapters."""
     keys = ("r", "alpha", "targets", "dora", "rslora")
-    return {k: settings[k] for k in keys} if has_adapters(settings) else {}
+    return {k: settings[k] for k in keys} if settings and has_adapters(settings) else {}
 
 
 def _renamed(model: UFO, weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +218,9 @@ def _with_base(
             "base has moved: ufo.load(PATH, base=FOLDER), --base FOLDER, or base=FOLDER of evaluate.py"
         ) from error
     complete = {**{k: v for k, v in found.items() if k in missing}, **weights}
-    held = {k: complete.get(f"backbone.{k}") for k in frozen(model.backbone) if k not in record["except"]}
+    held: dict[str, Any] = {
+        k: complete.get(f"backbone.{k}") for k in frozen(model.backbone) if k not in record["except"]
+    }
     if None in held.values() or fingerprint(held) != record["fingerprint"]:
         raise CheckpointError(
             f"'{path}' is for another base than '{name}': it was trained on '{record['name']}' with the "

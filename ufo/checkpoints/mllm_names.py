@@ -25,7 +25,7 @@ _TEXT_LAYER = "model.language_model.layers."
 # released name -> transformers' name; a tuple: the parts of a fused tensor, one below the other
 Table = dict[str, "str | tuple[str, ...]"]
 
-_INTERNVIT: Table = {
+_INTERNVIT: dict[str, str] = {
     "vision_model.embeddings.class_embedding": "embeddings.cls_token",
     "vision_model.embeddings.position_embedding": "embeddings.position_embeddings",
     "vision_model.embeddings.patch_embedding.weight": "embeddings.patch_embeddings.projection.weight",

@@ -204,19 +204,19 @@ def _transformers_model(model: UFO) -> nn.Module | None:
     return net if hasattr(getattr(net, "config", None), "to_diff_dict") else None
 
 
-def _native_config(model: UFO, net: nn.Module) -> dict[str, Any]:
+def _native_config(model: UFO, net: Any) -> dict[str, Any]:
     """The config.json that transformers' `from_pretrained` reads."""
     config = json.loads(net.config.to_json_string(use_diff=False))
     for key in ("image_token_id", "image_token_index"):
         if key in config:  # the tokenizer decides, wherever the config came from
-            config[key] = model.tokenizer.token_id(model.backbone.patch_token)
+            config[key] = model.tokenizer.token_id(str(model.backbone.patch_token))
     dtype = str(next(net.parameters()).dtype).removeprefix("torch.")
     return {**config, "architectures": [type(net).__name__], "dtype": dtype}
 
 
 def _write_generation(model: UFO, net: nn.Module, folder: Path) -> None:
     """What `generate` and `AutoTokenizer` ask: the tokens that start, end and pad."""
-    words = model.tokenizer
+    words: Any = model.tokenizer  # an HFTokenizer, which also knows the texts of these tokens
     tokens = {"bos_token_id": words.start_id, "eos_token_id": words.end_id, "pad_token_id": words.pad_id}
     _write_json(folder / "generation_config.json", {**tokens, "do_sample": False})
     _write_json(

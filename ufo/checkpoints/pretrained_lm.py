@@ -115,8 +115,13 @@ def _released(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path)
     return PretrainedWeights(weights, adapters, lora["scale"] if lora else 1.0)
 
 
+def _network(backbone: Backbone) -> Any:
+    """The transformers model of a backbone that `recognises` knows."""
+    return backbone.net
+
+
 def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict[str, Tensor]:
-    return load_native(type(backbone.net), folder, name)[0]
+    return load_native(type(_network(backbone)), folder, name)[0]
 
 
 # ---------------------------------------------------------------- architecture
@@ -124,7 +129,7 @@ def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict
 
 def _values(backbone: Backbone) -> dict[str, Any]:
     """The backbone's native config as plain values."""
-    return json.loads(backbone.net.config.to_json_string(use_diff=False))
+    return json.loads(_network(backbone).config.to_json_string(use_diff=False))
 
 
 def _check_config(backbone: Backbone, config: Mapping[str, Any], name: str | Path) -> None:
@@ -156,12 +161,12 @@ def for_model(model: UFO, start: PretrainedWeights, name: str | Path) -> tuple[d
 
     Raises CheckpointError where the tokenizer belongs to another vocabulary.
     """
-    net, words = model.backbone.net, model.tokenizer
+    net, words = _network(model.backbone), model.tokenizer
     weights = {NET + key: value for key, value in start.weights.items()}
-    changed = []
+    changed: list[str] = []
     known = len(words) - words.appended
     for embedding, is_input in ((net.get_input_embeddings(), True), (net.get_output_embeddings(), False)):
-        key = next((k for k, p in model.named_parameters() if p is embedding.weight), None)
+        key = next((k for k, p in model.named_parameters() if p is embedding.weight), "")
         old = weights.get(key)
         if old is None or (len(old) == len(words) and (start.finished or not words.appended)):
             continue

@@ -164,7 +164,7 @@ def load_weights(model: UFO, weights: dict[str, Tensor], origin: str | Path, ass
 
 
 def check_architecture(
-    model: UFO, description: dict[str, Any], path: str | Path, free: Set[str] = frozenset()
+    model: UFO, description: Mapping[str, Any], path: str | Path, free: Set[str] = frozenset()
 ) -> None:
     """Raises CheckpointError naming both architectures where they differ, but for `free` settings."""
     theirs = _flat(description["backbone"])

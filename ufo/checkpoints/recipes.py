@@ -50,7 +50,8 @@ def experiments() -> list[str]:
 def experiment_of(path: Path) -> str | None:
     """The experiment that a released file or folder of this name came from; None where none claims it."""
     for file in sorted((config_folder() / "experiment").glob("*.yaml")):
-        released = OmegaConf.load(file).get("released") or {}
+        settings: Any = OmegaConf.load(file)
+        released = settings.get("released") or {}
         if path.name.removesuffix(".pth") in {
             str(name).removesuffix(".pth") for name in released.get("files") or ()
         }:

@@ -45,7 +45,7 @@ class ReleasedMLLM(ReleasedCheckpoint):
             raise CheckpointError(f"'{self.path}': {error}") from error
 
     @property
-    def backbone(self) -> dict[str, Any]:
+    def backbone(self) -> dict[str, Any]:  # type: ignore[override]  # it is worked out, nobody sets it
         """As in a model's description."""
         native, _, found = self._read
         types = Counter(str(v.dtype).removeprefix("torch.") for v in native.values())
@@ -57,7 +57,7 @@ class ReleasedMLLM(ReleasedCheckpoint):
         }
 
     @property
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:  # type: ignore[override]  # it is worked out, nobody sets it
         """By the names of `UFO.state_dict`, with the LoRA in them."""
         native, lora, _ = self._read
         return {NET + k: v for k, v in merge(native, lora).items()}

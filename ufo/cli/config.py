@@ -74,7 +74,7 @@ def composed(name: str, overrides: list[str]) -> tuple[DictConfig, Setters]:
             setters = trace(name, overrides, whole.hydra.runtime.config_sources)
     except (HydraException, OmegaConfBaseException) as error:
         raise CommandError(sentence(error)) from error
-    return OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"]), setters
+    return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), setters
 
 
 def _leaves(cfg: DictConfig, at: Key = ()) -> Iterator[Key]:
@@ -102,7 +102,8 @@ def _value(cfg: DictConfig, key: Key) -> str:
         parent = cfg
         for name in key[:-1]:
             parent = parent[name]
-        return f"{OmegaConf.to_container(parent, resolve=False)[key[-1]]} (known when a run starts)"
+        written: Any = OmegaConf.to_container(parent, resolve=False)
+        return f"{written[key[-1]]} (known when a run starts)"
 
 
 def _text(value: Any) -> str:

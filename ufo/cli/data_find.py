@@ -57,7 +57,7 @@ class Found:
         if not (_conf() / "task" / f"{task}.yaml").is_file():
             raise CommandError(f"there is no conf/task/{task}.yaml; choose a mixture that has the task")
         settings = _compose([f"+task@{HERE}={task}"])[HERE]
-        whole = OmegaConf.merge(self.cfg, {})  # a copy, in which the settings find what they refer to
+        whole: Any = OmegaConf.merge(self.cfg, {})  # a copy, in which the settings find what they refer to
         OmegaConf.update(whole, f"{HERE}_task", settings, force_add=True)
         return whole[f"{HERE}_task"]
 
@@ -201,13 +201,18 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
     return _found(path.stem, cfg, inspected)
 
 
+def _plain(settings: DictConfig) -> Any:
+    """Settings without references; a mapping unless the file says otherwise."""
+    return OmegaConf.to_container(settings, resolve=True)
+
+
 def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig | None = None) -> Found:
     found = Found(name, cfg, source=source)
     try:
         for split in SPLITS:
             if dataset.get(split):
-                found.splits[split] = OmegaConf.to_container(dataset[split], resolve=True)
-        found.info = OmegaConf.to_container(dataset.get("info") or OmegaConf.create(), resolve=True)
+                found.splits[split] = _plain(dataset[split])
+        found.info = _plain(dataset.get("info") or OmegaConf.create())
     except OmegaConfBaseException as error:
         raise CommandError(f"the config of {name} does not resolve: {sentence(error)}") from error
     for split, options in found.splits.items():

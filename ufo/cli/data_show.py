@@ -37,7 +37,7 @@ from ufo.files import write_text
 from ufo.ops.grid import query_grid
 from ufo.tasks import Asked, Task, kind_of, task_class
 from ufo.tasks.wording import WORDINGS
-from ufo.types import Batch, Target
+from ufo.types import Batch, Target, given
 
 SIDE = 448  # pixels of a drawn image
 MAX_ANSWERS = 8  # below a picture; the text file has all
@@ -186,9 +186,8 @@ def _dots(picture: Image.Image, asked: Asked) -> None:
     pen = ImageDraw.Draw(picture)
     background = Counter(a for a in asked.answers if a).most_common(1)
     common = background[0][0] if background and "," not in background[0][0] else None
-    for (x, y), answer in zip(
-        asked.queries.references[0].tolist(), asked.answers, strict=True
-    ):  # fmt: skip
+    references = given(asked.queries, "queries").references[0].tolist()
+    for (x, y), answer in zip(references, asked.answers, strict=True):
         box = (x * SIDE - 3, y * SIDE - 3, x * SIDE + 3, y * SIDE + 3)
         fill = None if answer is None else "black" if answer == common else "white"
         pen.ellipse(box, fill=fill, outline="white" if fill == "black" else "black")

@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
     ids = _ids(args, paths)
     model = _load(args.ckpt, args.device, args.base)
     if args.constrained:
-        for task in model.tasks.values():
-            task.constrained = task.has_grammar
+        for answering in model.tasks.values():
+            answering.constrained = answering.has_grammar
     requests = make_requests(model, args.task, args.text or "", args.classes)
     found: dict[str, list[dict[str, Any]]] = {request.task: [] for request in requests}
     failed = 0
@@ -250,9 +250,10 @@ def _predict(
     from ufo.kinds import ImageInfo
 
     pixels = as_image(path)
-    image = ImageInfo(image_id(path), path.name, tuple(pixels.shape[-2:]))
+    height, width = pixels.shape[-2:]
+    image = ImageInfo(image_id(path), path.name, (height, width))
     pixels = _bounded(pixels)
-    size = tuple(pixels.shape[-2:])
+    height, width = pixels.shape[-2:]
     records, drawn = {}, []
     for request in requests:
         prediction = model.predict(pixels, request.task, request.text, request.classes)
@@ -260,7 +261,7 @@ def _predict(
         line = kind.summary(prediction, min_score, request.text)
         print(f"{path.name}  {request.task}: {line}")
         kept = kind.confident(prediction, min_score)
-        records[request.task] = kind.records(kept, image, size, request.text)
+        records[request.task] = kind.records(kept, image, (height, width), request.text)
         if picture:
             drawn.append(draw(pixels, prediction, text=request.text, min_score=min_score))
     if picture:

@@ -126,7 +126,7 @@ def to_rgb(image: PIL.Image.Image, where: str, say: Say) -> np.ndarray:
 def _is_clear(image: PIL.Image.Image) -> bool:
     """Whether any pixel is transparent at all."""
     low, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return low < 255
+    return low < 255  # type: ignore[operator]  # one band has numbers, not pairs of them
 
 
 def read_image(

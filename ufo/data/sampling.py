@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import BoolTensor
+from torch import Tensor
 
 from ufo.types import Sample, Target
 
@@ -42,7 +42,7 @@ class View:
         """What sample `i` asks with."""
         return self.data.said(self._number(i))
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         """bool [len]: width < height."""
         return self.data.portrait()[torch.from_numpy(self.numbers)]
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -112,8 +112,9 @@ class Source:
             data = self._data[split] = self._sampled(self._checked(factory(), split), split)
             # unusable, rejected: shared memory, so that the main process sees what workers met
             self._bad[split] = torch.zeros(2, len(data), dtype=torch.uint8).share_memory_()
-            if split == "train" and hasattr(self.train_transform, "bind"):
-                self.train_transform.bind(data)
+            bind = getattr(self.train_transform, "bind", None)
+            if split == "train" and bind is not None:
+                bind(data)
         return self._data[split]
 
     @property
@@ -185,9 +186,8 @@ class Source:
                 try:
                     if index in unreadable:
                         raise DataError("the model cannot read its text")
-                    sample: Sample | None = data[index]
-                    if self.train_transform is not None:
-                        sample = self.train_transform(sample)
+                    found = data[index]
+                    sample = found if self.train_transform is None else self.train_transform(found)
                     if sample is not None:
                         return sample
                     reason = "the training transform rejected it"
@@ -210,22 +210,21 @@ class Source:
         data = self.data("val")
         target = data.target(index)
         try:
-            whole = data[index]
-            seen: Sample | None = {"text": "", **{k: whole[k] for k in _SEEN if k in whole}}
+            whole: dict[str, Any] = {**data[index]}
+            seen = cast(Sample, {"text": "", **{k: whole[k] for k in _SEEN if k in whole}})
             if (said := self._limits.get("val", {}).get(index)) is not None:
                 seen["text"] = said
         except DataError as error:
             self._note("val", index, f"scored as a blank image: {error}")
             seen = _blank(target)
         with _seeded(index):
-            if self.val_transform is not None:
-                seen = self.val_transform(seen)
-        if seen is None:
+            sample = seen if self.val_transform is None else self.val_transform(seen)
+        if sample is None:
             raise DataError(
                 f"Source {self.name!r}: the evaluation transform rejected sample {index}; "
                 "evaluation must score every sample, so use a transform that keeps them all."
             )
-        return {**seen, "target": target}
+        return {**sample, "target": target}
 
     def problems(self, split: str) -> tuple[int, int]:
         """How many different samples were unusable, and were rejected by the transform, so far."""

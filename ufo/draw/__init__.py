@@ -8,6 +8,7 @@ Shapes: N objects, `H W` pixels of the image; boxes are xyxy in its pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -78,7 +79,8 @@ def draw(
     elif target is not None:
         marks = annotated(target, classes) if task is None else kind_of(task).annotated(target, classes)
     picture = resized(image, min_side, max_side)
-    picture, legend = paint(picture, marks, tuple(image.shape[-2:]))
+    height, width = image.shape[-2:]
+    picture, legend = paint(picture, marks, (height, width))
     width = max(picture.width, MIN_TEXT_WIDTH)
     blocks = [picture, *(text_block(note, width) for note in marks.notes)]
     if marks.hidden:
@@ -94,7 +96,7 @@ def side_by_side(
     prediction: Prediction,
     target: Target,
     classes: tuple[str, ...] = (),
-    **options: float,
+    **options: Any,
 ) -> Image.Image:
     """Ground truth on the left, the prediction on the right; a caption beside its references.
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 RGB = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where PIL was built without FreeType
 
 # Okabe and Ito's colours and some of Paul Tol's: told apart with any common colour blindness
 PALETTE: tuple[RGB, ...] = tuple(
@@ -41,7 +42,7 @@ def color(index: int) -> RGB:
 
 
 @functools.cache
-def _load_font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
+def _load_font(size: int, plain: bool) -> Font:
     for name in () if plain else FALLBACK_FONTS:
         try:
             return ImageFont.truetype(name, size)
@@ -50,7 +51,7 @@ def _load_font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def font(size: int, text: str) -> ImageFont.FreeTypeFont:
+def font(size: int, text: str) -> Font:
     """PIL's own font; it has little but ASCII, so other text takes a system font if possible."""
     return _load_font(size, text.isascii())
 

@@ -13,7 +13,7 @@ from ufo.kinds.coco import category, scaled_rle
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import class_map, mask_layers
 from ufo.ops.overlap import class_histograms, mean_iou
-from ufo.types import IGNORE, Prediction, Target
+from ufo.types import IGNORE, Prediction, Target, given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ClassMap(Kind):
         self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
     ) -> list[dict[str, Any]]:
         """One record per class that is there, in the order of the classes."""
-        semantic = prediction.semantic
+        semantic = given(prediction.semantic, "semantic maps")
         return [
             {
                 **image.head,
@@ -38,13 +38,14 @@ class ClassMap(Kind):
         ]
 
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
-        labels, counts = prediction.semantic.unique(return_counts=True)
+        labels, counts = given(prediction.semantic, "semantic maps").unique(return_counts=True)
         pairs = zip((counts / counts.sum()).tolist(), labels.tolist(), strict=True)
         names = {label: prediction.classes[label] for label in labels.tolist() if label != IGNORE}
         return ", ".join(f"{names.get(label, 'unknown')} {s:.0%}" for s, label in sorted(pairs, reverse=True))
 
     def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
-        return _names(prediction.semantic, classes), _names(target.semantic, classes)
+        found, truth = (given(part.semantic, "semantic maps") for part in (prediction, target))
+        return _names(found, classes), _names(truth, classes)
 
     def predicted(
         self,
@@ -66,13 +67,15 @@ class ClassMap(Kind):
         min_score: float = 0.0,
     ) -> dict[str, Any]:
         truth = None if target.semantic is None else class_map(target.semantic)
-        return mask_layers(class_map(prediction.semantic), truth, classes, size)
+        found = class_map(given(prediction.semantic, "semantic maps"))
+        return mask_layers(found, truth, classes, size)
 
     def score(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> float | None:
         """The mean IoU of the classes in this image."""
         if target.semantic is None:
             return None
-        histograms = class_histograms(prediction.semantic, target.semantic, len(classes), IGNORE)
+        found = given(prediction.semantic, "semantic maps")
+        histograms = class_histograms(found, target.semantic, len(classes), IGNORE)
         return float(mean_iou(histograms))
 
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:

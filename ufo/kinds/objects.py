@@ -18,7 +18,7 @@ from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import box_layers, mask_layers, painted
 from ufo.kinds.quality import MIN_SCORE, objects_score
 from ufo.ops.masks import mask_boxes, rle_decode, rle_encode
-from ufo.types import Prediction, Target
+from ufo.types import Prediction, Target, given
 
 PARTS = ("boxes", "scores", "labels", "masks")
 """The fields of a `Prediction` that have one entry per object."""
@@ -32,11 +32,12 @@ class Objects(Kind):
         self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
     ) -> list[dict[str, Any]]:
         """One record per object."""
-        boxes = scaled_boxes(prediction.boxes, predicted_size, image.size)
-        scores = [round(score, 5) for score in prediction.scores.tolist()]
+        boxes = scaled_boxes(given(prediction.boxes, "boxes"), predicted_size, image.size)
+        scores = [round(score, 5) for score in given(prediction.scores, "scores").tolist()]
+        labels = given(prediction.labels, "labels").tolist()
         objects = [
             {**image.head, **category(label, prediction), "bbox": box, "score": score}
-            for label, box, score in zip(prediction.labels.tolist(), boxes, scores, strict=True)
+            for label, box, score in zip(labels, boxes, scores, strict=True)
         ]
         if prediction.masks is not None:
             for record, mask in zip(objects, prediction.masks, strict=True):
@@ -45,24 +46,28 @@ class Objects(Kind):
         return objects
 
     def confident(self, prediction: Prediction, min_score: float) -> Prediction:
-        order = prediction.scores.argsort(descending=True, stable=True)
-        return select(prediction, order[prediction.scores[order] >= min_score])
+        scores = given(prediction.scores, "scores")
+        order = scores.argsort(descending=True, stable=True)
+        return select(prediction, order[scores[order] >= min_score])
 
     def best(self, prediction: Prediction, count: int) -> Prediction:
-        if len(prediction.scores) <= count:
+        scores = given(prediction.scores, "scores")
+        if len(scores) <= count:
             return prediction
-        return select(prediction, prediction.scores.topk(count).indices)
+        return select(prediction, scores.topk(count).indices)
 
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
         kept = self.confident(prediction, min_score)
-        hidden = len(prediction.labels) - len(kept.labels)
-        line = _counts(kept.labels, prediction.classes)
-        if len(kept.labels):
-            line += f" (best score {kept.scores[0].item():.2f})"
+        labels, scores = given(kept.labels, "labels"), given(kept.scores, "scores")
+        hidden = len(given(prediction.labels, "labels")) - len(labels)
+        line = _counts(labels, prediction.classes)
+        if len(labels):
+            line += f" (best score {scores[0].item():.2f})"
         return line + (f"; {hidden} more below {min_score:g}" if hidden else "")
 
     def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
-        return _counts(prediction.labels, classes), _counts(target.labels, classes)
+        found, truth = given(prediction.labels, "labels"), given(target.labels, "labels")
+        return _counts(found, classes), _counts(truth, classes)
 
     def predicted(
         self,
@@ -74,14 +79,15 @@ class Objects(Kind):
         target: Target | None = None,
     ) -> Marks:
         marks = Marks(notes=[text] if text else [])
-        boxes = prediction.boxes if prediction.masks is None else mask_boxes(prediction.masks.bool())
+        masks = prediction.masks
+        boxes = given(prediction.boxes, "boxes") if masks is None else mask_boxes(masks.bool())
         scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
         order = scores.argsort(descending=True, stable=True)
         keep = order[scores[order] >= min_score][:max_objects]
-        marks.boxes, marks.colors = boxes[keep], prediction.labels[keep].tolist()
+        marks.boxes, marks.colors = boxes[keep], given(prediction.labels, "labels")[keep].tolist()
         named = zip(marks.colors, scores[keep].tolist(), strict=True)
         marks.names = [f"{class_name(label, classes)} {score:.2f}" for label, score in named]
-        marks.masks = None if prediction.masks is None else prediction.masks[keep]
+        marks.masks = None if masks is None else masks[keep]
         if hidden := len(boxes) - len(keep):
             below = int((scores < min_score).sum())
             reason = f"scores below {min_score:g}" if below == hidden else "lower scores"
@@ -103,7 +109,7 @@ class Objects(Kind):
             layers = box_layers(found, (target.boxes, target.labels), dict(enumerate(classes)))
         if prediction.masks is None:
             return layers
-        masks, labels = prediction.masks, prediction.labels
+        masks, labels = prediction.masks, given(prediction.labels, "labels")
         if prediction.scores is not None:
             order = prediction.scores.argsort(stable=True)  # the best one is painted last
             order = order[prediction.scores[order] >= min_score]
@@ -119,10 +125,9 @@ class Objects(Kind):
         if wanted is None or target.labels is None:
             return None
         found = self.confident(prediction, MIN_SCORE)  # encoding hundreds of masks takes time
-        shapes = rle_encode(found.masks) if self.masks else found.boxes.cpu()
-        return objects_score(
-            shapes, found.scores.cpu(), found.labels.cpu(), wanted, target.labels, target.iscrowd
-        )
+        shapes = rle_encode(given(found.masks, "masks")) if self.masks else given(found.boxes, "boxes").cpu()
+        scores, labels = given(found.scores, "scores").cpu(), given(found.labels, "labels").cpu()
+        return objects_score(shapes, scores, labels, wanted, target.labels, target.iscrowd)
 
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
         """The most frequent class in the mean box."""

@@ -20,7 +20,7 @@ from ufo.kinds.objects import filled
 from ufo.kinds.overlays import REFERRED_TO, box_layers, mask_layers
 from ufo.ops.masks import mask_boxes, rle_decode
 from ufo.ops.overlap import mask_overlap
-from ufo.types import Prediction, Target
+from ufo.types import Prediction, Target, given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Referred(Kind):
         self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
     ) -> list[dict[str, Any]]:
         """One record with the box, zeros if the answer holds none, and the mask of a segmentation."""
-        (box,) = scaled_boxes(prediction.boxes[:1], predicted_size, image.size)
-        score = round(prediction.scores[0].item(), 5)
+        (box,) = scaled_boxes(given(prediction.boxes, "boxes")[:1], predicted_size, image.size)
+        score = round(given(prediction.scores, "scores")[0].item(), 5)
         found = {"text": text, "bbox": box, "score": score, "answer": prediction.text}
         if prediction.masks is not None:
             found["segmentation"] = scaled_rle(prediction.masks[0], image.size)
@@ -47,11 +47,12 @@ class Referred(Kind):
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
         if not self._found(prediction):
             return f'"{text}": no {self._what} in the answer "{prediction.text}"'
-        x1, y1, x2, y2 = prediction.boxes[0].tolist()
+        x1, y1, x2, y2 = given(prediction.boxes, "boxes")[0].tolist()
         where = f"x {x1:.0f}, y {y1:.0f}, width {x2 - x1:.0f}, height {y2 - y1:.0f}"
         if prediction.masks is not None:
             where += f", {int(prediction.masks.sum())} pixels"
-        return f'"{text}" at {where} (score {prediction.scores[0].item():.2f})'
+        score = given(prediction.scores, "scores")[0].item()
+        return f'"{text}" at {where} (score {score:.2f})'
 
     def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
         boxes = [] if target.boxes is None else target.boxes.tolist()
@@ -121,7 +122,8 @@ class Referred(Kind):
             return None
         if not self._found(prediction):
             return 0.0
-        return float(box_iou(prediction.boxes[:1].float().cpu(), target.boxes[:1].float().cpu()))
+        found = given(prediction.boxes, "boxes")[:1].float().cpu()
+        return float(box_iou(found, target.boxes[:1].float().cpu()))
 
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
         """The mean box, or a mask that fills it."""
@@ -150,4 +152,4 @@ def _has_area(boxes: Tensor) -> Tensor:
 
 def _joined(target: Target) -> Tensor:
     """All masks of a target as one, bool `[H, W]`: a text may mean several objects, or none."""
-    return rle_decode(target.masks, target.size).any(0)
+    return rle_decode(given(target.masks, "masks"), target.size).any(0)

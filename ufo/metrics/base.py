@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from ufo.kinds import Kind
+from ufo.lightning_private import settings
 from ufo.stages import EvaluationCallback
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction, Target
@@ -139,7 +140,7 @@ class MetricCallback(EvaluationCallback):
 
         Every process of a distributed run must call it; each gets the same values.
         """
-        values: dict[str, float] = {}
+        values: dict[str, float | None] = {}
         self.headlines = set()
         for source, (classes, records) in self._gather().items():
             metric = self.make_metric(classes)
@@ -173,7 +174,7 @@ class MetricCallback(EvaluationCallback):
             )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        share(metrics_of(trainer.callbacks))
+        share(metrics_of(settings(trainer).callbacks))
 
     def start(self) -> None:
         self._sources = {}

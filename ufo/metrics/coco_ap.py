@@ -141,6 +141,7 @@ class CocoAP(ExampleMetric):
     def _to_coco(self, shapes: Shapes) -> list[Any]:
         if self.iou_type == "segm":
             return list(shapes)
+        assert isinstance(shapes, Tensor), "boxes are a tensor"
         return box_convert(shapes.reshape(-1, 4).double(), "xyxy", "xywh").tolist()
 
     def _check_labels(self, labels: Tensor) -> None:

@@ -63,7 +63,7 @@ class UFOModule(L.LightningModule):
         # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly
         torch.manual_seed(batch.seed)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
         losses, tokens = self.model.training_pass(batch)
         names = {f"train/{batch.source}/{k}": v for k, v in losses.items()}
         self.log_dict(names, batch_size=len(batch))

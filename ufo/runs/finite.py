@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     if not names:
         return []
     # the largest absolute value: one pass, and NaN or infinite where any value is
-    values = [state[name].to_local() if hasattr(state[name], "to_local") else state[name] for name in names]
+    whole: list[Any] = [state[name] for name in names]
+    values: list[Tensor] = [v.to_local() if hasattr(v, "to_local") else v for v in whole]
     groups: dict[torch.device, list[int]] = {}
     for i, value in enumerate(values):
         groups.setdefault(value.device, []).append(i)

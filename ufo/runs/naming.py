@@ -60,7 +60,7 @@ def _resolve(*, _root_: DictConfig) -> str:
 
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
-    overrides = hydra.overrides.task if isinstance(hydra.overrides.task, ListConfig) else []
+    overrides: Iterable[Any] = hydra.overrides.task if isinstance(hydra.overrides.task, ListConfig) else []
     own = own_sources(str(override) for override in overrides)
     return run_name(str(choices["mixture"]), str(choices["backbone"]), _root_.get("sources") or {}, own)
 

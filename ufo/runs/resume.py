@@ -92,7 +92,8 @@ def _check_same(
 ) -> None:
     """Raises CheckpointError where the checkpoint is of another run, as far as it tells."""
     try:
-        check_same_model(module.model, content["ufo"], path)
+        model: Any = module.model
+        check_same_model(model, content["ufo"], path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"its description cannot be read: {type(error).__name__} {error}") from error
     except CheckpointError as error:

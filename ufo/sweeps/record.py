@@ -234,7 +234,7 @@ def _forgive_log_files() -> None:
     """A full disk under Hydra's log file: lines stay on the screen, and a traceback for each is no help."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
-            handler.handleError = lambda _: None
+            handler.handleError = lambda record: None  # type: ignore[method-assign]  # for this handler alone
 
 
 def _write(record: Record, folder: Path) -> None:

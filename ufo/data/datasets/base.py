@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import BoolTensor
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
@@ -51,6 +51,9 @@ class Strings:
             raise IndexError(i)
         start, end = self.ends[i], self.ends[i + 1]
         return self.bytes[start:end].tobytes().decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
 
 
 class ImageDataset(Dataset[Sample], ABC):
@@ -119,7 +122,7 @@ class ImageDataset(Dataset[Sample], ABC):
         return [names[i] for i in range(len(names))]
 
     @abstractmethod
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         """bool [len]: width < height, from the annotations or the image headers."""
 
 

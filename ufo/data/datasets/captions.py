@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import BoolTensor
+from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
 from ufo.data.datasets.coco_file import key_of
@@ -93,7 +93,7 @@ class CaptionDataset(ImageDataset):
         texts = (text for _, text in pairs)
         self._texts = Strings(map(clean_text, texts) if train and clean else texts)
         self._starts = np.searchsorted(self._row, np.arange(len(rows) + 1))
-        self._portrait: BoolTensor | None = None
+        self._portrait: Tensor | None = None
         if not train and (np.diff(self._starts) == 0).any():
             first = self._names[int(np.flatnonzero(np.diff(self._starts) == 0)[0])]
             raise DataError(
@@ -110,14 +110,15 @@ class CaptionDataset(ImageDataset):
             raise DataError(f"{self.problems.source}: two images have the same id.")
         pairs = []
         for number, a in enumerate(content["annotations"]):
-            if not isinstance(a, dict) or key_of(a, "image_id") not in rows:
+            key = key_of(a, "image_id") if isinstance(a, dict) else None
+            if key is None or key not in rows:
                 continue
             said, problem = usable_text(a.get("caption"), train=False)
             if problem:
                 effect = DOUBTFUL if said else LEFT_OUT
                 self.problems.report(problem, f"reference {number}", effect=effect)
             if said:
-                pairs.append((rows[key_of(a, "image_id")], said))
+                pairs.append((rows[key], said))
         return pairs
 
     def __len__(self) -> int:
@@ -140,7 +141,7 @@ class CaptionDataset(ImageDataset):
             captions=captions,
         )
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         if self._portrait is None:
             sizes = [self._size(row) for row in range(len(self._ids))]
             tall = torch.tensor([width < height for height, width in sizes], dtype=torch.bool)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import BoolTensor
+from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
@@ -217,7 +217,7 @@ class CocoDataset(ImageDataset):
             area=column("areas", np.float32),
         )
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         sizes = self._index["sizes"][self._indices]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
 

@@ -259,7 +259,7 @@ class CocoReader:
             else:
                 annotated[row] = True
                 problem = "annotation without a box" if box is None else unusable(record, box, sizes[row])
-                if not problem and leaves_image(box, sizes[row]):
+                if box is not None and not problem and leaves_image(box, sizes[row]):
                     self.problems.report(LEAVING, where(record), effect=DOUBTFUL)
                 # Evaluation keeps what COCOeval would count, and that is everything with a box.
                 if used := box is not None and not (problem and self.train):

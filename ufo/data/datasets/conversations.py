@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import BoolTensor
+from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
 from ufo.data.datasets.jsonl import read_lines
@@ -75,7 +75,7 @@ class ConversationDataset(ImageDataset):
         if not names:
             raise DataError(f"{path} has no conversation about an image ({self.problems.summary()}).")
         self._names, self._texts = Strings(names), Strings(texts)
-        self._portrait: BoolTensor | None = None
+        self._portrait: Tensor | None = None
         require_images(self.images, self._names)
 
     def _usable(self, record: Any, where: str) -> list[str] | None:
@@ -121,7 +121,7 @@ class ConversationDataset(ImageDataset):
             text=question,
         )
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         if self._portrait is None:
             sizes = (self._size(i) for i in range(len(self)))
             self._portrait = torch.tensor([width < height for height, width in sizes], dtype=torch.bool)

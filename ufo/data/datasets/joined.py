@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import BoolTensor
+from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset
 from ufo.data.errors import DataError
@@ -61,7 +61,7 @@ class JoinedDataset(ImageDataset):
         part, j = self._place(i)
         return replace(part.target(j), id=i)
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         return torch.cat([part.portrait() for part in self.parts])
 
     def _place(self, i: int) -> tuple[ImageDataset, int]:

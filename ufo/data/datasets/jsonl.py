@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import BoolTensor
+from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
@@ -53,6 +53,11 @@ class JsonlDataset(ImageDataset):
     box around the mask); `sentence`: whether the text is a whole sentence; `height`, `width` (else those of
     the image file). Raises DataError naming the line if the file is unusable.
     """
+
+    _names: Strings
+    _texts: Strings
+    _turns: Strings
+    _files: Strings
 
     def __init__(
         self,
@@ -131,7 +136,7 @@ class JsonlDataset(ImageDataset):
         """The files of the masks that are pictures of their own."""
         return [self.images / name for name in (self._files[i] for i in range(len(self))) if name]
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         sizes = self._index["sizes"]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
 

@@ -71,8 +71,15 @@ class OpenImagesDataset(CocoDataset):
         self._warned = False
         if masks:
             prepared(annotations, "annotations", "openimages_masks")
-        options = {"train": train, "classes": classes, "masks": masks, "min_size": min_size}
-        super().__init__(images, annotations, exclude=exclude, **options)
+        super().__init__(
+            images,
+            annotations,
+            train=train,
+            classes=classes,
+            masks=masks,
+            min_size=min_size,
+            exclude=exclude,
+        )
 
     def _depends(self) -> dict[str, Any]:
         files = self._names_file, self._sizes_file, self._hierarchy

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import BoolTensor, Tensor
+from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, require
@@ -76,12 +76,12 @@ class ReasonSegDataset(ImageDataset):
             self._samples += [(len(self._records), text) for text in texts]
             self._records.append((path.stem, shapes, sentence))
         if not self._samples:
-            texts = "" if kind == "all" else f" with {kind} texts"
+            which = "" if kind == "all" else f" with {kind} texts"
             raise DataError(
-                f"{self.folder} has no JSON file of ReasonSeg{texts}: set this data set's `folder` to the "
+                f"{self.folder} has no JSON file of ReasonSeg{which}: set this data set's `folder` to the "
                 "folder of one split."
             )
-        self._portrait: BoolTensor | None = None
+        self._portrait: Tensor | None = None
 
     def _readable(self, said: list[Any], path: Path) -> list[str]:
         """The texts that a model can be asked with; the others are counted. DataError if there is none."""
@@ -132,7 +132,7 @@ class ReasonSegDataset(ImageDataset):
             sentence=sentence,
         )
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         if self._portrait is None:
             tall = []
             for name, _, _ in self._records:

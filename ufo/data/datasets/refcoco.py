@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import BoolTensor
+from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
@@ -84,7 +84,7 @@ class RefCocoDataset(ImageDataset):
             annotation = annotation_of.get(ref["ann_id"])
             record = image_of.get(ref["image_id"])
             box = box_of(annotation) if annotation else None
-            if record is None or box is None:
+            if record is None or annotation is None or box is None:
                 if not self.train:
                     raise DataError(f"{path}: {where} has no image or no box in the instances file.")
                 self.problems.report("ref without image or box", where)
@@ -164,7 +164,7 @@ class RefCocoDataset(ImageDataset):
             sentence=bool(self._kinds[i]) if "sentence" in self.provides else None,
         )
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         sizes = self._sizes[self._rows[self._object]]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import BoolTensor, Tensor
+from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, require
@@ -90,7 +90,7 @@ class SemanticDataset(ImageDataset):
         self.problems.report(
             "label map in a lossy format", *lossy[:1] or [""], effect=DOUBTFUL, number=len(lossy)
         )
-        self._portrait: BoolTensor | None = None
+        self._portrait: Tensor | None = None
 
     def _listed(self) -> tuple[dict[str, str], dict[str, str]]:
         """Images and label maps by their names without suffix, relative to their folders."""
@@ -152,9 +152,10 @@ class SemanticDataset(ImageDataset):
 
     def target(self, i: int) -> Target:
         semantic = self._semantic(i)
+        height, width = semantic.shape
         return Target(
             id=i,
-            size=tuple(semantic.shape),
+            size=(height, width),
             image=str(self._image(i)),
             image_id=self._names[i],
             semantic=semantic,
@@ -167,7 +168,7 @@ class SemanticDataset(ImageDataset):
         """The label maps of the images, below `labels`."""
         return [self._label(i).relative_to(self.labels).as_posix() for i in range(len(self))]
 
-    def portrait(self) -> BoolTensor:
+    def portrait(self) -> Tensor:
         if self._portrait is None:
             self._portrait = torch.tensor([self._tall(i) for i in range(len(self))], dtype=torch.bool)
         return self._portrait

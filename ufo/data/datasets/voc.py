@@ -153,9 +153,10 @@ def _parse(path: Path) -> ElementTree.Element:
 def _box(element: ElementTree.Element) -> list[float] | None:
     """x, y, width, height from 0, or None if the element has no usable corners."""
     corners = [_number(element.findtext(f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax")]
-    if None in corners:
+    known = [corner for corner in corners if corner is not None]
+    if len(known) < len(corners):
         return None
-    x1, y1, x2, y2 = corners
+    x1, y1, x2, y2 = known
     return [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
 
 
