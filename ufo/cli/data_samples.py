@@ -44,7 +44,8 @@ class Seen:
 def decode(data: Any, count: int | None) -> Seen:
     """Decode `count` samples spread over the data set (None: all)."""
     total = len(data)
-    chosen = np.unique(np.linspace(0, total - 1, min(total, count or total)).astype(int)) if total else []
+    spread = np.linspace(0, total - 1, min(total, count or total))  # nothing of an empty data set
+    chosen = np.unique(spread.astype(int))
     seen = Seen(whole=len(chosen) == total)
     console = Console(stderr=True)
     for i in track(chosen, "decoding", transient=True, console=console, disable=not console.is_terminal):

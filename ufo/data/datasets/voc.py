@@ -61,8 +61,15 @@ class VocDataset(CocoDataset):
         self._objects = require(objects, "objects", folder=True)
         self._class_names = None if names is None else read_names(names, "names")
         self._difficult = difficult
-        options = {"train": train, "classes": classes, "masks": False, "min_size": min_size}
-        super().__init__(images, annotations or objects, exclude=exclude, **options)
+        super().__init__(
+            images,
+            annotations or objects,
+            train=train,
+            classes=classes,
+            masks=False,
+            min_size=min_size,
+            exclude=exclude,
+        )
 
     def _annotation_file(self, annotations: str | Path) -> Path:
         path = Path(annotations)
