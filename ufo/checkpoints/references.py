@@ -11,7 +11,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LONGEST = 512 * 2**20  # bytes of the pickle in a checkpoint, which holds no tensor's values
 DEEPEST = 200  # nested structures; a training log has about ten
@@ -84,7 +84,7 @@ def _structure(stream: IO[bytes]) -> tuple[list[list[int]], int]:
     parts: list[list[int]] = [[]]
     stack: list[int] = []
     marks: list[int] = []
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
     count = 0
     for opcode, argument, _ in pickletools.genops(stream):
         count += 1
