@@ -28,6 +28,8 @@ def is_released(path: Path) -> bool:
     if not (path.is_dir() and stored_tensors.is_stored(path)):
         return False
     config = read_config(path)
+    if not config and (path / "vocab.txt").is_file():  # a model folder that has lost its config
+        return False
     return config.get("model_type") in (None, REMOTE) and not config.keys() & {"ufo", "backbone"}
 
 
