@@ -1,9 +1,11 @@
 """Overrides and Hydra's options in any order, and values with any characters."""
 
+import sys
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ufo.command_line import quoted, readable, split_arguments
+from ufo.command_line import clear_command_line, quoted, readable, split_arguments
 
 
 def value(override: str):
@@ -76,3 +78,12 @@ def test_the_value_of_an_option_is_no_override():
         ["seed=1"],
     )
     assert split_arguments(["--info", "all"])[1] == []
+
+
+@pytest.mark.parametrize("options", [[], ["--config-dir", "mine"]])
+def test_a_command_line_with_and_without_options(options, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr("sys.argv", ["train.py", "seed=1", *options, "resolution=112"])
+    with clear_command_line("resolution"):
+        assert sys.argv[1:] == [*options, "seed=1", "resolution='112'"]

@@ -122,7 +122,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _own_folders(options: Sequence[str]) -> Iterator[Path]:
     """The folders that `--config-dir` names."""
-    for option, value in zip(options, [*options[1:], ""], strict=True):
+    for option, value in zip(options, [*options, ""][1:], strict=True):
         name, equals, said = option.partition("=")
         if name in ("--config-dir", "-cd") and (said or value):
             yield Path(said if equals else value)
