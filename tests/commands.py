@@ -43,6 +43,14 @@ NETWORK = [
 ]
 DENSE = ("detection", "instance_segmentation", "semantic_segmentation")
 TASKS = (*DENSE, "caption", "grounding")
+# of the digits' metrics, the one that a reader looks at first
+HEADLINES = {
+    "detection": "mAP50",
+    "instance_segmentation": "mAP50",
+    "semantic_segmentation": "mIoU",
+    "caption": "BLEU-4",
+    "grounding": "Acc@0.5",
+}
 QUICK = [
     "num_workers=0",
     "trainer.accelerator=cpu",

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from commands import (
     DENSE,
+    HEADLINES,
     NETWORK,
     QUICK,
     SHIPPED,
@@ -29,7 +30,6 @@ from sharing import shared
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ufo.cli.demo import HEADLINES
 from ufo.types import Batch
 
 pytestmark = pytest.mark.slow

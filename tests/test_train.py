@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import (
+    HEADLINES,
     NETWORK,
     QUICK,
     SHIPPED,
@@ -24,8 +25,6 @@ from commands import (
 from safetensors.torch import load_file
 from sharing import shared
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from ufo.cli.demo import HEADLINES
 
 pytestmark = pytest.mark.slow
 
