@@ -88,3 +88,22 @@ def test_data_digits(ufo, tmp_path):
     answer = ufo("data", "digits", "--out", out, "--train", 1, "--val", 2, "--variant", "odd")
     assert answer.code == 1
     assert "odd" in answer.err[-1] and "standard" in answer.err[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("data", "chek", "x"), "there is no command 'chek'; did you mean 'check'?"),
+        (("predicct", "x"), "there is no command 'predicct'; did you mean 'predict'?"),
+        (("data", "show", "x", "--split", "vall"), "there is no choice 'vall'; did you mean 'val'?"),
+        (("data", "list", "--task", "detektion"), "did you mean 'detection'?"),
+    ],
+)
+def test_the_nearest_name_is_said(ufo, words, hint):
+    answer = ufo(*words)
+    assert answer.code in (1, 2) and hint in answer.err[-1]
+
+
+def test_the_nearest_device_is_said(ufo, ckpt, images):
+    answer = ufo("predict", images, "--ckpt", ckpt, "--device", "cudda:1")
+    assert answer.code == 1 and "--device cudda:1 is no device; did you mean 'cuda'?" in answer.err[-1]

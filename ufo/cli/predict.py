@@ -17,6 +17,7 @@ from ufo.cli import CommandError
 from ufo.cli.files import find_images, image_id, plan_outputs, save_picture, write_results
 from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
+from ufo.ops.nearest import instead
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ufo.model import UFO
 
 ANY = "any"
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 MAX_PREDICTED_PIXELS = 2**21
 """Larger images are predicted at this size and the results scaled up: masks at the size of a photo
 take gigabytes, while no network input is as large as this."""
@@ -164,6 +166,9 @@ def _load(ckpt: str, device: str, base: str | None) -> UFO:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.partition(":")[0]
+    if kind not in DEVICES:
+        raise CommandError(f"--device {device} is no device; {instead(kind, DEVICES, 'there are')}")
     try:
         torch.zeros(1, device=device).item()  # a name may be valid and the device not there
     except (RuntimeError, AssertionError, NotImplementedError) as error:
