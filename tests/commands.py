@@ -298,6 +298,17 @@ class Threads(Callback):
         torch.set_num_threads(self.count)
 
 
+class InfiniteWeight(Callback):
+    """Makes one weight infinite once so many steps are done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step >= self.step:
+            next(pl_module.parameters()).data.flatten()[0] = float("inf")
+
+
 class FullDisk(Callback):
     """From a step on no file of this process can grow beyond a size; at the first start only."""
 

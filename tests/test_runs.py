@@ -117,9 +117,9 @@ def test_a_damaged_checkpoint_is_skipped_for_an_older_one(scenes, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_saved(scenes, tmp_path):
-    """A finite gradient, and a rate that makes every weight infinite in the last step."""
-    huge = ["optimizer.lr=1e38", "schedule.warmup_steps=0", "trainer.gradient_clip_val=null"]
-    done = forked("train.py", *RUN, *huge, *scenes, "trainer.max_steps=3", out=tmp_path)
+    """Every loss and every gradient is finite, and the last step leaves a weight that is infinite."""
+    spoilt = "+callbacks.spoilt={_target_: commands.InfiniteWeight, step: 3}"
+    done = forked("train.py", *RUN, *scenes, spoilt, "trainer.max_steps=3", out=tmp_path)
     assert done.codes == [1] and "not finite" in done.text, done.text
     assert not (tmp_path / "model").exists()
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
@@ -129,11 +129,11 @@ def test_weights_that_are_not_finite_are_never_saved(scenes, tmp_path):
 
 
 def test_a_full_disk_under_the_logs_does_not_end_a_training(scenes, tmp_path):
-    """From the first step on no file can grow beyond what it has."""
-    values = f"step: 1, bytes: 200, marker: {tmp_path}_full"
+    """From the first step on no file can grow beyond 3000 bytes, as a log and the model do."""
+    values = f"step: 1, bytes: 3000, marker: {tmp_path}_full"
     limit = "+callbacks.full={_target_: commands.FullDisk, " + values + "}"
     quiet = ["logger=[csv,tensorboard]", "callbacks.checkpoint=null", "callbacks.preemption=null"]
     done = forked("train.py", *RUN, *scenes, *quiet, limit, "trainer.max_steps=6", out=tmp_path)
     assert "Traceback" not in done.text, done.text
-    assert "could not write to" in done.text
+    assert "could not write to" in done.text, done.text
     assert done.codes == [1] and "free space and start the same command again" in done.text

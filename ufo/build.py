@@ -178,7 +178,8 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
     arguments = {"callbacks": None, "logger": None, **overrides}
     if evaluates:
         cfg = copy.deepcopy(cfg)
-        cfg.trainer.strategy = for_evaluation(cfg.trainer.get("strategy", "auto"))
+        strategy = for_evaluation(cfg.trainer.get("strategy", "auto"))
+        OmegaConf.update(cfg, "trainer.strategy", strategy, force_add=True)
     if arguments["logger"] is None:
         arguments["logger"] = [forgiving(instantiate(c)) for c in cfg.logger.values() if c] or False
     if arguments["callbacks"] is None:
