@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ufo.ops.grid import Queries, query_grid
-from ufo.tasks import Answers, Asked, make_task, task_names
+from ufo.tasks import Answers, Asked, make_task, task_class, task_names
 from ufo.types import IGNORE, Batch
 
 BIN = 24 / 48  # pixels per bin in the tiny dense batches
@@ -320,3 +320,12 @@ def test_semantic_noise_lets_any_point_of_a_region_answer(make_tiny_task, make_b
 
     assert all(torch.equal(chosen(0, 0), chosen(0, s)) for s in range(4))
     assert any(not torch.equal(chosen(9, 0), chosen(9, s)) for s in range(4))
+
+
+def test_a_subclass_without_a_name_of_its_own_does_not_replace_a_task():
+    original = task_class("caption")
+
+    class Longer(original):
+        """Inherits its name."""
+
+    assert task_class("caption") is original and task_class("caption") is not Longer
