@@ -110,7 +110,7 @@ def test_a_class_that_is_not_there(refused):
     [
         ("experiment=digitz", "no experiment 'digitz'", "did you mean 'digits'?"),
         ("experimnt=digits", "no key 'experimnt'", "did you mean 'experiment'?"),
-        ("backbone=resnet", "no backbone 'resnet'", "there are: internvl2_5_8b, "),
+        ("backbone=resnet", "no backbone 'resnet'", "there are: internvl"),
         ("resolution=113", "no resolution '113'", "did you mean '112'?"),
         ("hydra/launcher=slurm", "no hydra/launcher 'slurm'", "submitit_slurm"),
         ("seeed=1", "no key 'seeed'", "did you mean 'seed'?"),

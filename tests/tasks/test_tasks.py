@@ -113,7 +113,7 @@ def test_unparsable_answers_are_left_out(task_name, make_tiny_task, make_batch, 
         return
     prediction = task.parse(answers(batch, texts, grid.references[0, : len(texts)]))
     if task_name == "semantic_segmentation":
-        assert prediction.semantic.shape == (24, 24) and prediction.semantic.eq(0).all()
+        assert prediction.semantic.shape == (24, 24) and prediction.semantic.eq(IGNORE).all()
     else:
         assert len(prediction.boxes) == len(prediction.scores) == len(prediction.labels) == 0
     if task_name == "instance_segmentation":

@@ -77,6 +77,10 @@ def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """The settings of the recipe's tasks by name, as `Task.settings`."""
     from hydra.utils import instantiate
 
+    for name, task in cfg.tasks.items():
+        if task and "_target_" not in task:
+            known = ", ".join(n for n, t in cfg.tasks.items() if t and "_target_" in t)
+            raise CheckpointError(f"conf/ composes no such recipe: it has no task '{name}'; it has: {known}")
     return {name: instantiate(task).settings for name, task in cfg.tasks.items() if task}
 
 

@@ -219,7 +219,7 @@ def _of_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
             a, b = old["classes"][task], new["classes"][task]
             if a != b:
                 yield f"{task} had the classes {_names(a)}, and now has {_names(b)}"
-    if old.get("vocabulary") != new.get("vocabulary"):
+    if "vocabulary" in old and old["vocabulary"] != new.get("vocabulary"):
         yield "it has another vocabulary"
     if _same_content(old.get("init"), new.get("init")):
         old.pop("init"), new.pop("init")
