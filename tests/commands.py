@@ -286,18 +286,6 @@ class SignalOnce(Callback):
             os.kill(os.getpid(), self.signum)
 
 
-class Threads(Callback):
-    """So many threads compute; set here, as threads do not survive the fork of `forked`."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def setup(self, trainer, pl_module, stage) -> None:
-        import torch
-
-        torch.set_num_threads(self.count)
-
-
 class InfiniteWeight(Callback):
     """Makes one weight infinite once so many steps are done."""
 

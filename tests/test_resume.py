@@ -131,34 +131,3 @@ def test_workers_outlive_the_signal_of_a_cluster(straight, scenes, tmp_path):
     done = forked("train.py", *arguments, out=out)
     assert done.codes == [0], done.text
     assert same_weights(out, straight)
-
-
-THREADS = "+callbacks.threads={_target_: commands.Threads, count: 2}"
-
-
-@pytest.fixture(scope="module")
-def threaded(scenes, tmp_path_factory) -> Path:
-    """The undisturbed run with two threads, wide enough for them to share the work of a lookup."""
-
-    def train(out: Path) -> None:
-        done = forked("train.py", *RUN, *WIDE, THREADS, *scenes, out=out)
-        assert done.codes == [0], done.text
-
-    return shared(tmp_path_factory, "undisturbed_threads", train)
-
-
-WIDE = ["backbone.network.width=64", "sources.detection.batch_size=4"]
-
-
-@pytest.mark.parametrize("kind", [None, "SIGTERM", "SIGKILL"])
-def test_with_two_threads_all_is_the_same_bit_for_bit(kind, threaded, scenes, tmp_path):
-    """Undisturbed again, told to go, killed: without deterministic=true."""
-    out = tmp_path / "run"
-    arguments = [*RUN, *WIDE, THREADS, *scenes]
-    if kind:
-        arguments += [raised(9, out, kind), "callbacks.checkpoint.every_n_train_steps=2"]
-        stopped = forked("train.py", *arguments, out=out)
-        assert stopped.codes == [143 if kind == "SIGTERM" else -signal.SIGKILL], stopped.text
-    done = forked("train.py", *arguments, out=out)
-    assert done.codes == [0], done.text
-    assert same_weights(out, threaded)
