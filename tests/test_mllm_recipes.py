@@ -52,7 +52,7 @@ def recipe(name: str) -> DictConfig:
 
 
 def trained(cfg: DictConfig) -> dict[str, DictConfig]:
-    return {key: source for key, source in cfg.sources.items() if source and source.weight}
+    return {key: source for key, source in cfg.sources.items() if source and source.get("weight", 1)}
 
 
 def test_every_recipe_is_here():
@@ -63,7 +63,7 @@ def test_every_recipe_is_here():
 def test_schedule_and_batch(name):
     cfg = recipe(name)
     iterations, images, rate = SCHEDULES[name]
-    every = cfg.trainer.accumulate_grad_batches
+    every = cfg.trainer.get("accumulate_grad_batches", 1)
     assert cfg.trainer.max_steps * every == iterations and cfg.optimizer.lr == rate
     assert {every * GPUS * source.batch_size for source in trained(cfg).values()} == {images}
     assert cfg.schedule.warmup_steps == 1000 // every and cfg.optimizer.weight_decay == 0.01
@@ -74,10 +74,10 @@ def test_schedule_and_batch(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_shares_of_the_tasks(name):
     sources = trained(recipe(name)).values()
-    total = sum(Fraction(str(source.weight)) for source in sources)
+    total = sum(Fraction(str(source.get("weight", 1))) for source in sources)
     shares: dict[str, Fraction] = {}
     for source in sources:
-        shares[source.task] = shares.get(source.task, 0) + Fraction(str(source.weight)) / total
+        shares[source.task] = shares.get(source.task, 0) + Fraction(str(source.get("weight", 1))) / total
     assert shares == {task: Fraction(share) for task, share in SHARES[name].items()}
 
 

@@ -83,7 +83,7 @@ def check_paths(options: Options, generated: tuple[Path, ...] = ()) -> None:
 
 
 def paths_of(options: Options) -> Iterator[tuple[str, Path]]:
-    """The arguments of a loader that are files and folders: its signature says `Path`."""
+    """The arguments of a reader that are files and folders: its signature says `Path`."""
     for name, parameter in inspect.signature(get_object(options["_target_"])).parameters.items():
         value = options.get(name)
         if isinstance(value, str) and "Path" in str(parameter.annotation):
@@ -98,17 +98,17 @@ def known_classes(options: Options) -> tuple[str, ...] | None:
     Raises DataError for a class file that is not usable.
     """
     first = next(parts_of(options))
-    loader = get_object(first["_target_"])
-    if not inspect.isclass(loader):
+    reader = get_object(first["_target_"])
+    if not inspect.isclass(reader):
         return None
-    if issubclass(loader, SemanticDataset):
+    if issubclass(reader, SemanticDataset):
         named = _generated(first["classes"]) or read_names(first["classes"])
         return tuple(name for name in named if name not in first.get("ignore", ()))
-    if not issubclass(loader, CocoDataset):
+    if not issubclass(reader, CocoDataset):
         return None
     classes = first.get("classes")
     if classes is None:
-        classes = _listed(loader, first)
+        classes = _listed(reader, first)
     if classes is None:
         return None
     names = tuple(str(name).strip() for name in classes)
@@ -117,12 +117,12 @@ def known_classes(options: Options) -> tuple[str, ...] | None:
     return renamed(names, first["rename"]) if first.get("rename") is not None else names
 
 
-def _listed(loader: type[CocoDataset], options: Options) -> tuple[str, ...] | None:
-    if issubclass(loader, VocDataset):
+def _listed(reader: type[CocoDataset], options: Options) -> tuple[str, ...] | None:
+    if issubclass(reader, VocDataset):
         return None if options.get("names") is None else read_names(options["names"], "names")
-    if issubclass(loader, OpenImagesDataset):
+    if issubclass(reader, OpenImagesDataset):
         return tuple(read_labels(require(options["names"], "names")).values())
-    if loader._records is not CocoDataset._records:  # another format of the annotation file
+    if reader._records is not CocoDataset._records:  # another format of the annotation file
         return None
     path = Path(options["annotations"])
     return categories_of(path) if path.is_file() else _generated(path)
