@@ -2,7 +2,7 @@
 #
 #   docker build -t ufo .                              CPU
 #   docker build -t ufo:cuda --build-arg DEVICE=cuda . NVIDIA GPUs; run it with --gpus all
-#   docker run --rm -v "$PWD/data:/work/data" -v "$PWD/runs:/work/runs" ufo python train.py experiment=digits
+#   docker run --rm -v "$PWD/data:/ufo/data" -v "$PWD/runs:/ufo/runs" ufo python train.py experiment=digits
 #
 # PyTorch's wheels bring CUDA with them, so one base image serves both. Wheels for the CPU alone are smaller, where
 # --build-arg CPU_WHEELS=ADDRESS names PyTorch's index of them.
@@ -15,9 +15,9 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --create-home --uid 1000 ufo && mkdir -p /work && chown ufo /work
+RUN useradd --create-home --uid 1000 ufo && mkdir -p /ufo && chown ufo /ufo
 USER ufo
-WORKDIR /work
+WORKDIR /ufo
 ENV PATH=/home/ufo/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1

@@ -103,3 +103,18 @@ def with_lora(released: dict[str, Tensor], rank: int = 4) -> dict[str, Tensor]:
             out[f"{stem}.lora_A.default.weight"] = torch.randn(rank, value.shape[1], generator=generator)
             out[f"{stem}.lora_B.default.weight"] = torch.randn(value.shape[0], rank, generator=generator) / 9
     return out
+
+
+TRAINED = (
+    ".lora_",
+    "embeddings.weight",
+    "embed_tokens.weight",
+    "output.weight",
+    "lm_head.weight",
+    "model.norm.",
+)
+
+
+def only_trained(released: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a LoRA's training changed, as some released files hold nothing else."""
+    return {name: value for name, value in released.items() if any(part in name for part in TRAINED)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from released_mllm_files import released_model
+from released_mllm_files import only_trained, released_model
 from tiny_mllm import FAMILIES
 
 from ufo.checkpoints.mllm_base import complete, is_partial
@@ -12,23 +12,11 @@ from ufo.checkpoints.mllm_weights import read_released_mllm, to_released
 
 HEADS = {"text_config": {"num_attention_heads": 4}, "vision_config": {"num_attention_heads": 2}}
 KV_HEADS = {"internvl": 2, "llava": 4}
-TRAINED = (
-    ".lora_",
-    "embeddings.weight",
-    "embed_tokens.weight",
-    "output.weight",
-    "lm_head.weight",
-    "model.norm.",
-)
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request) -> str:
     return request.param
-
-
-def only_trained(whole):
-    return {name: value for name, value in whole.items() if any(part in name for part in TRAINED)}
 
 
 def test_released_names_and_back(family):

@@ -1,6 +1,4 @@
-"""Language models as they were released: a partial LoRA over its base, shards, a merged folder; the same
-model each.
-"""
+"""Language models as they were released: a partial LoRA over its base, shards, a merged folder."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_mllm_files import released_model
+from released_mllm_files import only_trained, released_model
 from safetensors.torch import save_file
 from tiny_mllm import FAMILIES, LORA, make_mllm, make_tokenizer
 from torch import Tensor
@@ -20,15 +18,6 @@ from ufo.checkpoints.load import initialise, prepare_training
 from ufo.checkpoints.model_folder import NET, save
 from ufo.checkpoints.released import is_released, open_released
 
-TRAINED = (
-    ".lora_",
-    "embeddings.weight",
-    "embed_tokens.weight",
-    "output.weight",
-    "lm_head.weight",
-    "model.norm.",
-)
-
 
 @pytest.fixture(params=FAMILIES)
 def family(request) -> str:
@@ -37,7 +26,7 @@ def family(request) -> str:
 
 def whole_and_partial(family: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     whole, _ = released_model(family, lora=True)
-    return whole, {n: v for n, v in whole.items() if any(part in n for part in TRAINED)}
+    return whole, only_trained(whole)
 
 
 def base_folder(family: str, folder: Path, layout: str) -> Path:
