@@ -50,6 +50,9 @@ def test_it_is_the_same_again_and_survives_json(of, run, tmp_path):
         ["sources.caption.batch_size=1", "sources.caption.val_batch_size=3"],
         ["backbone.network.gradient_checkpointing=true", "compile=true", "name=other"],
         ["++tasks.detection.num_beams=3", "++tasks.detection.max_per_image=7"],
+        # the code's own defaults, written out
+        ["sources.caption.weight=1.0", "++schedule.warmup_steps=0", "++tasks.detection.repeat=3"],
+        ["++optimizer.eps=1e-8", "++backbone.network.query_update_at_global=never"],
     ],
 )
 def test_what_may_change_is_no_difference(free, of, run):
@@ -61,12 +64,12 @@ def test_what_may_change_is_no_difference(free, of, run):
     [
         ("optimizer.lr=5e-3", "optimizer.lr was 0.0002, and is 0.005"),
         ("optimizer.betas=[0.9,0.95]", "optimizer.betas"),
-        ("++schedule.warmup_steps=7", "schedule.warmup_steps was nothing, and is 7"),
+        ("++schedule.warmup_steps=7", "schedule.warmup_steps was 0, and is 7"),
         ("loss_weights.dice=3", "loss_weights.dice was 1.0, and is 3"),
         ("mask_points=16", "mask_points was 32, and is 16"),
         ("++backbone.network.drop_path_rate=0.3", "backbone.drop_path_rate"),
         ("sources.caption=null", "trained on digits/detection"),
-        ("sources.caption.weight=3", "weight was nothing, and is 3"),
+        ("sources.caption.weight=3", "weight was 1.0, and is 3"),
         ("+sources.caption.max_samples=3", "training samples, and now has 3"),
         ("++tasks.detection.samples_per_window=1", "tasks.detection.samples_per_window"),
         ("seed=4", "seed was 0, and is 4"),

@@ -8,13 +8,15 @@ answers are decoded) is not in it. Files are known by their content: data that w
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.checkpoints.errors import CheckpointError
@@ -79,11 +81,29 @@ def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    """Plain values, with the defaults of the code that they name: to write one out changes nothing."""
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return _with_defaults(plain)
+
+
+def _with_defaults(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_defaults(child) for child in value]
+    if not isinstance(value, dict):
+        return value
+    filled = {key: _with_defaults(child) for key, child in value.items()}
+    return {**_defaults(get_object(value["_target_"])), **filled} if "_target_" in value else filled
+
+
+def _defaults(code: Callable[..., Any]) -> dict[str, Any]:
+    """The default arguments of a class or function, as far as they are plain values."""
+    parameters = inspect.signature(code).parameters.values()
+    return {p.name: p.default for p in parameters if isinstance(p.default, str | int | float | tuple | None)}
 
 
 def _source(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {k: v for k, v in config.items() if k not in FREE_OF_SOURCES}
+    given = {**_defaults(Source), **config}
+    settings = {k: v for k, v in given.items() if k not in FREE_OF_SOURCES}
     data = source.data("train")
     return {
         **settings,
