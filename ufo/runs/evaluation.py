@@ -1,8 +1,8 @@
 """What `evaluate.py ckpt=runs/X` scores: the data that X was trained for, unless the command names others.
 
 The data's part of X's `config.yaml` becomes a mixture of its own, so that `sources.<name>...=` changes it as
-any other. A config file is foreign text: it is small, has no aliases, and names nothing but this project's
-data sets.
+any other. A config file is foreign text: it is small, its aliases spell little, and it names nothing but this
+project's data sets.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.yaml_files import check_yaml
 
 MIXTURE = "of_the_run"
 TELLS = ("experiment", "mixture", "source", "sweep")  # groups that say what to score
@@ -105,22 +106,14 @@ def check_told(cfg: DictConfig) -> None:
 # ---------------------------------------------------------------- a config that may be foreign
 
 
-class _NoAliases(yaml.SafeLoader):
-    """Refuses `*alias`, with which a few lines can become any number of values."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("it has an alias")
-        return super().compose_node(parent, index)
-
-
 def read_config(run: Path) -> dict[str, Any]:
     """The `config.yaml` of a run, as far as it is about data. Raises CheckpointError if it is of no use."""
     path = run / "config.yaml"
     try:
         if path.stat().st_size > LARGEST:
             raise CheckpointError(f"'{path}' is no config of a run: it is larger than {LARGEST >> 20} MB")
-        config = yaml.load(path.read_text(encoding="utf-8"), _NoAliases)  # a SafeLoader
+        check_yaml(path)
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise CheckpointError(f"'{path}' cannot be read ({line})") from error
