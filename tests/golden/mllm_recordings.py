@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -33,7 +34,7 @@ from ufo.model import UFO
 from ufo.ops.grid import Queries
 from ufo.tasks import make_task, task_class
 from ufo.tasks.base import Task
-from ufo.tasks.semantic_segmentation import regions
+from ufo.tasks.dense import ImageObjects
 from ufo.types import Batch
 
 FOLDER = VIT_FOLDER.parent / "mllm"
@@ -244,7 +245,12 @@ class Case:
             chosen = self.order(grid)[self["batch_select_index"]]
             patches.append(patch("ufo.tasks.dense.sample_per_window", lambda *_, **__: chosen))
             if self.task_name == "semantic_segmentation":
-                patches.append(patch.object(type(task), "assign", self._assign_regions))
+                images = count()
+
+                def assign(_: Task, objects: ImageObjects, *__: Any) -> Tensor:
+                    return self._regions(next(images), objects, grid)
+
+                patches.append(patch.object(type(task), "assign", assign))
         elif self.task_name in ("referring_segmentation", "reasoning_segmentation"):
             answers = iter(self.answers)
             patches.append(patch("ufo.tasks.wording.base.Wording.write_mask", lambda *_, **__: next(answers)))
@@ -253,10 +259,10 @@ class Case:
                 stack.enter_context(one)
             yield
 
-    def _assign_regions(self, batch, i, grid, generator) -> Tensor:
-        labels, _ = regions(batch.semantic[i])
+    def _regions(self, i: int, objects: ImageObjects, grid: Queries) -> Tensor:
+        """The recorded assignment of the queries of image `i`."""
         recorded = self["grid_target_tokens"][i][:, 0]  # [Q], the class of each query
-        place = (recorded[:, None] == labels).int()
+        place = (recorded[:, None] == objects.labels).int()
         ours = torch.full_like(recorded, -1)
         ours[self.order(grid)] = torch.where(place.any(1), place.argmax(1), -1)
         return ours

@@ -108,7 +108,7 @@ def test_assignment(step):
     grid = step.model.grid(task, *batch.images.shape[-2:])
     order, generator = case.order(grid), batch_generator(batch)
     for i in range(len(batch)):
-        ours = task.assign(batch, i, grid, generator)[order]
+        ours = task.assign(task.objects(batch, i), batch.image_size, grid, generator)[order]
         tokens = case["grid_target_tokens"][i].long()
         positive = ours >= 0
         if case.task_name == "semantic_segmentation":  # by their own noise: only how many is the same

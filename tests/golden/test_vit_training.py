@@ -117,7 +117,10 @@ def test_assignment(step):
     if "hungarian" not in recording:
         pytest.skip("one answer per image: nothing is assigned")
     with recorded_draws(recording), spied("ufo.ops.matching.hungarian") as calls:
-        assigned = [task.assign(step.batch, i, grid, torch.Generator()) for i in range(len(step.batch))]
+        assigned = [
+            task.assign(task.objects(step.batch, i), step.batch.image_size, grid, torch.Generator())
+            for i in range(len(step.batch))
+        ]
     costs = iter(calls)
     for ours, recorded in zip(assigned, recording["hungarian"], strict=True):
         count = len(recorded["gt_labels"]) // task.repeat

@@ -316,7 +316,7 @@ def test_semantic_noise_lets_any_point_of_a_region_answer(make_tiny_task, make_b
     def chosen(noise: float, seed: int) -> Tensor:
         task = make_tiny_task("semantic_segmentation", assign_noise=noise)
         generator = torch.Generator().manual_seed(seed)
-        return task.assign(batch, 0, grid, generator)
+        return task.assign(task.objects(batch, 0), batch.image_size, grid, generator)
 
     assert all(torch.equal(chosen(0, 0), chosen(0, s)) for s in range(4))
     assert any(not torch.equal(chosen(9, 0), chosen(9, s)) for s in range(4))

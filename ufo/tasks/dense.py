@@ -86,8 +86,8 @@ class DenseTask(Task):
 
     def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
         generator = batch_generator(batch)
-        queries, matched = self.match(batch, given(grid, "queries"), generator)
         objects = [self.objects(batch, i) for i in range(len(batch))]
+        queries, matched = self.match(objects, batch.image_size, given(grid, "queries"), generator)
         lists = self.sample_classes(batch.classes, [o.labels for o in objects], generator)
         answers, masks = self.write_answers(batch, queries, objects, matched)
         asked = Asked(self.prompts(batch, True, lists), queries, answers, classes=lists)
@@ -95,22 +95,33 @@ class DenseTask(Task):
             asked.masks, asked.mask_counts = torch.cat(masks), [len(m) for m in masks]
         return asked
 
-    def match(self, batch: Batch, grid: Queries, generator: torch.Generator) -> tuple[Queries, Tensor]:
+    def match(
+        self,
+        objects: Sequence[ImageObjects],
+        size: tuple[int, int],
+        grid: Queries,
+        generator: torch.Generator,
+    ) -> tuple[Queries, Tensor]:
         """The trained queries and the object each answers for: `[B, S]`, -1 = none."""
-        assigned = torch.stack([self.assign(batch, i, grid, generator) for i in range(len(batch))])
+        assigned = torch.stack([self.assign(one, size, grid, generator) for one in objects])
         chosen = sample_per_window(assigned, grid.windows[0], self.samples_per_window, generator=generator)
         return grid.select(chosen), assigned.gather(1, chosen)
 
-    def assign(self, batch: Batch, i: int, grid: Queries, generator: torch.Generator) -> Tensor:
-        """Index of the object of image `i` that each query of the grid answers for, `[Q]`, -1 = none."""
-        objects, points = self.objects(batch, i), grid.references[0]
+    def assign(
+        self, objects: ImageObjects, size: tuple[int, int], grid: Queries, generator: torch.Generator
+    ) -> Tensor:
+        """Index of the object of one image that each query of the grid answers for, `[Q]`, -1 = none.
+
+        `size` is the (height, width) that the objects' pixels are of.
+        """
+        points = grid.references[0]
         noise = self.noise(len(points), self.repeat * len(objects.labels), generator)
         if not len(objects.boxes):
             return torch.full((len(points),), -1)
         return assign(
             points,
             objects.boxes,
-            batch.image_size,
+            size,
             objects.masks,
             repeat=self.repeat,
             point_weight=self.point_cost,
