@@ -28,6 +28,7 @@ from ufo.draw.blocks import (
     text_block,
 )
 from ufo.draw.paint import paint, resized
+from ufo.kinds import Shown
 from ufo.kinds.marks import REFERRED, Marks, annotated, class_name
 from ufo.tasks import kind_of
 from ufo.types import IGNORE, Prediction, Target
@@ -75,7 +76,7 @@ def draw(
     if prediction is not None:
         kind, found = kind_of(prediction.task), prediction.to("cpu")
         text = text or (target.text if target else "")
-        marks = kind.predicted(found, classes, text, min_score, max_objects, target)
+        marks = kind.predicted(found, Shown(classes, text, min_score, max_objects, target))
     elif target is not None:
         marks = annotated(target, classes) if task is None else kind_of(task).annotated(target, classes)
     picture = resized(image, min_side, max_side)
@@ -116,7 +117,7 @@ def side_by_side(
         plain = draw(image, **options)
         width = max(plain.width, MIN_TEXT_WIDTH)
         right = [text_block(text, width) for text in kind.annotated(target, classes).notes]
-        predicted = [text_block(text, width) for text in kind.predicted(found, classes, "", 0.0, 0).notes]
+        predicted = [text_block(text, width) for text in kind.predicted(found, Shown(classes)).notes]
         texts = [heading("ground truth"), *right, heading(""), heading("prediction"), *predicted]
         return row([plain, stack(texts)])
     truth = draw(image, target=target, classes=classes, task=prediction.task, **options)

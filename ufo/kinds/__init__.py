@@ -4,11 +4,11 @@ A task names its kind and may refine it (`kind: ClassVar[Kind] = Text(asks=True)
 answer after it has been parsed asks the kind, never the task's name.
 """
 
-from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.class_map import ClassMap
 from ufo.kinds.marks import Marks
 from ufo.kinds.objects import Objects
 from ufo.kinds.referred import Referred
 from ufo.kinds.text import Text
 
-__all__ = ["ClassMap", "ImageInfo", "Kind", "Marks", "Objects", "Referred", "Text", "Usual"]
+__all__ = ["ClassMap", "ImageInfo", "Kind", "Marks", "Objects", "Referred", "Shown", "Text", "Usual"]

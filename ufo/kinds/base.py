@@ -46,6 +46,22 @@ class Usual:
         return box * torch.tensor([width, height, width, height])
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a drawing of a prediction shows of it."""
+
+    classes: tuple[str, ...]  # names of the labels
+    text: str = ""  # what was asked
+    min_score: float = 0.0  # objects below it are only counted
+    max_objects: int = 0  # and those beyond this number
+    target: Target | None = None  # what it is compared with
+
+    @property
+    def notes(self) -> list[str]:
+        """The first lines below the picture."""
+        return [self.text] if self.text else []
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind(ABC):
     """One kind of result; a task may refine it by its settings or by a subclass.
@@ -109,22 +125,8 @@ class Kind(ABC):
         return False
 
     @abstractmethod
-    def predicted(
-        self,
-        prediction: Prediction,
-        classes: tuple[str, ...],
-        text: str,
-        min_score: float,
-        max_objects: int,
-        target: Target | None = None,
-    ) -> Marks:
-        """What is drawn of a prediction, its best objects first; of the target only what it is compared with.
-
-        Args:
-            classes: names of the labels.
-            text: what was asked.
-            min_score, max_objects: objects below the score, or beyond the number, are only counted.
-        """
+    def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
+        """What is drawn of a prediction, its best objects first, and of the target what it is compared with."""
 
     def annotated(self, target: Target, classes: tuple[str, ...]) -> Marks:
         """What is drawn of the truth; a data set may know masks although boxes are asked for."""

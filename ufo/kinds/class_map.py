@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import category, scaled_rle
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import class_map, mask_layers
@@ -47,16 +47,8 @@ class ClassMap(Kind):
         found, truth = (given(part.semantic, "semantic maps") for part in (prediction, target))
         return _names(found, classes), _names(truth, classes)
 
-    def predicted(
-        self,
-        prediction: Prediction,
-        classes: tuple[str, ...],
-        text: str,
-        min_score: float,
-        max_objects: int,
-        target: Target | None = None,
-    ) -> Marks:
-        return Marks(semantic=prediction.semantic, notes=[text] if text else [])
+    def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
+        return Marks(semantic=prediction.semantic, notes=shown.notes)
 
     def overlays(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import box_of, category, scaled_boxes, scaled_rle
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import box_layers, mask_layers, painted
@@ -69,30 +69,22 @@ class Objects(Kind):
         found, truth = given(prediction.labels, "labels"), given(target.labels, "labels")
         return _counts(found, classes), _counts(truth, classes)
 
-    def predicted(
-        self,
-        prediction: Prediction,
-        classes: tuple[str, ...],
-        text: str,
-        min_score: float,
-        max_objects: int,
-        target: Target | None = None,
-    ) -> Marks:
-        marks = Marks(notes=[text] if text else [])
+    def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
+        marks = Marks(notes=shown.notes)
         masks = prediction.masks
         boxes = given(prediction.boxes, "boxes") if masks is None else mask_boxes(masks.bool())
         scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
         order = scores.argsort(descending=True, stable=True)
-        keep = order[scores[order] >= min_score][:max_objects]
+        keep = order[scores[order] >= shown.min_score][: shown.max_objects]
         marks.boxes, marks.colors = boxes[keep], given(prediction.labels, "labels")[keep].tolist()
         named = zip(marks.colors, scores[keep].tolist(), strict=True)
-        marks.names = [f"{class_name(label, classes)} {score:.2f}" for label, score in named]
+        marks.names = [f"{class_name(label, shown.classes)} {score:.2f}" for label, score in named]
         marks.masks = None if masks is None else masks[keep]
         if hidden := len(boxes) - len(keep):
-            below = int((scores < min_score).sum())
-            reason = f"scores below {min_score:g}" if below == hidden else "lower scores"
+            below = int((scores < shown.min_score).sum())
+            reason = f"scores below {shown.min_score:g}" if below == hidden else "lower scores"
             marks.hidden = f"{hidden} more with {reason}"
-        marks.dashed = None if target is None else target.boxes
+        marks.dashed = None if shown.target is None else shown.target.boxes
         return marks
 
     def overlays(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import scaled_boxes, scaled_rle
 from ufo.kinds.marks import REFERRED, Marks
 from ufo.kinds.objects import filled
@@ -66,17 +66,9 @@ class Referred(Kind):
     def row(self, prediction: Prediction, target: Target) -> list[Any]:
         return [target.text, prediction.text, self.score(prediction, target, ()) or 0.0]
 
-    def predicted(
-        self,
-        prediction: Prediction,
-        classes: tuple[str, ...],
-        text: str,
-        min_score: float,
-        max_objects: int,
-        target: Target | None = None,
-    ) -> Marks:
+    def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
         """The object whatever its score."""
-        marks = Marks(notes=[text] if text else [], dashed=None if target is None else target.boxes)
+        marks = Marks(notes=shown.notes, dashed=None if shown.target is None else shown.target.boxes)
         boxes = self._boxes(prediction)
         scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
         keep = _has_area(boxes).nonzero()[:, 0]

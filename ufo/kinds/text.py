@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ufo.kinds.base import ImageInfo, Kind, Usual
+from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.marks import Marks
 from ufo.ops.text import similarity
 from ufo.types import Prediction, Target
@@ -70,18 +70,10 @@ class Text(Kind):
     def beside(self) -> bool:
         return not self.asks
 
-    def predicted(
-        self,
-        prediction: Prediction,
-        classes: tuple[str, ...],
-        text: str,
-        min_score: float,
-        max_objects: int,
-        target: Target | None = None,
-    ) -> Marks:
-        references = [] if target is None else [f"reference: {text}" for text in self.truth(target)]
+    def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
+        references = [] if shown.target is None else [f"reference: {t}" for t in self.truth(shown.target)]
         if self.asks:
-            return Marks(notes=[*([text] if text else []), f"answer: {prediction.text}", *references])
+            return Marks(notes=[*shown.notes, f"answer: {prediction.text}", *references])
         return Marks(notes=[prediction.text, *references])
 
     def annotated(self, target: Target, classes: tuple[str, ...]) -> Marks:
