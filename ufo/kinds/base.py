@@ -126,7 +126,7 @@ class Kind(ABC):
 
     @abstractmethod
     def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
-        """What is drawn of a prediction, its best objects first, and of the target what it is compared with."""
+        """What is drawn of a prediction, its best objects first, and what it is compared with."""
 
     def annotated(self, target: Target, classes: tuple[str, ...]) -> Marks:
         """What is drawn of the truth; a data set may know masks although boxes are asked for."""
