@@ -78,9 +78,8 @@ class Backbone(nn.Module, ABC):
     wording: ClassVar[str] = "ufo_vit"  # how tasks phrase questions and answers, see `ufo.tasks.wording`
     # an answer without queries is the continuation of the prompt's text, not a text of its own
     answers_continue_prompt: ClassVar[bool] = False
-    learned_prompt_end: ClassVar[str] = (
-        ""  # the end of every prompt, which such a model learns to write itself
-    )
+    # the end of every prompt, which such a model learns to write itself
+    learned_prompt_end: ClassVar[str] = ""
 
     def chat(self, question: str) -> str:
         """The whole prompt around a task's question: system text, place of the image, role marks."""
