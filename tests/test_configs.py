@@ -54,6 +54,7 @@ SHRUNK = [
     "backbone.network.patch_size=8",
     "backbone.network.window_size=2",
     "++backbone.network.max_positions=1600",  # 150 classes letter by letter
+    "++backbone.tokenizer.max_prompt_length=1600",
     "backbone.tokenizer.name_or_path=${paths.conf}/vocab/digits.txt",
     *resolution(32, 16),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -49,10 +50,17 @@ def test_one_that_does_not_is_given_up_soon(endpoint, monkeypatch):
 
 
 def test_a_name_that_takes_forever_to_look_up(monkeypatch):
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(5))
+    asked = threading.Event()
+
+    def look_up(*_: object, **__: object) -> None:
+        asked.wait(5)
+        raise socket.gaierror("no such host")
+
+    monkeypatch.setattr(socket, "create_connection", look_up)
     start = time.monotonic()
     assert hub.is_unreachable(0.2)
     assert time.monotonic() - start < 2
+    asked.set()  # the thread ends with the test
 
 
 def test_offline_is_not_even_tried(monkeypatch):

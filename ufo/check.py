@@ -206,7 +206,7 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
     if max(length, task.max_length) > limit:
         raise ValueError(
             f"{source}: its prompt has {length} tokens and the backbone reads {limit}; raise "
-            "backbone.network.max_positions, name fewer classes, or take a backbone= that reads more"
+            f"{model.prompt_bound}, name fewer classes, or take a backbone= that reads more"
         )
 
 

@@ -253,6 +253,13 @@ class UFO(nn.Module):
         limit = self.tokenizer.max_prompt_length
         return min(self.backbone.config.get("max_positions") or limit, limit)
 
+    @property
+    def prompt_bound(self) -> str:
+        """The setting that `prompt_limit` comes from."""
+        if self.prompt_limit < self.tokenizer.max_prompt_length:
+            return "backbone.network.max_positions"
+        return "backbone.tokenizer.max_prompt_length"
+
     def grid(self, task: Task, height: int, width: int) -> Queries | None:
         """The full query grid of a dense task, on the CPU; None for a task with one answer per image.
 

@@ -107,10 +107,19 @@ def test_the_model_that_is_named_decides(ufo, coco):
     names = tuple(f"long boat number {i}" for i in range(12))
     path = source(coco(names=names), splits=("train",))
     answer = ufo("data", "check", path)
-    assert answer.code == 1 and any("the backbone reads 128" in line for line in answer.out)
+    assert answer.code == 1
+    assert any("reads 128; raise backbone.network.max_positions" in line for line in answer.out)
     assert any("train.py's defaults" in line for line in answer.out)
     longer = ufo("data", "check", "backbone.network.max_positions=512", path)
     assert longer.code == 0 and any("up to 512 tokens" in line for line in longer.out)
+    short = ufo(
+        "data",
+        "check",
+        "backbone.network.max_positions=512",
+        "+backbone.tokenizer.max_prompt_length=99",
+        path,
+    )
+    assert any("reads 99; raise backbone.tokenizer.max_prompt_length" in line for line in short.out)
 
 
 def test_texts_that_the_model_cannot_write():
