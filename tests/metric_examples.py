@@ -147,8 +147,6 @@ class Replay(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list:
         return [example(batch.task, target.id, self.noise)[0] for target in batch.targets]
 
-    test_step = validation_step
-
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         return self.weight.sum()
 

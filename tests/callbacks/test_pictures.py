@@ -88,9 +88,6 @@ class Module(OneWeight):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         return [answer(batch.task) for _ in batch.targets]
 
-    def test_step(self, batch, batch_idx, dataloader_idx=0):
-        return self.validation_step(batch, batch_idx)
-
 
 def loader(items) -> DataLoader:
     return DataLoader(items, batch_size=None)
@@ -159,14 +156,14 @@ def test_sheet_shows_prediction_beside_ground_truth(tmp_path):
     assert (np.abs(sheet - 100).max(-1) == 0).any()  # the original image's pixels
 
 
-def test_test_epochs_and_steps_without_output(tmp_path):
+def test_steps_without_output(tmp_path):
     class Silent(Module):
-        def test_step(self, batch, batch_idx, dataloader_idx=0):
-            return None if batch.task == "caption" else super().test_step(batch, batch_idx)
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            return None if batch.task == "caption" else super().validation_step(batch, batch_idx)
 
     loaders = [loader(batches(tmp_path, task)) for task in ("caption", "detection")]
     run = trainer(tmp_path, Pictures(tmp_path / "p"))
-    run.test(Silent(), loaders, verbose=False)
+    run.validate(Silent(), loaders, verbose=False)
     assert [p.name for p in (tmp_path / "p").rglob("*.png")] == ["toys_detection.png"]
 
 

@@ -66,7 +66,7 @@ def written(folder, category_ids, image_ids):
     data = SimpleNamespace(category_ids=category_ids)
     source = SimpleNamespace(name="own/detection", has=lambda split: True, data=lambda split: data)
     trainer = SimpleNamespace(is_global_zero=True, datamodule=SimpleNamespace(sources=[source]))
-    callback.finish(trainer, None, "val")
+    callback.finish(trainer, None)
     return json.loads((folder / "own_detection.json").read_text()), targets
 
 
@@ -118,5 +118,5 @@ def test_nothing_is_kept_without_a_folder():
     callback.start()
     box = [[0.0, 0.0, 1.0, 1.0]]
     callback.see(None, [found(box, [1.0], [0])], batch_of([truth(0, 1, box, [0])]))
-    callback.finish(SimpleNamespace(is_global_zero=True), None, "val")
+    callback.finish(SimpleNamespace(is_global_zero=True), None)
     assert not callback._records

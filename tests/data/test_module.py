@@ -204,7 +204,6 @@ def test_evaluation_covers_every_sample_of_every_source_in_order():
         [("a/detection", i) for i in range(5)],
         [("b/caption", i) for i in range(3)],
     ]
-    assert len(data.test_dataloader()) == 2
     first = next(iter(loaders[1]))
     assert (first.task, first.classes) == ("caption", ("one", "two"))
     assert first.texts == ["text 0", "text 1", "text 2"]

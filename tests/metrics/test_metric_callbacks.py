@@ -32,7 +32,7 @@ def results_of(
     for start in range(0, len(pairs), size):
         part = pairs[start : start + size]
         callback.collect([prediction for prediction, _ in part], batch_of(task, part))
-    return callback.compute("val")
+    return callback.compute()
 
 
 def headline(task: str, results: dict[str, float]) -> float:
@@ -83,9 +83,9 @@ def test_sources__are_reported_separately(task: str):
         # the same ids in both: they are unique only within a source
         pairs = [example(task, id, noise) for id in range(4)]
         callback.collect([p for p, _ in pairs], batch_of(task, pairs, source))
-    results, name = callback.compute("test"), metric_for(task).headline
-    assert results[f"test/digits/{task}/{name}"] == pytest.approx(1)
-    assert results[f"test/shifted/{task}/{name}"] < 0.9
+    results, name = callback.compute(), metric_for(task).headline
+    assert results[f"val/digits/{task}/{name}"] == pytest.approx(1)
+    assert results[f"val/shifted/{task}/{name}"] < 0.9
     assert {key.split("/")[1] for key in results} == {"digits", "shifted"}
 
 
@@ -97,7 +97,7 @@ def test_other_tasks_and_steps_without_predictions__are_left_out(task: str):
         if other != task:
             pairs = [example(other, 0, 0)]
             callback.collect([p for p, _ in pairs], batch_of(other, pairs))
-            assert (callback.compute("val") == {}) == (not callback.scores(other))
+            assert (callback.compute() == {}) == (not callback.scores(other))
             callback.start()
 
 
@@ -233,18 +233,14 @@ def test_trainer__logs_every_task_from_several_loaders():
     callbacks = {task: scoring(task, metrics)[0] for task in TASKS}
     data = loaders(*[(task, f"digits/{task}", range(5)) for task in TASKS])
     t = trainer(*metrics)
-    for run, stage in ((t.validate, "val"), (t.test, "test")):
-        run(Replay(0.3), data, verbose=False)
-        logged = {key: float(value) for key, value in t.callback_metrics.items()}
-        for task, callback in callbacks.items():
-            pairs = [example(task, id, 0.3) for id in range(5)]
-            expected = {
-                key.replace("val/", f"{stage}/", 1): value for key, value in results_of(task, pairs).items()
-            }
-            assert expected.items() <= callback.results.items()
-            defined = {key: value for key, value in expected.items() if value is not None}
-            assert {key: logged[key] for key in defined} == pytest.approx(defined, abs=1e-6)
-            assert not (expected.keys() - defined.keys()) & logged.keys()  # never plotted as a number
+    t.validate(Replay(0.3), data, verbose=False)
+    logged = {key: float(value) for key, value in t.callback_metrics.items()}
+    for task, callback in callbacks.items():
+        expected = results_of(task, [example(task, id, 0.3) for id in range(5)])
+        assert expected.items() <= callback.results.items()
+        defined = {key: value for key, value in expected.items() if value is not None}
+        assert {key: logged[key] for key in defined} == pytest.approx(defined, abs=1e-6)
+        assert not (expected.keys() - defined.keys()) & logged.keys()  # never plotted as a number
 
 
 class Calls(MeanIoU):
@@ -254,9 +250,9 @@ class Calls(MeanIoU):
         super().__init__()
         self.images: list[int] = []
 
-    def compute(self, stage: str) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         self.images.append(sum(len(source.records) for source in self._sources.values()))
-        return super().compute(stage)
+        return super().compute()
 
 
 def test_trainer__starts_every_epoch_anew_and_ignores_the_sanity_check():
@@ -274,4 +270,4 @@ def test_hooks__sanity_check_leaves_no_trace():
     t = SimpleNamespace(sanity_checking=True)
     callback.on_validation_batch_end(t, None, [pairs[0][0]], batch_of("detection", pairs), 0)
     callback.on_validation_epoch_end(t, None)
-    assert callback.results == {} and callback.compute("val") == {}
+    assert callback.results == {} and callback.compute() == {}

@@ -31,9 +31,7 @@ def collect(ids: list[int]) -> dict:
 
 
 def compute(ids: list[int]) -> dict[str, float]:
-    return {
-        key: value for callback in collect(ids).values() for key, value in callback.compute("val").items()
-    }
+    return {key: value for callback in collect(ids).values() for key, value in callback.compute().items()}
 
 
 def work(rank: int, folder: str) -> None:

@@ -23,9 +23,9 @@ from torch import Tensor
 from ufo.data.errors import DataError
 from ufo.data.pictures import read_image
 from ufo.draw import contact_sheet, side_by_side
+from ufo.evaluation_callback import EvaluationCallback
 from ufo.kinds import Kind
 from ufo.kinds.overlays import padded
-from ufo.stages import EvaluationCallback
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction, Target
 
@@ -121,7 +121,7 @@ class Pictures(EvaluationCallback):
         if trainer.is_global_zero:
             self.keep(outputs, batch)
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         for source, kept in self._kept.items():
             if not (examples := list(kept.values())):
@@ -129,7 +129,7 @@ class Pictures(EvaluationCallback):
             sheet = self.sheet(examples, f"{source}, step {step}")
             name = re.sub(r"[^\w.-]+", "_", source)
             self._write(sheet, self.folder / f"step_{step:06d}" / f"{name}.png")
-            key = f"{stage}/{source}"
+            key = f"val/{source}"
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(f"{key}/pictures", np.asarray(sheet), step, dataformats="HWC")

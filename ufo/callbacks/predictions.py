@@ -14,9 +14,9 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 
+from ufo.evaluation_callback import EvaluationCallback
 from ufo.files import write_json
 from ufo.kinds import ImageInfo
-from ufo.stages import EvaluationCallback
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction
 
@@ -52,7 +52,7 @@ class Predictions(EvaluationCallback):
         if self.folder is not None and outputs is not None:
             self.collect(outputs, batch)
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.folder is None:
             return
         gathered, self._records = self._gathered(), {}

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from ufo.callbacks.pictures import Example, wandb_images
 from ufo.draw import contact_sheet, side_by_side
-from ufo.stages import EvaluationCallback
+from ufo.evaluation_callback import EvaluationCallback
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction
 
@@ -110,13 +110,13 @@ class WorstPredictions(EvaluationCallback):
     def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
         self.keep(outputs, batch)
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gathered, self._kept = self._gathered(), {}
         if not trainer.is_global_zero:
             return
         for source, scored in gathered.items():
             if scored:
-                self._log(trainer, f"{stage}/{source}", source, scored)
+                self._log(trainer, f"val/{source}", source, scored)
 
     def _log(self, trainer: Trainer, key: str, source: str, scored: list[Scored]) -> None:
         step = trainer.global_step

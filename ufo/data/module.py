@@ -158,10 +158,6 @@ class UFODataModule(L.LightningDataModule):
             for source in self.evaluated
         ]
 
-    def test_dataloader(self) -> list[DataLoader]:
-        """The same as in validation."""
-        return self.val_dataloader()
-
     def teardown(self, stage: str) -> None:
         """Log how many samples could not be used."""
         for source in self.sources:

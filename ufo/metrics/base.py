@@ -17,9 +17,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from ufo.evaluation_callback import EvaluationCallback
 from ufo.kinds import Kind
 from ufo.lightning_private import settings
-from ufo.stages import EvaluationCallback
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction, Target
 
@@ -54,9 +54,9 @@ def _naming(source: str, image: int | str) -> Iterator[None]:
 
 
 class MetricCallback(EvaluationCallback):
-    """Log `{stage}/{source}/{number}` after every validation ("val") and test ("test") epoch.
+    """Log `val/{source}/{number}` after every validation.
 
-    It wants `validation_step` and `test_step` to take a `Batch` with `targets` and to return one
+    It wants `validation_step` to take a `Batch` with `targets` and to return one
     `Prediction` per image in original pixels; batches of other tasks, and steps that return None,
     are left out. Nothing is logged for a sanity check. `results` holds the last epoch's values by
     their full names; they are the same on every process.
@@ -124,7 +124,7 @@ class MetricCallback(EvaluationCallback):
         if len(outputs) != len(batch.targets):
             raise ValueError(
                 f"{batch.source}: {len(outputs)} predictions for {len(batch.targets)} targets; "
-                "return one Prediction per image from validation_step and test_step"
+                "return one Prediction per image from validation_step"
             )
         source = self._sources.setdefault(batch.source, _Source(batch.classes, {}))
         for prediction, target in zip(outputs, batch.targets, strict=True):
@@ -135,8 +135,8 @@ class MetricCallback(EvaluationCallback):
             record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
             source.records.setdefault(target.id, record)
 
-    def compute(self, stage: str) -> dict[str, float | None]:
-        """Values of everything collected on all processes: `{stage}/{source}/{metric}` to number.
+    def compute(self) -> dict[str, float | None]:
+        """Values of everything collected on all processes: `val/{source}/{metric}` to number.
 
         Every process of a distributed run must call it; each gets the same values.
         """
@@ -148,8 +148,8 @@ class MetricCallback(EvaluationCallback):
                 with _naming(source, id):
                     metric.update(*record)
             for name, value in metric.compute().items():
-                values[f"{stage}/{source}/{name}"] = None if math.isnan(value) else float(value)
-            self.headlines.add(f"{stage}/{source}/{self.headline}")
+                values[f"val/{source}/{name}"] = None if math.isnan(value) else float(value)
+            self.headlines.add(f"val/{source}/{self.headline}")
         return values
 
     def _gather(self) -> dict[str, _Source]:
@@ -182,8 +182,8 @@ class MetricCallback(EvaluationCallback):
     def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
         self.collect(outputs, batch)
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.results = self.compute(stage)
+    def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.results = self.compute()
         # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
         # from warning that they are not synchronised.
         # What these data do not define (no object of that size) is no number and would be plotted as one.

@@ -1,4 +1,4 @@
-"""Lightning's hooks of validation and test as three methods: what happens is the same in both stages."""
+"""Lightning's hooks of validation as three methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ufo.types import Batch
 
 
 class EvaluationCallback(Callback):
-    """Sees the predictions of every validation and test batch; subclasses fill the three methods."""
+    """Sees the predictions of every validation batch; subclasses fill the three methods."""
 
     def start(self) -> None:
         """Forget the evaluation before this one."""
@@ -18,8 +18,8 @@ class EvaluationCallback(Callback):
     def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
         """The predictions `outputs` of one batch; sanity checks are left out."""
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """All batches have been seen; `stage` is `val` or `test`."""
+    def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All batches have been seen."""
 
     # Lightning's hooks
 
@@ -40,10 +40,4 @@ class EvaluationCallback(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.finish(trainer, pl_module, "val")
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.finish(trainer, pl_module, "test")
+            self.finish(trainer, pl_module)
