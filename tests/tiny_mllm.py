@@ -9,6 +9,7 @@ import torch
 
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
+from ufo.checkpoints.load import prepare_training
 from ufo.hf_tokenizer import HFTokenizer, build_tokenizer
 from ufo.model import UFO
 from ufo.tasks import make_task
@@ -81,6 +82,22 @@ def make_mllm(family: str = "internvl", seed: int = 0, **changes) -> UFO:
         "detection", image_size=SIDE, num_bins=20, grid_per_window=2, samples_per_window=2, repeat=1
     )
     return UFO(backbone, tokenizer, {"detection": task}, {"detection": CLASSES}, mask_points=16).eval()
+
+
+def prepared(family: str = "internvl", seed: int = 1, **changes) -> UFO:
+    """A model as training builds it, with adapters; `changes` go to the LoRA."""
+    model = make_mllm(family, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        prepare_training(model, {**LORA, **changes})
+    return model
+
+
+def plain(family: str = "internvl", seed: int = 1, **lora) -> UFO:
+    """A model as training builds it, without adapters."""
+    model = make_mllm(family, seed)
+    prepare_training(model, lora)
+    return model
 
 
 def outputs(model: UFO) -> torch.Tensor:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mllm_recordings import IMAGE, Case, Places, names, or_skip, traced
+from mllm_recordings import IMAGE, Case, names, or_skip
+from mllm_trace import Places, traced
 from vit_recordings import close
 
 from ufo.head.decoding import decode
@@ -19,11 +20,12 @@ TOP = 3  # first tokens of each query in the recordings that repeat their grid
 def run(request) -> SimpleNamespace:
     """The recorded images, encoded and answered."""
     case = Case(request.param)
-    repeated = case["pred_in_outputs_ids"].shape[1]
-    task = case.task(**({"top_tokens": TOP, "keep_queries": repeated} if "repeatgrid" in case.name else {}))
+    task, rows = case.task(), case["pred_in_outputs_ids"].shape[1]
     model, batch = case.model(task).eval(), case.batch()
-    task = model.task(task.name)  # in the words of its backbone
     grid = model.grid(task, *batch.images.shape[-2:])
+    if grid is not None and rows != grid.references.shape[1]:  # each query has gone on from several tokens
+        model = case.model(case.task(top_tokens=TOP, keep_queries=rows)).eval()
+    task = model.task(task.name)  # in the words of its backbone
     with torch.no_grad(), traced(model.backbone) as seen:
         context = model.encode(batch.images, task.ask(batch, grid).prompts, grid, task)
         decoded = decode(model.backbone, context, model.tokenizer, task)

@@ -19,7 +19,7 @@ FOLDERS = sorted(path.name for path in FOLDER.glob("*_lora") if path.is_dir())
 def step(request) -> SimpleNamespace:
     """A recorded training step of a model with adapters, and the same model after they are merged."""
     folder = request.param
-    case = smallest(folder)
+    case = smallest(folder, "loss")
     native, factors, described = read_weights(folder, heads(folder))
     backbone = case.backbone((native, described["config"]))
     official = yaml.safe_load((ROOT / "conf" / "lora" / "official.yaml").read_text(encoding="utf-8"))

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mllm_recordings import IMAGE, Case, Places, names, native_names, or_skip, traced
+from mllm_recordings import IMAGE, Case, names, native_names, or_skip
+from mllm_trace import Places, traced
 from vit_recordings import close, spied
 
 from ufo.ops.boxes import encode_boxes
