@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from ufo import build
 from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
-from ufo.checkpoints.load import check_base, initialise
+from ufo.checkpoints.load import check_base, check_start, initialise
 from ufo.command_line import clear_command_line
 from ufo.runs import identity, resume
 from ufo.sweeps.record import recorded
@@ -20,6 +20,9 @@ def main(cfg: DictConfig) -> float | None:
         build.seed_everything(cfg)
         model = build.build_model(cfg)
         check_known(cfg, model, training=True)
+        folder = build.output_folder()
+        if cfg.init and not resume.may_go_on(cfg.resume, folder):
+            check_start(model, cfg.init)
         module = build.build_module(cfg, model)
         trainer = build.build_trainer(cfg)
         data = build.build_data(cfg)
@@ -27,7 +30,6 @@ def main(cfg: DictConfig) -> float | None:
         data.setup("fit")
         check_fit(model, data)
         model.classes = build.class_names(data, model)
-        folder = build.output_folder()
         module.identity = identity.describe(cfg, model, data)
         start = resume.find(cfg.resume, folder, module, module.identity)
         if cfg.init and (not start or model.backbone.lora):  # checkpoints lack what does not train

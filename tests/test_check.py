@@ -261,6 +261,14 @@ class Malicious:
         return os.mkdir, (self.path,)
 
 
+def test_a_start_that_cannot_be_had_is_told_before_data_are_made(refused, tmp_path):
+    data = [f"prepare.digits.out={tmp_path / 'scenes'}", "prepare.digits.train=4", "prepare.digits.val=2"]
+    line = refused("train.py", *SMALL, *data, *ONE, "init=sam")
+    assert "no SAM of width 32" in line and line.endswith("on purpose: init=null")
+    assert "nothing at init=" in refused("train.py", *SMALL, *data, *ONE, f"init={tmp_path / 'gone'}")
+    assert not (tmp_path / "scenes").exists()
+
+
 def test_weights_do_not_resume_a_training(refused, scenes, other_model):
     line = refused("train.py", *SMALL, *scenes, *ONE, f"resume={other_model}")
     assert f"init={other_model}" in line

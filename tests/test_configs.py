@@ -150,6 +150,14 @@ def test_an_experiment_fits_its_code_and_says_what_it_is(name):
     check(cfg)
 
 
+@pytest.mark.parametrize("name", UFO_VIT)
+def test_a_published_ufo_vit_starts_from_sam(name):
+    """And from BERT's embeddings; for the widest there is no other BERT than the released one."""
+    init = compose(f"experiment={name}").init
+    wide = name == "ufo_vit_h_multi"
+    assert (init.sam == "auto" and init.bert.endswith("bert_embed_huge.pt")) if wide else init == "sam"
+
+
 def test_evaluation_composes():
     cfg = compose("experiment=digits", "ckpt=somewhere", config="evaluate")
     assert cfg.ckpt == "somewhere"
@@ -172,7 +180,7 @@ def test_an_official_experiment_trains_and_validates(name, official, tmp_path):
     left_out = tuple(f"tasks.{task}." for task in TASKS if task not in cfg.tasks)
     quick = [override for override in QUICK if not override.startswith(left_out)]
     small = [*SHRUNK, *quick, f"paths.data={official}", *batches(2, *sources)]
-    run("train.py", f"experiment={name}", *small, out=tmp_path)
+    run("train.py", f"experiment={name}", "init=null", *small, out=tmp_path)
     check_run(tmp_path, set(sources), set(cfg.expected))
 
 

@@ -120,8 +120,8 @@ class Limits:
         return max((row.ids for row in self.model.tokenizer.encode_segments(rows)), key=len)
 
     def _length(self, answers: Sequence[str]) -> int:
-        """Tokens of what follows the first question, as it is learned: a single answer is cut."""
+        """Tokens of what follows the first question, as it is learned: some backbones cut a single answer."""
         lengths = [len(row) for row in self.model.tokenizer.encode(list(answers))] if answers else []
-        if len(lengths) > 1 and self._continued:
+        if self._continued:
             return sum(lengths)
         return sum(min(length, self.task.max_length) for length in lengths)

@@ -12,12 +12,7 @@ from tiny_mllm import LORA, learn, make_mllm, outputs, plain, prepared
 
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.load import (
-    initialise,
-    load,
-    prepare_training,
-    save,
-)
+from ufo.checkpoints.load import check_start, initialise, load, prepare_training, save
 
 EMBED, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 NORM = "model.language_model.norm.weight"
@@ -156,6 +151,23 @@ def test_what_cannot_start_a_model(which, tmp_path, make_model):
     with pytest.raises(CheckpointError, match=said[which]) as error:
         initialise(model, "nobody/nothing" if which == "offline" else path)
     assert "\n" not in str(error.value)
+
+
+def test_a_start_that_is_not_there_is_told_before_anything_is_read(tmp_path, monkeypatch, make_model):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    gone, model = str(tmp_path / "gone"), make_mllm()
+    with pytest.raises(CheckpointError, match=r"nothing at init=.*gone.*init=null"):
+        check_start(model, gone)
+    with pytest.raises(CheckpointError, match=r"nothing at init=.*gone"):
+        check_start(model, {"file": str(tmp_path), "base": gone})
+    with pytest.raises(CheckpointError, match="cannot be had from the hub"):
+        check_start(model, "nobody/nothing")
+    with pytest.raises(CheckpointError, match="nothing at init=nobody/nothing"):
+        check_start(make_model(), "nobody/nothing")  # a UFO-ViT has no hub
+    check_start(model, str(tmp_path))
 
 
 def test_rows_for_new_tokens():

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, SamConfig, SamModel
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.checkpoints import pretrained_sam
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.load import initialise
+from ufo.checkpoints.load import check_start, initialise
 from ufo.model import UFO
 from ufo.tokenizer import UFOTokenizer, build_vocab
 
@@ -116,8 +116,9 @@ def test_everything_but_new_parts_is_taken(tokenizer, bert_model, folders, caplo
         initialise(model, {k: str(v) for k, v in folders.items()})
     after = model.backbone.state_dict()
     new = tuple(f"layers.{i}." for i in range(LAYERS, LAYERS + NEW))
+    own = lambda name: name.startswith(new) and ("norm" in name or "rel_pos" in name)  # noqa: E731
     for name, value in after.items():
-        assert torch.equal(value, before[name]) == name.startswith(new), name
+        assert torch.equal(value, before[name]) == own(name), name
     bert, tokens = bert_model.embeddings, len(tokenizer.vocab)
     assert torch.equal(after["embedding.word.weight"][:tokens], bert.word_embeddings.weight)
     assert torch.equal(after["embedding.word.weight"][tokens:], before["embedding.word.weight"][tokens:])
@@ -125,6 +126,21 @@ def test_everything_but_new_parts_is_taken(tokenizer, bert_model, folders, caplo
     assert torch.equal(after["embedding.norm.bias"], bert.LayerNorm.bias)
     [line] = caplog.messages
     assert "3 layers" in line and "2 new layers stay random" in line and f"{tokens} tokens" in line
+
+
+def test_new_layers_start_as_the_published_ones_did(tokenizer, folders):
+    """Uniform weights and biases within 1/sqrt(n) of torch's linear maps, no relative positions."""
+    model = make(tokenizer)
+    fresh = UFOViT(**model.backbone.config)
+    model.backbone.load_state_dict(fresh.state_dict())
+    assert not fresh.layers[-1].fc1.bias.any()  # of a network that starts from nothing
+    initialise(model, {**folders})
+    for layer in model.backbone.layers[LAYERS:]:
+        for linear in (layer.qkv, layer.proj, layer.fc1, layer.fc2):
+            bound = linear.in_features**-0.5
+            for values in (linear.weight, linear.bias):
+                assert values.abs().max() <= bound and values.std() > bound / 3
+        assert not layer.rel_pos_h.any() and bool((layer.norm1.weight == 1).all())
 
 
 def test_names_of_the_first_bert_files(tokenizer, bert_model, folders, tmp_path):
@@ -229,6 +245,17 @@ def test_what_cannot_be_had_says_what_to_do(tokenizer, tmp_path, monkeypatch, fo
         initialise(model, "facebook/sam-vit-base")
     with pytest.raises(CheckpointError, match=r"has no \.safetensors"):
         initialise(model, {"sam": str(tmp_path)})
+    for start in (
+        "sam",
+        "facebook/sam-vit-base",
+        {"sam": str(tmp_path)},
+        {"sam": folders["sam"], "bert": "x"},
+    ):
+        with pytest.raises(CheckpointError, match=r"random weights on purpose: init=null|safetensors"):
+            check_start(model, start)
+    with pytest.raises(CheckpointError, match=r"no text embedding '.*huge\.pt'.*released with UFO"):
+        check_start(model, {"sam": folders["sam"], "bert": str(tmp_path / "bert_embed_huge.pt")})
+    check_start(model, {**folders})
     (tmp_path / "model.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(CheckpointError, match="is damaged"):
         initialise(model, {"sam": str(tmp_path)})

@@ -9,7 +9,8 @@ from mllm_models import make_backbone
 from ufo.backbones.internvl import InternVL
 from ufo.backbones.llava import Llava
 from ufo.backbones.quirks import Quirks
-from ufo.head.teacher import continue_prompts, teacher_forcing, write_answers
+from ufo.head.teacher import continue_prompts, encode_training, teacher_forcing, write_answers
+from ufo.tasks.base import Asked
 from ufo.tokenizer import Encoded
 
 
@@ -27,7 +28,7 @@ def words(tokenizer, row: Encoded, supervised: bool = True) -> str:
 def test_prompt_and_answer_join_as_one_text(made):
     backbone, tokenizer = made
     ids, mask, rows = continue_prompts(
-        backbone, tokenizer, ["where is three", "what"], ["it is <MASK>.", "red"], 30
+        backbone, tokenizer, ["where is three", "what"], ["it is <MASK>.", "red"]
     )
     for i, (question, answer) in enumerate([("where is three", "it is <MASK>."), ("what", "red")]):
         text = backbone.chat(question) + answer + tokenizer.end
@@ -41,7 +42,7 @@ def test_prompt_and_answer_join_as_one_text(made):
 def test_conversation_learns_answers_only(made):
     backbone, tokenizer = made
     turns = [("red", True), ("where is three", False), ("left of zero", True)]
-    _, _, [row] = continue_prompts(backbone, tokenizer, ["<image>\nwhat"], [turns], 30)
+    _, _, [row] = continue_prompts(backbone, tokenizer, ["<image>\nwhat"], [turns])
     assert words(tokenizer, row) == f"red {tokenizer.end} left of zero {tokenizer.end}"
     assert "where is three" in words(tokenizer, row, supervised=False)
     forced = teacher_forcing(tokenizer, [row])
@@ -50,9 +51,20 @@ def test_conversation_learns_answers_only(made):
     assert len(forced.targets) == sum(row.supervised) == len(forced.supervised)
 
 
-def test_long_answers_keep_their_end(made):
+def test_an_answer_is_learned_to_its_end(made):
+    """A caption of more tokens than the task says at inference is no shorter text with a wrong end."""
     backbone, tokenizer = made
-    _, _, [row] = continue_prompts(backbone, tokenizer, ["what"], ["red " * 50], 10)
+    asked = Asked(["what"], answers=["red " * 50])
+    _, _, forced = encode_training(backbone, tokenizer, asked, 10)
+    [red] = tokenizer.encode(["red"])
+    assert int(forced.targets.eq(red[1]).sum()) == 50 and forced.targets[-1] == tokenizer.end_id
+
+
+def test_an_answer_that_no_memory_holds_keeps_its_end(made, monkeypatch):
+    backbone, tokenizer = made
+    monkeypatch.setattr(tokenizer, "max_prompt_length", 10)
+    monkeypatch.setattr(tokenizer, "pad_prompts", lambda rows: (None, None))
+    _, _, [row] = continue_prompts(backbone, tokenizer, ["what"], ["red " * 50])
     assert len(row.ids) == 11 and row.ids[-1] == tokenizer.end_id and row.supervised[-1]
 
 

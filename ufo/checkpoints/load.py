@@ -29,9 +29,9 @@ from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import pretrained_lm, pretrained_sam
 from ufo.checkpoints.bounds import no_more_than
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.model_folder import FORMAT, NET, save, twins
+from ufo.checkpoints.model_folder import FORMAT, NET, previous, save, twins
 from ufo.checkpoints.read import build, build_for, check_architecture, load_weights, no_values, read
-from ufo.checkpoints.transformers_folder import downloaded
+from ufo.checkpoints.transformers_folder import download, downloaded
 from ufo.model import UFO
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ __all__ = [
     "build_for",
     "check_base",
     "check_same_model",
+    "check_start",
     "initialise",
     "load",
     "load_weights",
@@ -72,6 +73,28 @@ def load(path: str | Path, device: torch.device | str = "cpu", base: str | Path 
 
 
 # ---------------------------------------------------------------- starting weights
+
+
+def check_start(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
+    """Raises CheckpointError where there is nothing at the place that `initialise` would read.
+
+    What the hub has is downloaded. Asked before data are read, which may take hours.
+    """
+    if isinstance(path, Mapping) and "file" in path:
+        for part in filter(None, (path["file"], path.get("base"))):
+            check_start(model, part)
+        return
+    if start := pretrained_sam.source(path):
+        return pretrained_sam.check(model, *start)
+    place = Path(str(path))
+    if place.exists() or previous(place).is_dir():
+        return
+    if not pretrained_lm.recognises(model.backbone, str(path)):
+        raise CheckpointError(
+            f"there is nothing at init={path}, where this training starts; give a checkpoint, or "
+            f"{pretrained_sam.RANDOM}"
+        )
+    download(str(path))
 
 
 def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:

@@ -2,7 +2,8 @@
 
 See docs/published_system.md#vit-start.
 Read from transformers' files (`facebook/sam-vit-*`, `bert-*-uncased`), on the hub or in a folder. SAM fills
-patches, positions and the first layers, BERT the text embedding; new layers and UFO's own tokens stay random.
+patches, positions and the first layers, BERT the text embedding; new layers start as torch makes linear maps,
+UFO's own tokens stay random.
 A released `bert_embed*.pt` may stand for BERT: it has rows for UFO's own tokens as well.
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ufo.backbones.ufo_vit import UFOViT, resize_position_grid
 from ufo.checkpoints.errors import CheckpointError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RANDOM = "train from random weights on purpose: init=null"
 AUTO = "auto"  # the released weights of the model's width
 SAM_OF_WIDTH = {768: "facebook/sam-vit-base", 1024: "facebook/sam-vit-large", 1280: "facebook/sam-vit-huge"}
 BERT_OF_WIDTH = {768: "bert-base-uncased", 1024: "bert-large-uncased"}
@@ -84,31 +86,75 @@ def _is_sam(name: str) -> bool:
     return kind in ("sam", "sam_vision_model")
 
 
-def initialise(model: UFO, sam: str = AUTO, bert: str | None = AUTO) -> None:
-    """Start a UFO-ViT from SAM's encoder and BERT's embedding; all that they lack stays as it is.
-
-    The position grid is resized bicubically, relative positions of global layers linearly.
-
-    Raises CheckpointError where weights cannot be had or are of another architecture.
-    """
+def _sam_of(model: UFO, sam: str) -> str:
+    """The SAM that `sam` stands for."""
     if not isinstance(model.backbone, UFOViT):
         raise CheckpointError(f"SAM's weights are for a UFOViT, not for a {type(model.backbone).__name__}")
     width = model.backbone.width
     if sam == AUTO and width not in SAM_OF_WIDTH:
         raise CheckpointError(
             f"there is no SAM of width {width}, only of {', '.join(map(str, SAM_OF_WIDTH))}; choose another "
-            "backbone= or give a folder: init={sam: FOLDER, bert: null}"
+            f"backbone=, give a folder: init={{sam: FOLDER, bert: null}}, or {RANDOM}"
         )
-    sam = SAM_OF_WIDTH[width] if sam == AUTO else sam
+    return SAM_OF_WIDTH[width] if sam == AUTO else sam
+
+
+def _bert_of(model: UFO, bert: str | None) -> str | None:
+    """The BERT, or the file of an embedding, that `bert` stands for; None: none at all."""
+    default = BERT_OF_WIDTH.get(model.backbone.width)
+    if bert == AUTO and default is None:
+        raise CheckpointError(
+            f"there is no published BERT of width {model.backbone.width}; give the embedding that was "
+            "released with UFO: init='{sam: auto, bert: bert_embed_huge.pt}', or "
+            "init='{sam: auto, bert: null}' for a random one"
+        )
+    chosen = default if bert == AUTO else bert
+    if chosen and Path(chosen).suffix in PICKLED and not Path(chosen).is_file():
+        raise CheckpointError(
+            f"there is no text embedding '{chosen}'; get the file that was released with UFO, take "
+            f"init='{{sam: auto, bert: null}}' for a random one, or {RANDOM}"
+        )
+    return chosen
+
+
+def check(model: UFO, sam: str = AUTO, bert: str | None = AUTO) -> None:
+    """Raises CheckpointError where `initialise` could not have its files; they are downloaded, not read."""
+    _files(_sam_of(model, sam))
+    chosen = _bert_of(model, bert)
+    if chosen and Path(chosen).suffix not in PICKLED:
+        _files(chosen)
+
+
+def initialise(model: UFO, sam: str = AUTO, bert: str | None = AUTO) -> None:
+    """Start a UFO-ViT from SAM's encoder and BERT's embedding; all that they lack stays random.
+
+    The position grid is resized bicubically, relative positions of global layers linearly.
+
+    Raises CheckpointError where weights cannot be had or are of another architecture.
+    """
+    sam = _sam_of(model, sam)
     weights = sam_weights(model.backbone, sam)
     layers = sum(f"layers.{i}.norm1.weight" in weights for i in range(len(model.backbone.layers)))
     text, text_summary = _text_weights(model, bert)
     model.backbone.load_state_dict(model.backbone.state_dict() | weights | text)
+    _start_new_layers(model.backbone)
     random = len(model.backbone.layers) - layers
     log.info(
         f"init: {layers} layers, patches and positions from {sam} ({len(weights)} weights); "
         f"{random} new layers stay random; {text_summary}"
     )
+
+
+def _start_new_layers(backbone: UFOViT) -> None:
+    """The layers behind SAM's: uniform weights and biases as torch makes them, no relative positions.
+
+    So the published models began, docs/published_system.md#vit-start. The network's own start, a truncated
+    normal without biases, is for what begins from nothing.
+    """
+    for layer in backbone.layers[backbone.config["depth"] :]:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
 
 
 # ---------------------------------------------------------------- SAM
@@ -186,16 +232,10 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
     What is not asked for by name is left out where it does not fit.
     """
     width, tokens = model.backbone.width, len(model.tokenizer.vocab)
-    default = BERT_OF_WIDTH.get(width)
-    if name is None:
+    chosen = _bert_of(model, name)
+    if chosen is None:
         return {}, "the text embedding stays random"
-    if name == AUTO and default is None:
-        raise CheckpointError(
-            f"there is no published BERT of width {width}; give the embedding that was released with UFO: "
-            "init='{sam: auto, bert: bert_embed_huge.pt}', or init='{sam: auto, bert: null}' for a random one"
-        )
-    chosen = default if name == AUTO and default is not None else name
-    if Path(chosen).suffix in PICKLED and Path(chosen).is_file():
+    if Path(chosen).suffix in PICKLED:
         return _embedding_file(model, Path(chosen))
     found = _read(chosen, lambda key: _BERT.get(key.removeprefix("bert.")))
     missing = sorted(set(_BERT.values()) - found.keys())
@@ -272,7 +312,7 @@ def _files(name: str) -> list[Path]:
         except Exception as error:
             raise CheckpointError(
                 f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
-                "elsewhere and give the folders: 'init={sam: FOLDER, bert: FOLDER}'"
+                f"elsewhere and give the folders: 'init={{sam: FOLDER, bert: FOLDER}}', or {RANDOM}"
             ) from error
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -147,7 +147,9 @@ def text_warnings(model: UFO, task: str, seen: Seen) -> Iterator[str]:
     lengths = {place: len(ids) for (place, _), ids in zip(seen.texts, tokens, strict=True)}
     long = [place for place, length in lengths.items() if length > chosen.max_length]
     if long:
+        # a language model learns them whole, since they continue its prompt
+        effect = "learned, not said" if model.backbone.answers_continue_prompt else "cut"
         yield (
-            f"{len(long):,}x answer of more than {chosen.max_length} tokens, cut (first: {long[0]} with "
+            f"{len(long):,}x answer of more than {chosen.max_length} tokens, {effect} (first: {long[0]} with "
             f"{lengths[long[0]]}); raise tasks.{task}.max_length"
         )

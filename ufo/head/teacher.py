@@ -40,10 +40,11 @@ def encode_training(
 ) -> tuple[Tensor, Tensor, TeacherForcing]:
     """Prompts `[B or 1, n]`, their mask, and the answers to them as they are fed and learned.
 
-    An answer without queries has at most `max_length` tokens; those of queries are as long as they are.
+    An answer that starts anew and belongs to no query has at most `max_length` tokens. Others are as long as
+    they are: one that continues a prompt is learned to its end, whatever the task may say at inference.
     """
     if asked.queries is None and backbone.answers_continue_prompt:
-        prompts, mask, rows = continue_prompts(backbone, tokenizer, asked.prompts, asked.answers, max_length)
+        prompts, mask, rows = continue_prompts(backbone, tokenizer, asked.prompts, asked.answers)
         return prompts, mask, teacher_forcing(tokenizer, rows)
     prompts, mask = encode_prompts(backbone, tokenizer, asked.prompts)
     if asked.queries is None:
@@ -82,9 +83,12 @@ def continue_prompts(
     tokenizer: Tokenizer,
     questions: Sequence[str],
     answers: Sequence[Answer],
-    max_length: int,
 ) -> tuple[Tensor, Tensor, list[Encoded]]:
-    """Prompts `[B, n]`, their mask, and answers that continue them and start with the prompt's last token."""
+    """Prompts `[B, n]`, their mask, and answers that continue them and start with the prompt's last token.
+
+    Only an answer longer than the longest prompt is cut, as no memory would hold it.
+    """
+    longest = tokenizer.max_prompt_length
     conversations = [
         _conversation(backbone, tokenizer.end, question, answer)
         for question, answer in zip(questions, answers, strict=True)
@@ -94,8 +98,8 @@ def continue_prompts(
         begin = learned.index(True) if any(learned) else len(ids)
         prompts.append(ids[:begin])
         ids, learned = ids[begin - 1 :], learned[begin - 1 :]
-        if isinstance(answer, str) and len(ids) > max_length + 1:
-            ids, learned = [*ids[:max_length], tokenizer.end_id], learned[: max_length + 1]
+        if isinstance(answer, str) and len(ids) > longest + 1:
+            ids, learned = [*ids[:longest], tokenizer.end_id], learned[: longest + 1]
         rows.append(Encoded(ids, learned))
     return *tokenizer.pad_prompts(prompts), rows
 

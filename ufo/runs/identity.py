@@ -167,6 +167,8 @@ def _digest(content: bytes) -> str:
 
 def _start(init: Any) -> Any:
     """`init=`, and what its files hold, so that a folder that was moved is still the same start."""
+    if isinstance(init, dict):  # {sam: ..., bert: ...} or {file: ..., base: ...}
+        return {part: _start(value) for part, value in init.items()}
     if not isinstance(init, str):
         return init
     path = Path(init)

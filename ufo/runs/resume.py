@@ -66,6 +66,11 @@ def find(resume: str, folder: Path, module: nn.Module, run: Mapping[str, Any]) -
     return None
 
 
+def may_go_on(resume: str, folder: Path) -> bool:
+    """Whether there is something to go on from, so that the start of the training is behind it."""
+    return resume != "never" and (resume != "auto" or bool(newest_first(folder / "checkpoints")))
+
+
 def _candidates(place: Path, resume: str) -> list[Path]:
     if resume == "auto" or (place / "checkpoints").is_dir():
         return newest_first(place / "checkpoints")
