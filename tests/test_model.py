@@ -289,12 +289,11 @@ def test_models_of_two_families_share_a_task(make_backbone, tokenizer, make_tiny
     """Each asks in the words of its own backbone, whichever was made last."""
     from mllm_models import make_backbone as language_model
 
-    from ufo.backbones.internvl import InternVL
     from ufo.tasks.wording import INTERNVL, UFO_VIT
 
     task = make_tiny_task("grounding")
     first = UFO(make_backbone(), tokenizer, {"grounding": task})
-    second = UFO(*language_model(InternVL), {"grounding": task})
+    second = UFO(*language_model("internvl"), {"grounding": task})
     batch = make_batch("grounding", (1, 1))
     for model, wording in ((first, UFO_VIT), (second, INTERNVL)):
         prompts = model.task("grounding").ask(batch, None).prompts

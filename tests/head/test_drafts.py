@@ -8,7 +8,6 @@ import pytest
 import torch
 from mllm_models import make_backbone
 
-from ufo.backbones.internvl import InternVL
 from ufo.head.decoding import Decoded
 from ufo.head.greedy import greedy
 from ufo.head.guesses import Drafts
@@ -19,7 +18,7 @@ LENGTH = 12
 
 @pytest.fixture(scope="module")
 def made():
-    backbone, tokenizer = make_backbone(InternVL)
+    backbone, tokenizer = make_backbone("internvl")
     ids, mask = tokenizer.encode_prompts([backbone.chat(q) for q in ("the red three", "a", "zero", "digit")])
     images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
     with torch.no_grad():

@@ -6,7 +6,6 @@ import pytest
 import torch
 from mllm_models import make_backbone
 
-from ufo.backbones.internvl import InternVL
 from ufo.head.expand import Expansion
 from ufo.head.greedy import greedy
 from ufo.head.strategy import Strategy
@@ -34,7 +33,7 @@ def test_too_few_pairs():
 
 @torch.no_grad()
 def test_expanded_rows_are_decoded_as_if_alone():
-    backbone, tokenizer = make_backbone(InternVL)
+    backbone, tokenizer = make_backbone("internvl")
     ids, mask = tokenizer.encode_prompts([backbone.chat("three")] * 2)
     images = torch.randint(256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
     context = backbone.encode(images, ids, mask, query_grid(1, 1, 3))

@@ -6,15 +6,13 @@ import pytest
 import torch
 from mllm_models import make_backbone
 
-from ufo.backbones.internvl import InternVL
-from ufo.backbones.llava import Llava
 from ufo.backbones.quirks import Quirks
 from ufo.head.teacher import continue_prompts, encode_training, teacher_forcing, write_answers
 from ufo.tasks.base import Asked
 from ufo.tokenizer import Encoded
 
 
-@pytest.fixture(params=[InternVL, Llava], ids=lambda f: f.__name__)
+@pytest.fixture(params=["internvl", "llava"])
 def made(request):
     return make_backbone(request.param)
 

@@ -141,7 +141,7 @@ class Backbone(nn.Module, ABC):
 
     def part_of(self, parameter: str) -> str:
         """vision, projector, embeddings or lm: what a parameter of this name belongs to."""
-        if "projector" in parameter or ".merger." in parameter:
+        if "projector" in parameter or "merger" in parameter:
             return "projector"
         if any(word in parameter for word in ("vision_tower.", ".visual.", "patch_embed", "pos_embed")):
             return "vision"

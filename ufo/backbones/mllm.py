@@ -8,23 +8,31 @@ Shapes: `B` images, `I` image tokens, `N` prefix tokens, `Q` queries, `R = B*Q` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context, FirstToken, LayerMemory
-from ufo.backbones.prefix_attention import NAME, AnswerPass, PrefixPass
+from ufo.backbones.prefix import (
+    ImageTokens,
+    add_local,
+    answer_layer,
+    at_image,
+    image_part,
+    prefix_layer,
+    prefix_mask,
+)
+from ufo.backbones.prefix_attention import NAME, AnswerPass
 from ufo.backbones.quirks import Quirks
 from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample, tile_layout
-from ufo.backbones.vocabulary import fit_vocabulary
+from ufo.backbones.transformers_net import build_net, json_values, longest_context
 from ufo.tokenizer import Tokenizer
-from ufo.transformers_private import from_config
 
 IMAGE = "<image>"  # where a question wants the image
 
@@ -66,31 +74,17 @@ class MLLM(Backbone):
         dtype: str = "float32",
     ):
         super().__init__()
-        if (config is None) == (pretrained is None):
-            raise ValueError("say either network.config (random weights) or network.pretrained, not both")
-        self.net = self._build(config, pretrained, vocab_size, getattr(torch, dtype))
+        self.net = build_net(self.model_class, config, pretrained, vocab_size, getattr(torch, dtype))
         self.net.set_attn_implementation({"text_config": NAME, "vision_config": NAME})
         self.system = self.default_system if system is None else system
         self.max_tiles, self.quirks = max_tiles, Quirks(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
         self.patch_id = -1  # no token, until `attach`
-        text = self.net.config.get_text_config()
-        self.width, self.context_length = text.hidden_size, text.max_position_embeddings
+        self.width = self.net.config.get_text_config().hidden_size
+        self.context_length = longest_context(self.net.config)
         for name, values in zip(("pixel_mean", "pixel_std"), self.pixel_mean_std, strict=True):
             value = 255 * torch.tensor(values).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
-
-    def _build(self, config, pretrained, vocab_size: int, dtype: torch.dtype) -> PreTrainedModel:
-        if pretrained is not None:
-            # the attention that its config names may be a kernel on the hub; ours takes its place anyway
-            net = self.model_class.from_pretrained(pretrained, dtype=dtype, attn_implementation="eager")
-            return resize_vocabulary(net, vocab_size)
-        values = {k: v for k, v in config.items() if k != "model_type"}
-        config_class = self.model_class.config_class
-        assert config_class is not None, "a model of transformers that can be built names its config"
-        settings = config_class.from_dict(json_values(values))
-        settings.get_text_config().vocab_size = vocab_size
-        return from_config(self.model_class, settings, dtype)
 
     # ---------------------------------------------------------------- what differs between families
 
@@ -118,12 +112,12 @@ class MLLM(Backbone):
         side = round(self.tile // patch * getattr(config, "downsample_ratio", 1))
         return Layout(rows, cols, side, side)
 
-    def read_images(self, images: Tensor, layout: Layout) -> Tensor:
+    def read_images(self, images: Tensor, layout: Layout) -> ImageTokens:
         """Images `[B, 3, H, W]` of 0..255 -> image tokens `[B, I, C]`, tile by tile, row by row."""
         tiles = cut_tiles(images, self.tile, layout.rows, layout.cols)
         tokens = self.net.model.get_image_features(pixel_values=self.normalise(tiles)).pooler_output
         tokens = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))  # [B*P, T, C]
-        return tokens.unflatten(0, (len(images), -1)).flatten(1, 2)
+        return ImageTokens(tokens.unflatten(0, (len(images), -1)).flatten(1, 2))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels `[..., 3, H, W]` of 0..255 as the vision tower wants them."""
@@ -186,17 +180,26 @@ class MLLM(Backbone):
 
     def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False) -> Context:
         layout = self.layout(*images.shape[-2:])
-        patches = self.read_images(images, layout)  # [B, I, C]
+        image = self.read_images(images, layout)
         last = None
         if queries is None:  # the prompt's last token is the first that an answer pass feeds
             last = prompt_ids.gather(1, prompt_mask.sum(1, keepdim=True) - 1)[:, 0]
             prompt_ids, prompt_mask = prompt_ids[:, :-1], prompt_mask[:, 1:]
-        x, inside, visible = self._embed_prefix(prompt_ids, prompt_mask, patches)
+        x, inside, visible = self._embed_prefix(prompt_ids, prompt_mask, image.first)
         positions, free = self.positions(inside, visible, layout)
         points = None if queries is None else queries.references.expand(len(x), -1, -1)
-        x, memory = self._run_prefix(x, inside, visible, positions, points, layout, causal)
-        features = mosaic(self.decoder.norm(_image_part(x, inside, patches.shape[1])), layout)
-        first = self._first_token(last, points, patches, visible, free, layout)
+        mask, rope = prefix_mask(inside, visible, causal), self.rotary(x, positions)
+        memory: list[LayerMemory | None] = []
+        for index, layer in enumerate(self.decoder.layers):
+            local = None
+            if index and points is not None:
+                local = sample(mosaic(image_part(x, inside, layout.tokens), layout), points).flatten(0, 1)
+            x, k, v = self._run(partial(prefix_layer, layer), x, mask, rope)
+            memory.append(LayerMemory(shared=(k, v), local=local))
+            if index < len(image.added):
+                x = x + at_image(image.added[index].to(x.dtype), inside, 0.0)
+        features = mosaic(self.decoder.norm(image_part(x, inside, layout.tokens)), layout)
+        first = self._first_token(last, points, image.first, visible, free, layout)
         count = 1 if points is None else points.shape[1]
         padded = None if len(visible) == 1 else visible.expand(len(x), -1)
         return Context(features, memory, count, first, padded)
@@ -212,22 +215,7 @@ class MLLM(Backbone):
         inside = (at >= place) & (at < place + count)
         source = torch.where(at < place, at, torch.where(inside, place, at - count + 1))  # [b, N]
         text = self.decoder.embed_tokens(ids.gather(1, source)).expand(len(patches), -1, -1)
-        number = (at - place).clamp(0, count - 1)[..., None].expand(len(patches), -1, text.shape[-1])
-        image = patches.to(text.dtype).gather(1, number)
-        return torch.where(inside[..., None], image, text), inside, mask.gather(1, source)
-
-    def _run_prefix(self, x, inside, visible, positions, points, layout, causal):
-        """All decoder layers on the prefix; what answers may see of each."""
-        mask = _prefix_mask(inside, visible, causal)
-        rope = self.rotary(x, positions)
-        memory: list[LayerMemory | None] = []
-        for index, layer in enumerate(self.decoder.layers):
-            local = None
-            if index and points is not None:
-                local = sample(mosaic(_image_part(x, inside, layout.tokens), layout), points).flatten(0, 1)
-            x, k, v = self._run(partial(_prefix_layer, layer), x, mask, rope)
-            memory.append(LayerMemory(shared=(k, v), local=local))
-        return x, memory
+        return at_image(patches.to(text.dtype), inside, text), inside, mask.gather(1, source)
 
     def _first_token(self, last, points, patches, visible, free, layout) -> FirstToken:
         """A query starts from its local image prompt, a single answer from the prompt's last token."""
@@ -262,9 +250,9 @@ class MLLM(Backbone):
         for index, layer in enumerate(self.decoder.layers):
             local = context.memory[index].local
             if local is not None and begin == 0:
-                x = _add_local(x, local, first)
+                x = add_local(x, local, first)
             now = AnswerPass(index, context, (rows, length), packed, cache)
-            x = self._run(partial(_answer_layer, layer, now), x, rope)
+            x = self._run(partial(answer_layer, layer, now), x, rope)
         if cache:
             cache.length += length
         x = self.decoder.norm(x)
@@ -300,61 +288,3 @@ class MLLM(Backbone):
 
     def is_text(self, parameter: str) -> bool:
         return "embed_tokens" in parameter or "lm_head" in parameter or "language_model.norm" in parameter
-
-
-# ---------------------------------------------------------------- layers
-
-
-def _prefix_layer(layer: nn.Module, x: Tensor, mask: Tensor | None, rope) -> tuple[Tensor, Tensor, Tensor]:
-    kept = PrefixPass()
-    x = layer(x, attention_mask=mask, position_embeddings=rope, prefix=kept)
-    assert kept.keys is not None and kept.values is not None, "the layer's attention keeps them"
-    return x, kept.keys, kept.values
-
-
-def _answer_layer(layer: nn.Module, now: AnswerPass, x: Tensor, rope) -> Tensor:
-    return layer(x, attention_mask=None, position_embeddings=rope, prefix=now)
-
-
-def _add_local(x: Tensor, local: Tensor, first: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Add each row's local image prompt `[R, C]` to its first token, in `[R, T, C]` or packed `[1, M, C]`."""
-    local = local.to(x.dtype)
-    if first is None:
-        return torch.cat([x[:, :1] + local[:, None], x[:, 1:]], 1)
-    is_first, row = first
-    return x + torch.where(is_first, local[row], 0)
-
-
-def _prefix_mask(inside: Tensor, visible: Tensor, causal: bool) -> Tensor:
-    """What a prefix token may see: what came before and, inside the image, all of it. bool `[b, 1, N, N]`."""
-    at = torch.arange(inside.shape[1], device=inside.device)
-    allowed = (at[:, None] >= at)[None]
-    if not causal:
-        allowed = allowed | (inside[:, :, None] & inside[:, None])
-    return (allowed & visible[:, None])[:, None]
-
-
-def _image_part(x: Tensor, inside: Tensor, count: int) -> Tensor:
-    """The image tokens `[B, I, C]` of a prefix `[B, N, C]`."""
-    first = inside.int().argmax(1, keepdim=True)  # [b, 1]
-    index = first + torch.arange(count, device=x.device)
-    return x.gather(1, index[..., None].expand(len(x), -1, x.shape[-1]))
-
-
-def resize_vocabulary(net: PreTrainedModel, rows: int) -> PreTrainedModel:
-    """Cut or append token rows; a new row of the output head starts as `fit_vocabulary` has it."""
-    old = net.get_output_embeddings().weight.detach().clone()
-    if rows != len(old):
-        net.resize_token_embeddings(rows, mean_resizing=False)
-        with torch.no_grad():
-            net.get_output_embeddings().weight.copy_(fit_vocabulary(old, rows, len(old)))
-    return net
-
-
-def json_values(value: Any) -> Any:
-    """Nested settings as dicts and lists, fit for JSON."""
-    if isinstance(value, Mapping):
-        return {str(k): json_values(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [json_values(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,28 +1,32 @@
 """Qwen2.5-VL as transformers has it: the whole image at its own shape instead of tiles, places in 2-D.
 
-Not in the paper; shows what another family needs. One token stands for `merge` x `merge` patches.
+Not in the paper; shows what another family needs. One token stands for `merge` x `merge` patches; a window of
+queries is 16 x 16 tokens, as many as an InternVL tile has.
 Shapes: `B` images, `H W` tokens, `p` pixels of a patch's side, `m` merge, `N` prefix tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration
 
 from ufo.backbones.mllm import MLLM
+from ufo.backbones.prefix import ImageTokens
 from ufo.backbones.tiles import Layout, resize
+
+WINDOW = 16  # tokens of a window's side
 
 
 class Qwen2_5_VL(MLLM):
     """A ViT with windows, an MLP that merges patches and a Qwen2 decoder.
 
-    `max_tiles` bounds the image: it has at most so many times 256 tokens.
+    `max_tiles` bounds the image: it has at most so many windows and so many times 256 tokens.
     """
 
-    model_class = Qwen2_5_VLForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = Qwen2_5_VLForConditionalGeneration
     wording = "internvl"  # questions in whole sentences, boxes in tags
     learned_prompt_end = "\n"
     default_system = "You are a helpful assistant."
@@ -32,13 +36,16 @@ class Qwen2_5_VL(MLLM):
     pixel_mean_std = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
     def chat(self, question: str) -> str:
-        return f"<|im_start|>system\n{self.system}<|im_end|>\n{self._user(self.with_image(question))}"
+        system = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
+        return system + self._user(self.with_image(question))
 
     def follow_up(self, question: str) -> str:
         return f"\n{self._user(question)}"
 
     def _user(self, question: str) -> str:
         return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+    # ---------------------------------------------------------------- images
 
     @property
     def tile(self) -> int:
@@ -47,14 +54,20 @@ class Qwen2_5_VL(MLLM):
         return vision.patch_size * vision.spatial_merge_size
 
     def layout(self, height: int, width: int) -> Layout:
-        most = 256 * self.max_tiles
+        most = WINDOW**2 * self.max_tiles
         scale = min((most * self.tile**2 / (height * width)) ** 0.5, 1.0) / self.tile
         rows, cols = (min(max(round(side * scale), 1), most) for side in (height, width))
         if rows * cols > most:  # one of them was less than a token
             rows, cols = min(rows, max(most // cols, 1)), min(cols, max(most // rows, 1))
         return Layout(1, 1, rows, cols)
 
-    def read_images(self, images: Tensor, layout: Layout) -> Tensor:
+    def grid_windows(self, height: int, width: int) -> tuple[int, int]:
+        layout = self.layout(height, width)
+        rows, cols = (max(round(side / WINDOW), 1) for side in (layout.height, layout.width))
+        rows = min(rows, self.max_tiles)
+        return rows, min(cols, max(self.max_tiles // rows, 1))
+
+    def read_images(self, images: Tensor, layout: Layout) -> ImageTokens:
         vision = self.net.config.vision_config
         patch, merge, times = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
         rows, cols = layout.height, layout.width
@@ -65,7 +78,11 @@ class Qwen2_5_VL(MLLM):
         grid = torch.tensor([[1, rows * merge, cols * merge]], device=x.device).expand(len(images), -1)
         x = x.flatten(0, 4).flatten(1)  # [B*H*W*m*m, 3*times*p*p]
         found = self.net.model.get_image_features(pixel_values=x, image_grid_thw=grid)
-        return torch.stack(list(found.pooler_output))
+        # images of one batch have one size; what some towers add to later layers has a name of its own
+        added = [torch.stack(list(one)) for one in getattr(found, "deepstack_features", None) or ()]
+        return ImageTokens(torch.stack(list(found.pooler_output)), tuple(added))
+
+    # ---------------------------------------------------------------- places
 
     def rotary(self, x: Tensor, positions: Tensor) -> Any:
         # text has the same place in all three directions; older transformers (5.17) do not repeat it

@@ -59,6 +59,10 @@ _WITHIN: dict[str, tuple[float, float]] = {
     "num_attention_heads": (1, 1024),
     "num_key_value_heads": (1, 1024),
     "head_dim": (1, 4096),
+    "num_heads": (1, 1024),
+    "out_hidden_size": (1, 65_536),
+    "num_position_embeddings": (1, 1_000_000),
+    "in_channels": (1, 64),
     "num_channels": (1, 64),
     "num_labels": (0, 100_000),
     "image_seq_length": (1, 1_000_000),
@@ -81,8 +85,8 @@ _REACHING = frozenset(
 _MODELS = frozenset(
     {
         "internvl", "internvl_vision", "llava", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_5_vl_vision",
-        "clip_vision_model", "siglip_vision_model", "llama", "mistral", "qwen2", "qwen3", "phi3",
-        "gemma", "gemma2",
+        "qwen3_vl", "qwen3_vl_text", "qwen3_vl_vision",
+        "clip_vision_model", "siglip_vision_model", "llama", "mistral", "qwen2", "qwen3",
     }
 )  # fmt: skip
 _DTYPES = frozenset({"float32", "float16", "bfloat16"})
