@@ -68,6 +68,8 @@ QUICK = [
     *(f"tasks.{task}.max_length=12" for task in TASKS),
     *(f"tasks.{task}.mask_tokens=4" for task in DENSE[1:]),
 ]
+# where two runs may differ by round-off alone: Adam would turn it into steps of full size
+SGD = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.5"]
 SCENES = {"train": 24, "val": 7}
 # by train.py and evaluate.py with any config
 IMPORTED = (
