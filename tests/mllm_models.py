@@ -105,9 +105,9 @@ def make_tokenizer(name: str) -> HFTokenizer:
     if family is Llava:
         return HFTokenizer.from_pretrained(VOCAB / "llava_digits", pad="<pad>")
     added = ("<MASK>", *family.tokens, family.patch_token)
-    return HFTokenizer.from_pretrained(
-        VOCAB / "internvl_digits", end="<|im_end|>", added=added, start_prompts=False
-    )
+    settings = {"end": "<|im_end|>", "added": added, "start_prompts": False}
+    grown = HFTokenizer.from_pretrained(VOCAB / "internvl_digits", **settings)
+    return HFTokenizer.from_content(grown.content, **settings)  # as if a file held all of them
 
 
 def make_backbone(name: str, **more: Any) -> tuple[MLLM, HFTokenizer]:

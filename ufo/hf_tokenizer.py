@@ -71,6 +71,11 @@ class HFTokenizer:
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def pieces(self) -> int:
+        """How many tokens the tokenizer's model has itself, those that were added to it aside."""
+        return self._backend.get_vocab_size(with_added_tokens=False)
+
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **settings: Any) -> HFTokenizer:
         """Read `tokenizer.json` or a sentencepiece `.model` from a file, a folder, or the hub.

@@ -206,3 +206,55 @@ def test_config_or_pretrained():
         InternVL(vocab_size=10)
     with pytest.raises(ValueError, match="not both"):
         InternVL(vocab_size=10, config=MODELS["internvl"][1], pretrained="x")
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "qwen3_moe"])
+def test_a_decoder_that_is_more_than_its_layers_is_refused(kind):
+    config = {
+        **MODELS["internvl"][1],
+        "text_config": {**MODELS["internvl"][1]["text_config"], "model_type": kind},
+    }
+    with pytest.raises(ValueError, match=f"the language model is a {kind}"):
+        InternVL(vocab_size=10, config=config)
+
+
+def test_a_sliding_window_bounds_the_context():
+    """Within the window every token sees all earlier ones, so nothing more is needed."""
+    text = {**MODELS["llava"][1]["text_config"], "model_type": "mistral", "sliding_window": 40}
+    backbone = Llava(vocab_size=456, config={**MODELS["llava"][1], "text_config": text})
+    assert backbone.context_length == 40
+    ids = torch.full((1, 30), 3)
+    backbone.patch_id = ids[0, 0] = 5
+    with pytest.raises(ValueError, match="the model reads 40"):
+        backbone.check_prompt(ids, torch.ones_like(ids).bool(), 16, 16, 30)
+
+
+def test_the_chat_of_a_newer_internvl_is_its_own():
+    """Turns are lines there; the published UFO models were trained without line breaks."""
+    texts = {
+        n: make_backbone(n, system="S")[0].chat("what") for n in ("internvl", "internvl3", "internvl3_5")
+    }
+    image = "<img><IMG_CONTEXT></img>"
+    assert texts["internvl"] == (
+        f"<|im_start|>system\nS<|im_end|><|im_start|>user\nwhat\n{image}<|im_end|><|im_start|>assistant\n"
+    )
+    assert (
+        texts["internvl3"]
+        == texts["internvl3_5"]
+        == (
+            f"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nwhat\n{image}<|im_end|>\n<|im_start|>assistant\n"
+        )
+    )
+
+
+def test_siglip_wants_other_pixels_than_clip():
+    grey = torch.full((1, 3, 2, 2), 127.5)
+    assert make_backbone("llava_qwen")[0].normalise(grey).abs().max() < 1e-6
+    assert make_backbone("llava")[0].normalise(grey).abs().min() > 0.05
+
+
+def test_a_tower_that_gives_other_tokens_than_its_patches():
+    config = {**MODELS["llava"][1], "vision_feature_select_strategy": "full"}
+    backbone, tokenizer = make_backbone("llava", config=config)
+    with pytest.raises(ValueError, match=r"gives 5 tokens a tile instead of 2 x 2; choose"):
+        encode(backbone, tokenizer)

@@ -29,4 +29,9 @@ class InternVL(MLLM):
         return f"<|im_start|>system\n{self.system}<|im_end|>{self.follow_up(self.with_image(question))}"
 
     def follow_up(self, question: str) -> str:
-        return f"<|im_start|>user\n{question}<|im_end|><|im_start|>assistant\n"
+        return f"{self._between}<|im_start|>user\n{question}<|im_end|>{self._between}<|im_start|>assistant\n"
+
+    @property
+    def _between(self) -> str:
+        """What stands between turns: the published UFO models, which have a Llama, were trained without."""
+        return "" if self.net.config.text_config.model_type == "llama" else "\n"

@@ -1,5 +1,6 @@
-"""LLaVA-1.5 as transformers has it (docs/published_system.md#tiles).
+"""LLaVA-1.5 and its relatives with other decoders or towers, as transformers has them.
 
+See docs/published_system.md#tiles.
 UFO reads the vision tower's last layer where LLaVA itself reads the last but one: `vision_feature_layer: -1`.
 """
 
@@ -15,8 +16,12 @@ SYSTEM = (
 )
 
 
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+SIGLIP = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
 class Llava(MLLM):
-    """CLIP tiles, an MLP and LLaMA."""
+    """CLIP or SigLIP tiles, an MLP and a decoder like LLaMA."""
 
     model_class = LlavaForConditionalGeneration
     default_system = SYSTEM
@@ -25,7 +30,11 @@ class Llava(MLLM):
     patch_token = "<image>"
     image_text = "<im_start><image><im_end>"
     tokens = ("<im_start>", "<im_end>", "<box>", "</box>")
-    pixel_mean_std = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    pixel_mean_std = CLIP
+
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        siglip = self.net.config.vision_config.model_type == "siglip_vision_model"
+        return SIGLIP if siglip else self.pixel_mean_std
 
     def chat(self, question: str) -> str:
         if IMAGE in question:  # a conversation, whose format is not quite that of the other tasks

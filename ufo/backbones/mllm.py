@@ -56,7 +56,7 @@ class MLLM(Backbone):
     image_text: ClassVar[str]  # what stands in a prompt for the image: one `patch_token` among others
     patch_token: ClassVar[str]
     tokens: ClassVar[tuple[str, ...]]  # special tokens of the chat format that the tokenizer must have
-    pixel_mean_std: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
+    pixel_mean_std: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]  # of red, green, blue in 0..1
     answers_continue_prompt = True
     pixel_mean: Tensor  # [3, 1, 1]
     pixel_std: Tensor  # [3, 1, 1]
@@ -80,9 +80,11 @@ class MLLM(Backbone):
         self.max_tiles, self.quirks = max_tiles, Quirks(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
         self.patch_id = -1  # no token, until `attach`
+        given = self.net.config if pretrained else None
+        self._image_token = getattr(given, "image_token_id", getattr(given, "image_token_index", None))
         self.width = self.net.config.get_text_config().hidden_size
         self.context_length = longest_context(self.net.config)
-        for name, values in zip(("pixel_mean", "pixel_std"), self.pixel_mean_std, strict=True):
+        for name, values in zip(("pixel_mean", "pixel_std"), self.pixel_statistics(), strict=True):
             value = 255 * torch.tensor(values).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
@@ -117,7 +119,16 @@ class MLLM(Backbone):
         tiles = cut_tiles(images, self.tile, layout.rows, layout.cols)
         tokens = self.net.model.get_image_features(pixel_values=self.normalise(tiles)).pooler_output
         tokens = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))  # [B*P, T, C]
+        if tokens.shape[1] != layout.height * layout.width:
+            raise ValueError(
+                f"the vision tower gives {tokens.shape[1]} tokens a tile instead of {layout.height} x "
+                f"{layout.width}; choose network.config.vision_feature_select_strategy=full or default"
+            )
         return ImageTokens(tokens.unflatten(0, (len(images), -1)).flatten(1, 2))
+
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of red, green and blue that the vision tower was trained with, in 0..1."""
+        return self.pixel_mean_std
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels `[..., 3, H, W]` of 0..255 as the vision tower wants them."""
@@ -159,6 +170,11 @@ class MLLM(Backbone):
                 "backbone.tokenizer._target_=ufo.hf_tokenizer.HFTokenizer.from_pretrained reads it"
             ) from error
         self.patch_id = tokenizer.token_id(self.patch_token)
+        if self._image_token not in (None, self.patch_id):
+            raise ValueError(
+                f"{self.patch_token} is the token {self.patch_id} of the tokenizer, {self._image_token} of "
+                "network.pretrained; give the tokenizer of these weights (backbone.tokenizer.name_or_path)"
+            )
 
     def check_prompt(self, ids, mask, height, width, answer) -> None:
         places = ((ids == self.patch_id) & mask).sum(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def _from_pretrained(model: UFO, path: str | Path, base: str | Path | None = Non
     if has_adapters(model.backbone.lora):
         adapters = pretrained_lm.adapters_for(model, start, path) if start.adapters else {}
     else:
-        start = pretrained_lm.PretrainedWeights(start.merged(), finished=start.finished)
+        start = replace(start, weights=start.merged(), adapters={}, scale=1.0)
     weights, changed = pretrained_lm.for_model(model, start, path)
     if (model.backbone.lora or {}).get("fresh_norm") and not start.finished:
         changed.append(pretrained_lm.fresh_norm(model, weights))

@@ -6,7 +6,6 @@ the layout it was published in, or a released `.pth`. No code of a checkpoint is
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from ufo.checkpoints.mllm_base import with_base
 from ufo.checkpoints.mllm_names import is_released_mllm
 from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 from ufo.checkpoints.model_folder import NET
+from ufo.checkpoints.native_config import check_config, image_token, values
 from ufo.checkpoints.stored_tensors import is_stored, read_tensors
 from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
 from ufo.model import UFO
@@ -34,11 +34,8 @@ log = logging.getLogger(__name__)
 
 MASK_TOKEN = "<MASK>"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
-# what the shapes of weights do not tell, but outputs depend on
-_SILENT = {
-    "text_config": ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters"),
-    "vision_config": ("num_attention_heads", "layer_norm_eps", "hidden_act"),
-}
+# tokens that a published tokenizer has and its model has no row for, `<video>` for example
+_WITHOUT_ROW = 16
 
 
 @dataclass
@@ -49,6 +46,7 @@ class PretrainedWeights:
     adapters: dict[str, Tensor] = field(default_factory=dict)
     scale: float = 1.0
     finished: bool = False  # a released UFO: rows of UFO's tokens and the final norm have learned already
+    image_token: int | None = None  # the id of the image's token, where a config tells it
 
     def merged(self) -> dict[str, Tensor]:
         """The weights with the adapters in them."""
@@ -90,16 +88,29 @@ def read(backbone: Backbone, name: str | Path, base: str | Path | None = None) -
     folder = path if path.is_dir() else download(str(name))
     config = read_config(folder)
     if config.get("model_type") == REMOTE:
+        _check_remote(config, name)
         start = _released(backbone, read_tensors(folder), name)
         # a merged UFO in this layout: a base knows no <MASK>
         start.finished = has_token(folder, MASK_TOKEN)
         return start
-    _check_config(backbone, config, name)
-    return PretrainedWeights(_from_pretrained(backbone, folder, name))
+    check_config(_network(backbone), config, name)
+    weights = _from_pretrained(backbone, folder, name)
+    return PretrainedWeights(weights, image_token=image_token(config))
+
+
+def _check_remote(config: Mapping[str, Any], name: str | Path) -> None:
+    """Raises CheckpointError for an InternVL in its authors' layout that was never a UFO."""
+    inner = config.get("llm_config")
+    kind = inner.get("model_type") if isinstance(inner, Mapping) else None
+    if kind in ("qwen2", "qwen3"):
+        raise CheckpointError(
+            f"'{name}' is an InternVL with a {kind} in the layout of its authors; take the same model in the "
+            "layout of transformers, whose name ends with -hf or -HF"
+        )
 
 
 def _released(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path) -> PretrainedWeights:
-    ours = _values(backbone)
+    ours = values(_network(backbone).config)
     # the vocabulary may still lack UFO's tokens
     ours["text_config"] = {k: v for k, v in ours["text_config"].items() if k != "vocab_size"}
     try:
@@ -124,32 +135,6 @@ def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict
     return load_native(type(_network(backbone)), folder, name)[0]
 
 
-# ---------------------------------------------------------------- architecture
-
-
-def _values(backbone: Backbone) -> dict[str, Any]:
-    """The backbone's native config as plain values."""
-    return json.loads(_network(backbone).config.to_json_string(use_diff=False))
-
-
-def _check_config(backbone: Backbone, config: Mapping[str, Any], name: str | Path) -> None:
-    """Raises CheckpointError where a checkpoint's config promises other outputs than our network's."""
-    ours = _values(backbone)
-    if config.get("model_type") != ours["model_type"]:
-        raise CheckpointError(
-            f"'{name}' is a {config.get('model_type', 'model without a model_type')}, not the "
-            f"{ours['model_type']} of this run; choose another backbone="
-        )
-    different = [
-        f"{key}={config[part][key]} there, {ours[part].get(key)} here"
-        for part, keys in _SILENT.items()
-        for key in keys
-        if key in config.get(part, {}) and config[part][key] != ours.get(part, {}).get(key)
-    ]
-    if different:
-        raise CheckpointError(f"'{name}' is of another architecture: {'; '.join(different)}")
-
-
 # ---------------------------------------------------------------- into a model
 
 
@@ -161,16 +146,20 @@ def for_model(model: UFO, start: PretrainedWeights, name: str | Path) -> tuple[d
 
     Raises CheckpointError where the tokenizer belongs to another vocabulary.
     """
-    net, words = _network(model.backbone), model.tokenizer
-    weights = {NET + key: value for key, value in start.weights.items()}
+    net = _network(model.backbone)
+    words: Any = model.tokenizer  # an HFTokenizer
+    weights = {NET + key: value for key, value in _tied_alike(net, start.weights, name).items()}
     changed: list[str] = []
     known = len(words) - words.appended
+    lacks = 0 if words.appended else len(words.added)
+    if start.image_token == getattr(model.backbone, "patch_id", None):  # the tokenizer of these weights
+        lacks = max(lacks, min(known - words.pieces, _WITHOUT_ROW))
     for embedding, is_input in ((net.get_input_embeddings(), True), (net.get_output_embeddings(), False)):
         key = next((k for k, p in model.named_parameters() if p is embedding.weight), "")
         old = weights.get(key)
         if old is None or (len(old) == len(words) and (start.finished or not words.appended)):
             continue
-        if len(old) < known and (words.appended or known - len(old) > len(words.added)):
+        if len(old) < known - lacks:
             raise CheckpointError(
                 f"'{name}' knows {len(old)} tokens and the tokenizer {known} besides UFO's own; give the "
                 "tokenizer of these weights (backbone.tokenizer.name_or_path)"
@@ -179,6 +168,24 @@ def for_model(model: UFO, start: PretrainedWeights, name: str | Path) -> tuple[d
         weights[key] = fit_vocabulary(old, len(words), known, fresh)
         changed.append(key)
     return weights, changed
+
+
+def _tied_alike(net: Any, weights: Mapping[str, Tensor], name: str | Path) -> dict[str, Tensor]:
+    """Weights with an output head of its own where the network has one: a copy, if the file's is shared.
+
+    Raises CheckpointError where the network shares a head that is another matrix in the file.
+    """
+    inner, outer = net.get_input_embeddings().weight, net.get_output_embeddings().weight
+    names = [n for n, p in net.named_parameters(remove_duplicate=False) if p is inner or p is outer]
+    found = {n: weights[n] for n in names if n in weights}
+    if inner is not outer and len(found) == 1:
+        [one] = found.values()
+        return {**weights, **{n: one.clone() for n in names}}
+    if inner is outer and len(found) == 2 and not torch.equal(*found.values()):
+        raise CheckpointError(
+            f"'{name}' has an output head of its own; set ++backbone.network.config.tie_word_embeddings=false"
+        )
+    return dict(weights)
 
 
 def fresh_norm(model: UFO, weights: dict[str, Tensor]) -> str:
