@@ -33,6 +33,8 @@ SIDES = {
 }
 NETWORKS = {
     "base": {"width": 768, "depth": 12, "heads": 12, "global_layers": [2, 5, 8, 11]},
+    # as many operations as the base model, each of which costs next to nothing
+    "narrow": {"width": 48, "depth": 12, "heads": 12, "global_layers": [2, 5, 8, 11]},
     "tiny": {"width": 64, "depth": 2, "heads": 2, "global_layers": [1], "new_layers": 2},
 }
 WORDS = """

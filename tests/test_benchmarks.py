@@ -16,6 +16,7 @@ RUNS = {
         "one without annotations, spawn",
     ),
     "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
+    "launches": ([*SMALL, "--tasks", "detection"], "training step"),
     "train_step_vit": ([*SMALL, "--objects", "3"], "grounding"),
     "decode_mllm": (
         ["--tiles=1", "--layers=1", "--vocabulary=300", "--prompt=9", "--objects=2", "--samples=1"],
