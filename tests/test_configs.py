@@ -62,11 +62,6 @@ SHRUNK = [
 FITTED = {"digits_encoder": ["backbone.network.new_layers=0", "backbone.network.mean_layers=[0,1]"]}
 
 
-def fast(*names: str, of: list[str]) -> list:
-    """All names, those not given marked as slow."""
-    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in of]
-
-
 @pytest.fixture(scope="session")
 def official(tmp_path_factory) -> Path:
     return shared(tmp_path_factory, "official", write_official)
@@ -164,7 +159,8 @@ def test_evaluation_composes():
     check(cfg)
 
 
-@pytest.mark.parametrize("name", fast("digits", "digits_encoder", of=DIGITS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIGITS)
 def test_a_digits_experiment_trains_and_validates(name, scenes, tmp_path):
     cfg = compose(f"experiment={name}")
     sources = [key for key, source in cfg.sources.items() if source]
@@ -173,7 +169,8 @@ def test_a_digits_experiment_trains_and_validates(name, scenes, tmp_path):
     check_run(tmp_path, set() if name == "digits_encoder" else set(sources))
 
 
-@pytest.mark.parametrize("name", fast("ufo_vit_b_multi", of=UFO_VIT))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UFO_VIT)
 def test_an_official_experiment_trains_and_validates(name, official, tmp_path):
     cfg = compose(f"experiment={name}")
     sources = [key for key, source in cfg.sources.items() if source]

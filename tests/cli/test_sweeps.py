@@ -132,10 +132,13 @@ def test_every_run_of_a_ready_sweep_composes(name):
         if o not in swept
     ]
     for o in swept:
-        values = o.sweep_string_iterator() if o.is_discrete_sweep() else [str(o.value().start)]
-        for value in values:
-            prefix = "++" if o.is_force_add() else ""
-            run = compose(*overrides, *fixed, f"{prefix}{o.key_or_group}={value}", config=config)
+        values = [*o.sweep_string_iterator()] if o.is_discrete_sweep() else [str(o.value().start)]
+        prefix = "++" if o.is_force_add() else ""
+        for number, value in enumerate(values):
+            if number == 0 or "." not in o.key_or_group:  # another option of a group is another composition
+                run = compose(*overrides, *fixed, f"{prefix}{o.key_or_group}={value}", config=config)
+            else:
+                OmegaConf.update(run, o.key_or_group, yaml.safe_load(value))
             job = OmegaConf.masked_copy(run, [k for k in run if k != "hydra"])
             OmegaConf.resolve(job)
             check_config(job)
