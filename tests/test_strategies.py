@@ -9,6 +9,7 @@ import pytest
 import torch
 from commands import NETWORK, QUICK, SGD, TASKS, batches, compose, forked, metrics, resolution
 from hydra.utils import instantiate
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from sharing import shared
@@ -117,6 +118,13 @@ def same_state(one: dict, other: dict) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
+class NoStep(Callback):
+    """Ends a training before its first step: its checkpoint is what was read, written again."""
+
+    def on_train_start(self, trainer, pl_module):
+        trainer.should_stop = True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", SHARDED)
 def test_a_run_goes_on_with_another_number_of_devices(trainer, scenes, tmp_path):
@@ -127,9 +135,10 @@ def test_a_run_goes_on_with_another_number_of_devices(trainer, scenes, tmp_path)
     moments = first["optimizer_states"][0]["state"][0]
     assert first["global_step"] == 2 and moments["exp_avg_sq"].abs().sum() > 0 and float(moments["step"]) == 2
     alone = [*common, *batches(4, *TASKS)]
-    finished(*alone, *steps(2), f"resume={tmp_path / 'a'}", out=tmp_path / "b")
+    still = [*steps(3), "+callbacks.still._target_=test_strategies.NoStep"]
+    finished(*alone, *still, f"resume={tmp_path / 'a'}", out=tmp_path / "b")
     assert same_state(first, content(tmp_path / "b"))
-    finished(*common, *sharded, *steps(2), f"resume={tmp_path / 'b'}", out=tmp_path / "c", processes=2)
+    finished(*common, *sharded, *still, f"resume={tmp_path / 'b'}", out=tmp_path / "c", processes=2)
     assert same_state(first, content(tmp_path / "c"))
     finished(*alone, *steps(3), f"resume={tmp_path / 'c'}", out=tmp_path / "d")
     last = content(tmp_path / "d")
