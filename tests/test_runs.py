@@ -79,6 +79,14 @@ def test_a_finished_run_stays_as_it_is(finished, scenes):
     assert json.loads(after["status.json"])["state"] == "finished"
 
 
+def test_a_finished_run_in_another_folder_can_go_on_there(finished, scenes, tmp_path):
+    done = forked("train.py", *RUN, *scenes, f"resume={finished}", out=tmp_path)
+    assert done.codes == [0] and "nothing left to train" in done.text, done.text
+    before, after = content(finished), content(tmp_path)
+    for name in ("model/model.safetensors", "checkpoints/last.ckpt", "identity.json"):
+        assert after[name] == before[name], name
+
+
 def test_evaluation_scores_the_data_of_the_run(finished, tmp_path):
     quick = [
         o

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from ufo import build
 from ufo.checkpoints.load import load, save
 from ufo.data.module import UFODataModule
+from ufo.files import scratch_for
 from ufo.lightning_private import settings
 from ufo.modules.base import UFOModule
 from ufo.runs import identity, owner, results
@@ -66,6 +68,16 @@ def nothing_left(
     if first:
         if measured:
             print(results.text(measured, results.published(cfg)))
+        if not (folder / LAST).is_file():
+            _take_over(start.path, folder, module)
         if not (folder / "model").is_dir():
             print(f"model: {save(load(start.path), folder / 'model')}")
     return build.objective(cfg, measured)
+
+
+def _take_over(checkpoint: Path, folder: Path, module: UFOModule) -> None:
+    """Copy the last checkpoint of a finished run, so that the new folder can be trained on like any other."""
+    with scratch_for(folder / LAST, alone=True) as scratch:
+        shutil.copyfile(checkpoint, scratch)
+    assert module.identity is not None, "a module learns which run it belongs to before it trains"
+    identity.write(module.identity, folder)
