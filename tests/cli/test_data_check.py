@@ -8,9 +8,9 @@ import pytest
 from cli_model import tiny_model
 
 from ufo.check import check_source
-from ufo.cli.data_folders import missing_files, unused_files, unused_maps
-from ufo.cli.data_samples import Seen, decode, map_warnings, mask_warnings, text_warnings
-from ufo.data.datasets import CocoDataset, JsonlDataset, SemanticDataset
+from ufo.cli.data_folders import missing_files, unused_files
+from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
+from ufo.data.datasets import CocoDataset, SemanticDataset
 
 SIZE = (48, 64)  # height, width
 
@@ -175,14 +175,33 @@ def test_a_file_of_the_other_half_is_used(coco):
     assert list(unused_files(halves[:1])) and not list(unused_files(halves))
 
 
-def test_maps_without_an_image(tmp_path):
-    for name in ("a", "b"):
+def test_maps_without_an_image_are_named_once(tmp_path):
+    """By the data set that has no list of its images, else by the folders of all splits together."""
+    for name in ("a", "b", "d"):
         picture(tmp_path / "images" / "deep" / f"{name}.jpg")
     for name in ("a", "b", "c"):
         number_map(tmp_path / "maps" / "deep" / f"{name}.png", np.zeros(SIZE))
-    data = SemanticDataset(tmp_path / "images", tmp_path / "maps", classes=["sky"], train=True)
-    ((_, line),) = unused_maps([data])
-    assert line.startswith("1x label map without an image") and "deep/c.png" in line
+    picture(tmp_path / "images" / "deep" / "b.png")  # another b
+
+    def read(**options):
+        return SemanticDataset(tmp_path / "images", tmp_path / "maps", classes=["sky"], train=True, **options)
+
+    whole = read()
+    assert whole.problems.left_out.total() == 3 and not list(unused_files([whole]))
+    assert whole.problems.first["label map without an image"] == "deep/c.png"
+    (tmp_path / "train.txt").write_text("deep/a\n")
+    part = read(split=tmp_path / "train.txt")
+    images, alone = unused_files([part])
+    assert images[1].startswith("2x image file that no record uses") and "deep/d.jpg" in images[1]
+    assert alone[1].startswith("2x label map without an image") and "deep/c.png" in alone[1]
+    assert not list(unused_files([part, whole]))
+
+
+def test_images_and_maps_side_by_side_are_not_taken_for_each_other(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
+        number_map(tmp_path / f"{name}_map.png", np.zeros(SIZE))
+    data = SemanticDataset(tmp_path, tmp_path, classes=["sky"], train=True, label_suffix="_map.png")
     assert not list(unused_files([data]))
 
 
@@ -237,7 +256,7 @@ def test_a_map_of_another_size_is_an_error_in_both_halves(tmp_path):
         assert len(seen.failed) == 1 and "(40, 64)" in seen.failed[0]
 
 
-def test_object_masks_that_are_lossy_or_hold_several_objects(tmp_path):
+def test_object_masks_that_are_lossy_or_hold_several_objects(ufo, tmp_path):
     picture(tmp_path / "images" / "a.jpg")
     number_map(tmp_path / "images" / "one.png", halves((255, 0)))
     number_map(tmp_path / "images" / "three.png", halves((2, 0)) + halves((0, 1)) * np.eye(*SIZE))
@@ -247,10 +266,28 @@ def test_object_masks_that_are_lossy_or_hold_several_objects(tmp_path):
         for name in ("one.png", "three.png", "soft.jpeg")
     ]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
-    data = JsonlDataset(tmp_path / "images", tmp_path / "texts.jsonl", train=True)
-    warnings = "\n".join(mask_warnings(data, None))
-    assert "1x object mask in a lossy format (first: soft.jpeg)" in warnings
+    path = tmp_path / "set.yaml"
+    path.write_text(
+        f"train: {{_target_: ufo.data.datasets.JsonlDataset, _partial_: true, images: '{tmp_path}/images', "
+        f"annotations: '{tmp_path}/texts.jsonl', train: true}}\n"
+    )
+    warnings = "\n".join(line for line in ufo("data", "check", path).out if "object mask" in line)
+    assert warnings.count("\n") == 1 + ("soft.jpeg has" in warnings)  # each is said once
+    assert "1x object mask in a lossy format, used all the same (first: soft.jpeg): JPEG blurs" in warnings
     assert "three.png has 3" in warnings and "one.png" not in warnings
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_maps_of_which_nothing_counts_are_counted_once(tmp_path, train):
+    data = maps(tmp_path, lambda i: halves((255, 255 if i < 2 else 1)), ["ground", "bird"], train=train)
+    kind = "label map without a pixel of any class, from which nothing is learned"
+    for _ in range(2):
+        decode(data, None)
+        assert data.problems.doubtful == {kind: 2}
+    assert data.any_pixel()
+    nothing = maps(tmp_path, lambda i: halves((255, 255)), ["ground", "bird"], train=train)
+    (share,) = map_warnings(nothing, decode(nothing, None))
+    assert share.startswith("100% of the pixels") and not nothing.any_pixel()
 
 
 # ---------------------------------------------------------------- counting

@@ -6,6 +6,7 @@ import torch
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
 from ufo.data.source import Source
 from ufo.types import Sample, Target
 
@@ -18,6 +19,7 @@ class FakeData:
 
     def __init__(self, size: int, base: int = 0, corrupt: tuple[int, ...] = ()) -> None:
         self.size, self.base, self.corrupt = size, base, corrupt
+        self.problems = Problems("fake", quiet=True)
 
     def __len__(self) -> int:
         return self.size

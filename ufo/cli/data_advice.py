@@ -36,6 +36,13 @@ ADVICE = {
     "empty mask": "the mask has no pixel: training leaves the object out",
     "label number without a class": "the map has numbers beyond the class list: these pixels are ignored. "
     "Check `classes` and `reduce_zero_label` (whether 0 is a class)",
+    "label map in a lossy format": "JPEG changes numbers at every edge; save it as PNG",
+    "label map without a pixel of any class": "all of it is 255 or has no class; leave it "
+    "out if that is meant",
+    "object mask in a lossy format": "JPEG blurs the edge, and all but 0 belongs to the object; save it as "
+    "PNG",
+    "object mask with more than two numbers": "a map of several objects needs a file for each, a soft mask a "
+    "threshold",
     "empty sentence": "training leaves out texts without words",
     "ref without image or box": "the ref's `ann_id` or `image_id` is not in the instances file",
 }

@@ -20,10 +20,10 @@ from ufo.check_texts import Limits
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
 from ufo.cli.data_find import Found, find, quiet, tasks_for
-from ufo.cli.data_folders import missing_files, unused_files, unused_maps
+from ufo.cli.data_folders import missing_files, unused_files
 from ufo.cli.data_list import paths
 from ufo.cli.data_outline import described, outline
-from ufo.cli.data_samples import Seen, decode, map_warnings, mask_warnings, text_warnings
+from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
 from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
@@ -90,7 +90,6 @@ def check_split(found: Found, split: str, count: int | None) -> tuple[Report, tu
             report.errors.append("there is no sample: " + _why_empty(data))
         seen = decode(data, count)
         _check_task(found, data, split, report)
-        report.warnings += mask_warnings(data, count)
     _report_samples(data, seen, report)
     _histogram(data, seen, report)
     _unused_classes(data, seen, report)
@@ -248,7 +247,7 @@ def _folders(datasets: dict[str, tuple[Any, Seen] | None]) -> list[str]:
     if not datasets or None in datasets.values():
         return []
     built = [entry[0] for entry in datasets.values() if entry is not None]
-    return [f"{line} in {folder}" for look in (unused_files, unused_maps) for folder, line in look(built)]
+    return [f"{line} in {folder}" for folder, line in unused_files(built)]
 
 
 def _describe(path: Path) -> str:

@@ -26,39 +26,43 @@ def used_files(data: Any) -> set[str] | None:
 
 def missing_files(data: Any) -> list[str]:
     """Names of image files that a record names and that are not there, without opening any."""
-    named = used_files(data)
-    if not named:
-        return []
-    there = set(_listed(data.images, _folders(named)))
-    # what is reached in another way ("../a.jpg", a link) is not in the listing
-    return sorted(name for name in named - there if not (data.images / name).is_file())
+    missing: list[str] = []
+    for part in _parts(data):
+        if named := used_files(part):
+            there = set(_listed(part.images, _folders(named)))
+            # what is reached in another way ("../a.jpg", a link) is not in the listing
+            missing += sorted(name for name in named - there if not (part.images / name).is_file())
+    return missing
 
 
 def unused_files(datasets: Iterable[Any]) -> Iterator[tuple[Path, str]]:
-    """Per folder of images: what is to be said about its files that no record of any split uses."""
-    used: dict[Path, set[str]] = {}
-    for data in datasets:
+    """Per folder: what is to be said about images, and label maps, that no split uses.
+
+    Files that a data set has left out itself are counted among its problems.
+    """
+    images: dict[Path, set[str]] = {}
+    maps: dict[Path, set[str]] = {}
+    for data in (part for whole in datasets for part in _parts(whole)):
         named = used_files(data)
         if named is None:
             return
-        used.setdefault(Path(data.images), set()).update(named)
-    for folder, named in used.items():
-        there = _pictures(_listed(folder, _folders(named)))
-        if extra := sorted(set(there) - named):
-            yield folder, f"{len(extra):,}x image file that no record uses, left out ({_examples(extra)})"
+        images.setdefault(Path(data.images), set()).update(named, getattr(data, "images_left_out", ()))
+        if hasattr(data, "label_files"):
+            maps.setdefault(Path(data.labels), set()).update(data.label_files(), data.maps_left_out)
+    for folder in images.keys() & maps.keys():  # images and maps lie side by side
+        images[folder] |= maps.pop(folder)
+    kinds = (("image file that no record uses", images), ("label map without an image", maps))
+    for kind, used in kinds:
+        for folder, known in used.items():
+            there = _pictures(_listed(folder, _folders(known)))
+            if extra := sorted(set(there) - known):
+                yield folder, f"{len(extra):,}x {kind}, left out ({_examples(extra)})"
 
 
-def unused_maps(datasets: Iterable[Any]) -> Iterator[tuple[Path, str]]:
-    """Per folder of label maps: what is to be said about maps that belong to no image."""
-    used: dict[Path, set[str]] = {}
-    for data in datasets:
-        if not hasattr(data, "label_files"):
-            return
-        used.setdefault(Path(data.labels), set()).update(data.label_files())
-    for folder, named in used.items():
-        there = _pictures(_listed(folder, _folders(named)))
-        if extra := sorted(set(there) - named):
-            yield folder, f"{len(extra):,}x label map without an image, left out ({_examples(extra)})"
+def _parts(data: Any) -> list[Any]:
+    """The data sets that one is made of."""
+    parts = getattr(data, "parts", None)
+    return [data] if parts is None else [deep for part in parts for deep in _parts(part)]
 
 
 def _folders(named: Iterable[str]) -> set[str]:

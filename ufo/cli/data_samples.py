@@ -92,7 +92,7 @@ def map_warnings(data: Any, seen: Seen) -> Iterator[str]:
     """What is odd about class maps: pixels that do not count, 0 and 255 for two classes, lossy files."""
     found = {label for label, pixels in seen.labels.items() if pixels and label != IGNORE}
     unknown = any(kind.startswith("label number") for kind in data.problems.counts)
-    binary = seen.ignored > 0 and found <= {0} and not unknown
+    binary = seen.ignored > 0 and found == {0} and not unknown
     if binary:
         hint = (
             "`numbers: [0, 255]` makes 255 the second class" if len(data.classes) == 2 else "is that meant?"
@@ -100,36 +100,6 @@ def map_warnings(data: Any, seen: Seen) -> Iterator[str]:
         yield f"all maps hold nothing but 0 and 255, and 255 does not count: {hint}"
     if seen.ignored > LARGE_SHARE or binary:
         yield f"{seen.ignored:.0%} of the pixels are 255 or have no class: neither trained nor scored"
-    if str(getattr(data, "label_suffix", "")).lower() in (".jpg", ".jpeg"):
-        yield "label maps are JPEG, which changes numbers at every edge: save them as PNG"
-
-
-def mask_warnings(data: Any, count: int | None) -> Iterator[str]:
-    """What is odd about object masks in files of their own: lossy, or with more than two numbers."""
-    from ufo.data.pictures import read_label_map
-
-    if not hasattr(data, "mask_files"):
-        return
-    paths = sorted(set(data.mask_files()))
-    lossy = [path for path in paths if path.suffix.lower() in (".jpg", ".jpeg")]
-    many = []
-    for path in paths[: count or None]:
-        try:
-            values = len(read_label_map(path).unique())
-        except DataError:
-            continue  # the sample says so
-        if values > 2:
-            many.append(f"{path.name} has {values}")
-    if lossy:
-        yield (
-            f"{len(lossy):,}x object mask in a lossy format (first: {lossy[0].name}): JPEG blurs the edge, "
-            "and all but 0 belongs to the object; save it as PNG"
-        )
-    if many:
-        yield (
-            f"{len(many):,}x object mask with more than two numbers (first: {many[0]}): all but 0 belongs to "
-            "the object; a map of several objects needs a file for each, a soft mask a threshold"
-        )
 
 
 def text_warnings(model: UFO, task: str, seen: Seen) -> Iterator[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,25 @@ class Problems:
 
     def __init__(self, source: str, quiet: bool = False) -> None:
         self.source, self.quiet = source, quiet
-        self.left_out: Counter[str] = Counter()
-        self.doubtful: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
+        self._left_out: Counter[str] = Counter()
+        self._doubtful: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
+        self._told: set[int] = set()
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """What is not used, by kind."""
+        return self._left_out
+
+    @property
+    def doubtful(self) -> Counter[str]:
+        """What is used, though changed or probably not as meant, by kind."""
+        return self._doubtful
+
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        """The first places of each kind."""
+        return self._examples
 
     @property
     def counts(self) -> Counter[str]:
@@ -51,12 +67,19 @@ class Problems:
         if number < 1:
             return
         new = kind not in self.examples
-        (self.left_out if effect == LEFT_OUT else self.doubtful)[kind] += number
-        places = self.examples.setdefault(kind, [])
+        (self._left_out if effect == LEFT_OUT else self._doubtful)[kind] += number
+        places = self._examples.setdefault(kind, [])
         if len(places) < EXAMPLES:
             places.append(where)
         if new and not self.quiet:
             log.warning("%s: %s, %s (first: %s)", self.source, kind, EFFECTS[effect], where)
+
+    def report_once(self, kind: str, where: str, *, effect: str = LEFT_OUT) -> None:
+        """As `report`, for what decoding finds: a place is decoded in every pass, and counts once."""
+        key = hash((kind, where))  # a number: the places themselves may be millions of names
+        if key not in self._told:
+            self._told.add(key)
+            self.report(kind, where, effect=effect)
 
     def record(self) -> dict[str, list[Any]]:
         """Effects, counts and places, as JSON can hold them."""
@@ -69,7 +92,7 @@ class Problems:
         for kind, (left_out, doubtful, places) in record.items():
             self.report(kind, places[0], effect=LEFT_OUT, number=left_out)
             self.report(kind, places[0], effect=DOUBTFUL, number=doubtful)
-            kept = self.examples[kind]
+            kept = self._examples[kind]
             kept += [place for place in places if place not in kept][: EXAMPLES - len(kept)]
 
     def used_after_all(self, kinds: Iterable[str], *, silently: Iterable[str] = ()) -> None:
@@ -78,11 +101,11 @@ class Problems:
         Those in `silently` are no problem at all then.
         """
         for kind in kinds:
-            number = self.left_out.pop(kind, 0)
+            number = self._left_out.pop(kind, 0)
             if kind in silently:
-                self.examples.pop(kind, None)
+                self._examples.pop(kind, None)
             elif number:
-                self.doubtful[kind] += number
+                self._doubtful[kind] += number
 
     def announce(self) -> None:
         """Log each kind with its count and first place; from now on further kinds are logged as they come."""
@@ -102,11 +125,29 @@ class Problems:
         return ", ".join(f"{n}x {kind}" for kind, n in sorted(self.counts.items())) or "no problems"
 
 
-def joined(source: str, parts: Iterable[Problems]) -> Problems:
-    """The problems of several data sets as those of one; places say which file they are of."""
-    whole = Problems(source, quiet=True)
-    for part in parts:
-        for kind, (left_out, doubtful, places) in part.record().items():
-            named = [f"{part.source}: {place}" for place in places]
-            whole.restore({kind: [left_out, doubtful, named]})
-    return whole
+class JoinedProblems(Problems):
+    """The problems of several data sets as those of one; places say which file they are of.
+
+    The parts count on; what is only known of the whole is reported here.
+    """
+
+    def __init__(self, source: str, parts: Sequence[Problems]) -> None:
+        super().__init__(source, quiet=True)
+        self._parts = parts
+
+    @property
+    def left_out(self) -> Counter[str]:
+        return sum((part.left_out for part in self._parts), Counter(self._left_out))
+
+    @property
+    def doubtful(self) -> Counter[str]:
+        return sum((part.doubtful for part in self._parts), Counter(self._doubtful))
+
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        found = {kind: list(places) for kind, places in self._examples.items()}
+        for part in self._parts:
+            for kind, places in part.examples.items():
+                named = [f"{part.source}: {place}" for place in places]
+                found[kind] = [*found.get(kind, ()), *named][:EXAMPLES]
+        return found

@@ -27,6 +27,8 @@ class View:
 
     def __init__(self, data: Any, numbers: np.ndarray) -> None:
         self.data, self.numbers = data, np.asarray(numbers, dtype=np.int64)
+        if hasattr(data, "label_sets"):  # else it takes decoding, which nobody expects of it
+            self.label_sets = self._label_sets
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -46,9 +48,9 @@ class View:
         """bool [len]: width < height."""
         return self.data.portrait()[torch.from_numpy(self.numbers)]
 
-    def label_sets(self) -> tuple[np.ndarray, np.ndarray]:
+    def _label_sets(self) -> tuple[np.ndarray, np.ndarray]:
         """As `CocoDataset.label_sets`, for the samples of this view."""
-        starts, labels = label_sets(self.data)
+        starts, labels = self.data.label_sets()
         first, last = starts[self.numbers], starts[self.numbers + 1]
         ends = np.concatenate([[0], np.cumsum(last - first)])
         places = np.arange(ends[-1]) + np.repeat(first - ends[:-1], last - first)

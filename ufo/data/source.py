@@ -150,12 +150,17 @@ class Source:
             data.serve(needs, pasting=pasting)
         if not len(data):
             raise ValueError(f"Source {self.name!r}: its {split} data has no samples.")
+        lacks = None
         if hasattr(data, "label_sets") and not len(data.label_sets()[1]):
+            lacks = "object"
+        if "semantic" in needs and hasattr(data, "any_pixel") and not data.any_pixel():
+            lacks = "pixel"
+        if lacks:
             use = "learn from" if split == "train" else "score"
             found = f" ({data.problems.summary()})" if hasattr(data, "problems") else ""
             raise ValueError(
                 f"Source {self.name!r}: none of the {len(data)} images of its {split} data has a usable "
-                f"object, so there is nothing to {use}{found}; correct them, or set {split} to null."
+                f"{lacks}, so there is nothing to {use}{found}; correct them, or set {split} to null."
             )
         return data
 

@@ -93,14 +93,16 @@ class ImageDataset(Dataset[Sample], ABC):
         found = find_file(self.images, name)
         if found != self.images / name:
             where = f"{name}: {found.name}"
-            self.problems.report("file found under another spelling of its name", where, effect=DOUBTFUL)
+            self.problems.report_once("file found under another spelling of its name", where, effect=DOUBTFUL)
         return found
 
     def _picture(self, name: str, size: tuple[int, int] | None = None) -> tv_tensors.Image:
         """An image of the annotations; what the decoder changes is counted. Raises DataError."""
-        return read_image(
-            self._file(name), size, say=lambda kind, where: self.problems.report(kind, where, effect=DOUBTFUL)
-        )
+
+        def say(kind: str, where: str) -> None:
+            self.problems.report_once(kind, where, effect=DOUBTFUL)
+
+        return read_image(self._file(name), size, say=say)
 
     @abstractmethod
     def __len__(self) -> int: ...

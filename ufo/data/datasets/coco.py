@@ -182,7 +182,7 @@ class CocoDataset(ImageDataset):
             visible = areas(rles) > 0
             if self._strict and not visible.all():
                 number = chosen[~visible][0] - first
-                self.problems.report("empty mask", f"object {number} of {self._names[row]}")
+                self.problems.report_once("empty mask", f"object {number} of {self._names[row]}")
                 rles, chosen = list(compress(rles, visible)), chosen[visible]
             masks = decode_masks(rles, size)
             if not self._strict:  # an object without a mask is pasted as its box

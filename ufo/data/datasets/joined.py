@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset
 from ufo.data.errors import DataError
-from ufo.data.problems import Problems, joined
+from ufo.data.problems import JoinedProblems
 from ufo.types import Sample, Target
 
 
@@ -33,14 +33,13 @@ class JoinedDataset(ImageDataset):
         if len({part.classes for part in self.parts}) > 1:
             raise DataError(f"The data sets {', '.join(parts)} have different classes and can't be joined.")
         self.classes = self.parts[0].classes
+        self.wordings = getattr(self.parts[0], "wordings", ())
+        self.train = any(getattr(part, "train", False) for part in self.parts)
         self.provides = frozenset.intersection(*(part.provides for part in self.parts))
-        self._names = ", ".join(parts)
+        self.problems = JoinedProblems(", ".join(parts), [part.problems for part in self.parts])
+        if all(hasattr(part, "label_sets") for part in self.parts):  # else nobody may ask for them
+            self.label_sets = self._label_sets
         self._ends = np.cumsum([len(part) for part in self.parts])
-
-    @property
-    def problems(self) -> Problems:  # type: ignore[override]
-        """Those of all parts."""
-        return joined(self._names, (part.problems for part in self.parts))
 
     def serve(self, needs: frozenset[str], *, pasting: bool = False) -> None:
         for part in self.parts:
@@ -63,6 +62,13 @@ class JoinedDataset(ImageDataset):
 
     def portrait(self) -> Tensor:
         return torch.cat([part.portrait() for part in self.parts])
+
+    def _label_sets(self) -> tuple[np.ndarray, np.ndarray]:
+        """The classes in each sample: int64 starts [len + 1], labels; as those of the parts."""
+        sets = [part.label_sets() for part in self.parts]  # type: ignore[attr-defined]  # they all have it
+        before = np.cumsum([0, *(len(labels) for _, labels in sets)])
+        starts = [starts[:-1] + first for (starts, _), first in zip(sets, before, strict=False)]
+        return np.concatenate([*starts, before[-1:]]), np.concatenate([labels for _, labels in sets])
 
     def _place(self, i: int) -> tuple[ImageDataset, int]:
         if not 0 <= i < len(self):

@@ -77,7 +77,6 @@ class JsonlDataset(ImageDataset):
         self._index = cached(path, options, lambda: _Reader(path, self.images, use, train).read())
         self.problems.restore(self._index.meta["problems"])
         self.provides = frozenset(self._index.meta["provides"])
-        self._many: set[str] = set()  # mask files with more than two numbers
         self._attach()
         require_images(self.images, self._names)
 
@@ -132,10 +131,6 @@ class JsonlDataset(ImageDataset):
             sentence=bool(self._index["sentence"][i]) if "sentence" in self.provides else None,
         )
 
-    def mask_files(self) -> list[Path]:
-        """The files of the masks that are pictures of their own."""
-        return [self.images / name for name in (self._files[i] for i in range(len(self))) if name]
-
     def portrait(self) -> Tensor:
         sizes = self._index["sizes"]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
@@ -160,10 +155,9 @@ class JsonlDataset(ImageDataset):
         labels = read_label_map(path)
         if tuple(labels.shape) != size:
             raise DataError(f"{path}: the mask is {tuple(labels.shape)} (height, width), its image {size}.")
-        if name not in self._many and (found := len(labels.unique())) > 2:
-            self._many.add(name)
+        if (found := len(labels.unique())) > 2:
             kind = "object mask with more than two numbers, of which all but 0 are the object"
-            self.problems.report(kind, f"{name} has {found}", effect=DOUBTFUL)
+            self.problems.report_once(kind, f"{name} has {found}", effect=DOUBTFUL)
         return encode_mask(labels != 0)
 
     def _box(self, i: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ Semantic maps are uint8 [H, W]: class index, or 255 where neither the loss nor t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ufo.data.errors import DataError
 from ufo.data.pictures import IMAGE_SUFFIXES, LOSSY, MAP_SUFFIXES, image_size, image_sizes, read_label_map
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import IGNORE, Sample, Target
+
+NOTHING = "label map without a pixel of any class, from which nothing is learned"
 
 
 class SemanticDataset(ImageDataset):
@@ -81,8 +84,12 @@ class SemanticDataset(ImageDataset):
             raise DataError(f"There is no {what} in {self.images}: change `images` or `image_suffix`.")
         names = self._with_map(names, maps_of)
         if split is None:
-            for name in sorted(maps_of.keys() - images_of.keys()):
-                self.problems.report("label map without an image", maps_of[name])
+            alone = [maps_of[name] for name in sorted(maps_of.keys() - images_of.keys())]
+            for path in alone:
+                self.problems.report("label map without an image", path)
+            unmapped = (images_of[name] for name in images_of.keys() - {*names})
+            self.images_left_out = Strings([*self.images_left_out, *unmapped])
+            self.maps_left_out = Strings([*self.maps_left_out, *alone])
         self._names = Strings(names)
         self._images = Strings(images_of.get(name, name + (image_suffix or ".jpg")) for name in names)
         self._labels = Strings(maps_of[name] for name in names)
@@ -96,16 +103,23 @@ class SemanticDataset(ImageDataset):
         """Images and label maps by their names without suffix, relative to their folders."""
         together = self.images.resolve() == self.labels.resolve()
         kept = MAP_SUFFIXES[:1] if together else (*MAP_SUFFIXES, *sorted(IMAGE_SUFFIXES - {*MAP_SUFFIXES}))
-        maps = self._by_name(self.labels, (self.label_suffix,) if self.label_suffix else kept, "label map")
+        maps, more_maps = self._by_name(
+            self.labels, (self.label_suffix,) if self.label_suffix else kept, "label map"
+        )
         rest = IMAGE_SUFFIXES - {*kept} if together and not self.label_suffix else IMAGE_SUFFIXES
-        found = self._by_name(
+        found, more = self._by_name(
             self.images, (self.image_suffix,) if self.image_suffix else sorted(rest), "image"
         )
+        self.images_left_out, self.maps_left_out = Strings(more), Strings(more_maps)  # and counted here
         return found, maps
 
-    def _by_name(self, folder: Path, suffixes: Sequence[str], what: str) -> dict[str, str]:
-        """The files with one of some suffixes, in any case; of several of a name that of the first suffix."""
+    def _by_name(self, folder: Path, suffixes: Sequence[str], what: str) -> tuple[dict[str, str], list[str]]:
+        """The files with one of some suffixes, in any case; of several of a name that of the first suffix.
+
+        Also those that another one of the name stands for.
+        """
         found: dict[str, str] = {}
+        lost: list[str] = []
         rank = {suffix.lower(): number for number, suffix in enumerate(suffixes)}
         ranked: dict[str, int] = {}
         for path in sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()):
@@ -114,11 +128,13 @@ class SemanticDataset(ImageDataset):
                 continue
             name = path[: len(path) - len(end)]
             if name in found:
-                self.problems.report(f"{what} of the same name as another but for the suffix", path)
-                if rank[end] >= ranked[name]:
+                better = rank[end] < ranked[name]
+                lost.append(found[name] if better else path)
+                self.problems.report(f"{what} of the same name as another but for the suffix", lost[-1])
+                if not better:
                     continue
             found[name], ranked[name] = path, rank[end]
-        return found
+        return found, lost
 
     def _with_map(self, names: list[str], maps_of: dict[str, str]) -> list[str]:
         """The images that have a map. DataError if none has one or, in evaluation, one has not."""
@@ -192,9 +208,20 @@ class SemanticDataset(ImageDataset):
         # the table's last place is not a number of any class
         classes = self._table[labels.clamp(-1, len(self._table) - 1)]
         if (classes < 0).any():
-            self.problems.report("label number without a class, ignored", str(self._label(i)))
+            self.problems.report_once("label number without a class, ignored", str(self._label(i)))
             classes = classes.masked_fill(classes < 0, IGNORE)
+        if (classes == IGNORE).all():
+            self.problems.report_once(NOTHING, str(self._label(i)), effect=DOUBTFUL)
         return classes.to(torch.uint8)
+
+    def any_pixel(self) -> bool:
+        """Whether any map has a pixel of a class; reads maps, spread over the data, until one has."""
+        half = len(self) // 2
+        for i in dict.fromkeys(k for j in range(half + 1) for k in (j, half + j) if k < len(self)):
+            with contextlib.suppress(DataError):  # the sample itself will say so
+                if (self._semantic(i) != IGNORE).any():
+                    return True
+        return False
 
 
 def label_table(
