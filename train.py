@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> float | None:
             return nothing_left(cfg, folder, start, module, data)
         fit(trainer, module, data, start, folder)
     with clear_errors():
-        return finish(cfg, trainer, folder)
+        return finish(cfg, trainer, module, folder)
 
 
 if __name__ == "__main__":

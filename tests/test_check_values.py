@@ -78,6 +78,38 @@ def test_a_value_that_is_fine(default, key, value):
     check_values(cfg)
 
 
+@pytest.mark.parametrize(
+    "objective, hint",
+    [
+        (
+            "val/digits/detection/mAP_50",
+            "no metric gives digits/detection a number 'mAP_50'; did you mean 'mAP",
+        ),
+        ("val/digits/caption/mAP", "there are: BLEU-1, .*ROUGE-L"),
+        ("val/digits/grounding/acc@0.5", "did you mean 'Acc@0.5'"),
+    ],
+)
+def test_an_objective_that_no_metric_gives(default, objective, hint):
+    """Said with the callbacks, before the data are generated or read."""
+    cfg = default.copy()
+    cfg.objective = objective
+    check_values(cfg)
+    callbacks = build.metric_callbacks(cfg)
+    with pytest.raises(ValueError, match=hint) as error:
+        build.check_objective(cfg, callbacks)
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(ValueError, match="no metric scores"):
+        build.check_objective(cfg, [])
+
+
+def test_objectives_that_metrics_give(default):
+    cfg = default.copy()
+    callbacks = build.metric_callbacks(cfg)
+    for source, number in [("detection", "mAP_small"), ("caption", "CIDEr"), ("detection", "mAP/seven")]:
+        cfg.objective = f"val/digits/{source}/{number}"
+        build.check_objective(cfg, callbacks)
+
+
 def test_a_reference_to_nothing(default):
     cfg = default.copy()
     cfg.mask_points = "${nowhere}"
@@ -181,3 +213,7 @@ def test_without_an_experiment_settings_are_the_checkpoints(evaluated):
 def test_what_a_model_has_learned_is_refused(evaluated):
     with pytest.raises(ValueError, match=r"has learned tasks\.detection\.num_bins=48, .* to 99"):
         evaluated("++tasks.detection.num_bins=99")
+    with pytest.raises(ValueError, match=r"num_bins=48, .* to 28; leave it out \(command line\)"):
+        evaluated("resolution.bins.detection=28")
+    with pytest.raises(ValueError, match=r"num_bins=48, .* to 56; leave it out \(conf/resolution/112.yaml:"):
+        evaluated("resolution='112'")

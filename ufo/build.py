@@ -28,6 +28,7 @@ from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.strategies import for_evaluation
+from ufo.ops.nearest import instead
 from ufo.provenance import settings_of, trace
 from ufo.runs.quiet import quieten
 
@@ -152,7 +153,12 @@ def apply_tasks(cfg: DictConfig, model: UFO) -> None:
     job = HydraConfig.get()
     overrides = [*job.overrides.hydra, *job.overrides.task]
     setters = trace(job.job.config_name or "", overrides, job.runtime.config_sources)
-    for key, setter in settings_of(setters, "tasks", "experiment", "sweep", "").items():
+    told = settings_of(setters, "tasks", "experiment", "sweep", "")
+    chosen = any(override.lstrip("+").startswith("resolution=") for override in overrides)
+    kinds = ("experiment", "sweep", "", *(["resolution"] if chosen else []))
+    bins = settings_of(setters, "resolution", *kinds)  # resolution.bins.TASK
+    told |= {f"tasks.{key.rpartition('.')[2]}.num_bins": setter for key, setter in bins.items()}
+    for key, setter in told.items():
         _, name, setting = key.split(".", 2)
         task, settings = model.tasks.get(name), cfg.tasks.get(name)
         if task is None or not settings or not hasattr(task, setting):
@@ -204,6 +210,7 @@ def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callba
             config: Any = OmegaConf.to_container(cfg, resolve=True)
             callback.config = config
     _name_unscored(cfg, callbacks)
+    check_objective(cfg, callbacks)
     return [c for c in callbacks if with_loggers or not isinstance(c, LearningRateMonitor)]
 
 
@@ -216,6 +223,26 @@ def _name_unscored(cfg: DictConfig, callbacks: list[L.Callback]) -> None:
             "No metric scores %s: it will have no number; add a metric of conf/metric/ or one of your own.",
             ", ".join(unscored),
         )
+
+
+def check_objective(cfg: DictConfig, callbacks: list[L.Callback]) -> None:
+    """Raises ValueError where no metric of its source gives the number that a sweep compares."""
+    objective = str(cfg.objective or "")
+    source = next((s for s in cfg.sources.values() if s and objective.startswith(f"val/{s.name}/")), None)
+    if source is None:
+        return
+    number = objective.removeprefix(f"val/{source.name}/").removesuffix(".max")
+    metrics = scoring(source.task, callbacks)
+    given = [metric.given(("a class",)) for metric in metrics]
+    names = sorted({name for numbers in given for name in numbers if "/" not in name})
+    if "/" in number or number in names or not all(given):  # of one class, or only the data can tell
+        return
+    if not metrics:
+        raise ValueError(f"objective={objective}: no metric scores {source.name}; choose another source")
+    raise ValueError(
+        f"objective={objective}: no metric gives {source.name} a number '{number}'; "
+        f"{instead(number, names, 'there are')}"
+    )
 
 
 def metric_callbacks(cfg: DictConfig) -> list[MetricCallback]:

@@ -32,7 +32,12 @@ def fit(
     trainer.save_checkpoint(folder / LAST)
 
 
-def finish(cfg: DictConfig, trainer: L.Trainer, folder: Path) -> float | None:
+def _base(module: UFOModule) -> str | None:
+    """Where the base of a LoRA is now; a checkpoint knows where it was."""
+    return (module.model.backbone.base or {}).get("name")
+
+
+def finish(cfg: DictConfig, trainer: L.Trainer, module: UFOModule, folder: Path) -> float | None:
     """Print and write the table of the last validation and the model; the objective of a sweep."""
     measured = results.measured(trainer)
     if trainer.is_global_zero:
@@ -41,7 +46,7 @@ def finish(cfg: DictConfig, trainer: L.Trainer, folder: Path) -> float | None:
             print(results.text(measured, results.published(cfg)))
             results.write(folder, trainer.global_step, measured, results.published(cfg))
         # not from memory: no process holds all weights where a strategy shards them
-        print(f"model: {save(load(folder / LAST), folder / 'model')}")
+        print(f"model: {save(load(folder / LAST, base=_base(module)), folder / 'model')}")
     return build.objective(cfg, measured)
 
 
@@ -71,7 +76,7 @@ def nothing_left(
         if not (folder / LAST).is_file():
             _take_over(start.path, folder, module)
         if not (folder / "model").is_dir():
-            print(f"model: {save(load(start.path), folder / 'model')}")
+            print(f"model: {save(load(start.path, base=_base(module)), folder / 'model')}")
     return build.objective(cfg, measured)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from released_mllm_files import only_trained, released_model
 from safetensors.torch import save_file
-from tiny_mllm import FAMILIES, LORA, make_mllm, make_tokenizer
+from tiny_mllm import FAMILIES, LORA, learn, make_mllm, make_tokenizer, outputs
 from torch import Tensor
 
 from ufo.checkpoints import pretrained_lm
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.load import initialise, prepare_training
+from ufo.checkpoints.load import initialise, load, prepare_training
 from ufo.checkpoints.model_folder import NET, save
 from ufo.checkpoints.released import is_released, open_released
 
@@ -137,3 +137,38 @@ def test_a_model_folder_of_this_project_is_no_released_one(tmp_path):
     prepare_training(lora, LORA)
     initialise(lora, base)
     assert not is_released(save(lora, tmp_path / "lora"))
+
+
+def test_what_continues_a_partial_lora_is_loaded_over_both(family, tmp_path):
+    """A released LoRA and its base are the base of what is trained further; the lower one may move."""
+    torch.save(whole_and_partial(family)[1], tmp_path / "partial.pth")
+    under = base_folder(family, tmp_path / "under", "transformers")
+    model = make_mllm(family, seed=1)
+    prepare_training(model, LORA)
+    initialise(model, {"file": str(tmp_path / "partial.pth"), "base": str(under)})
+    learn(model)
+    expected, path = outputs(model), save(model, tmp_path / "further")
+    assert torch.equal(outputs(load(path)), expected)
+    moved = under.rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"--base FOLDER.*init='\{file: PATH, base: FOLDER\}'"):
+        load(path)
+    assert torch.equal(outputs(load(path, base=moved)), expected)
+
+
+def test_a_training_starts_from_a_lora_whose_base_has_moved(family, tmp_path):
+    """And what it saves names the place where the base is now."""
+    base = save(make_mllm(family), tmp_path / "base")
+    first = make_mllm(family, seed=1)
+    prepare_training(first, LORA)
+    initialise(first, base)
+    learn(first)
+    path = save(first, tmp_path / "lora")
+    moved = base.rename(tmp_path / "moved")
+
+    second = make_mllm(family, seed=2)
+    prepare_training(second, LORA)
+    with pytest.raises(CheckpointError, match="its base"):
+        initialise(second, path)
+    initialise(second, {"file": str(path), "base": str(moved)})
+    assert torch.equal(outputs(second.eval()), outputs(first.eval()))
+    assert torch.equal(outputs(load(save(second, tmp_path / "again"))), outputs(first))

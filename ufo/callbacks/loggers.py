@@ -91,7 +91,7 @@ class _Writer:
             value = getattr(self._kind.experiment.fget(self._logger), name)
         except OSError as error:
             _failed(self._logger, error)
-            return lambda *_, **__: None
+            return _Nowhere()
         if not callable(value):
             return value
 
@@ -100,9 +100,19 @@ class _Writer:
                 return value(*args, **kwargs)
             except OSError as error:
                 _failed(self._logger, error)
-                return None
+                return _Nowhere()
 
         return call
+
+
+class _Nowhere:
+    """Stands for what could not be opened: whatever is written to it is lost."""
+
+    def __getattr__(self, name: str) -> _Nowhere:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Nowhere:
+        return self
 
 
 def _silence_writer_threads() -> None:

@@ -104,20 +104,20 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     Args:
         model: with random weights.
         path: a checkpoint (see `read`); for a language model also what `ufo.checkpoints.pretrained_lm` reads;
-            for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`; for a released
-            LoRA that holds only what was trained `{file: ..., base: ...}`.
+            for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`; for a LoRA whose
+            base has moved, or a released one that names none, `{file: ..., base: ...}`.
 
     Raises CheckpointError naming both architectures where they differ.
     """
+    moved: str | None = None
     if isinstance(path, Mapping) and "file" in path:
-        return _from_pretrained(model, str(path["file"]), path.get("base"))
-    start = pretrained_sam.source(path)
-    if start:
+        moved, path = path.get("base"), str(path["file"])
+    elif start := pretrained_sam.source(path):
         return pretrained_sam.initialise(model, *start)
     assert not isinstance(path, Mapping), "a mapping names a SAM"
     if pretrained_lm.recognises(model.backbone, path):
-        return _from_pretrained(model, path)
-    description, weights = read(path, complete=False)
+        return _from_pretrained(model, path, moved)
+    description, weights = read(path, complete=False, base=moved)
     # what a first stage taught; the layers on top start random
     encoder_only = description["backbone"].get("new_layers") == 0
     check_architecture(model, description, path, {"new_layers", "mean_layers"} if encoder_only else set())
@@ -132,11 +132,11 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
                 f"'{path}' is a LoRA of another kind than lora= of this run; merge it first: "
                 f"ufo convert --merge {path} OUT, then init=OUT"
             )
-        weights = _with_base(model, weights, base, None, path)
+        weights = _with_base(model, weights, base, moved, path)
         load_weights(model, weights, path)
-        model.backbone.base = base
+        model.backbone.base = {**base, "name": _lasting(moved)} if base and moved else base
         return
-    weights = _with_base(model, weights, base, None, path)  # of a run with frozen parts
+    weights = _with_base(model, weights, base, moved, path)  # of a run with frozen parts
     _adopt(model, weights, path)
 
 
@@ -150,7 +150,7 @@ def _from_pretrained(model: UFO, path: str | Path, base: str | Path | None = Non
     weights, changed = pretrained_lm.for_model(model, start, path)
     if (model.backbone.lora or {}).get("fresh_norm") and not start.finished:
         changed.append(pretrained_lm.fresh_norm(model, weights))
-    _adopt(model, weights, path, adapters, changed)
+    _adopt(model, weights, path, adapters, changed, base)
 
 
 def _adopt(
@@ -159,25 +159,35 @@ def _adopt(
     path: str | Path,
     adapters: Mapping[str, Tensor] | None = None,
     changed: Sequence[str] = (),
+    under: str | Path | None = None,
 ) -> None:
     """Load a base under the adapters of a model, and remember its name where parts of it stay as they are.
 
-    `adapters` that have learned already; `changed` names weights that are no longer those of the base.
+    `adapters` that have learned already; `changed` names weights that are no longer those of the base;
+    `under` is what completes it, if it is itself a LoRA.
     """
     own = {k: v for k, v in model.state_dict().items() if ADAPTER in k}
     load_weights(model, own | _renamed(model, weights) | dict(adapters or {}), path)
     if not adapters:
         start_adapters(model.backbone)
-    _remember_base(model, path, changed)
+    _remember_base(model, path, changed, under)
 
 
-def _remember_base(model: UFO, name: str | Path, changed: Sequence[str]) -> None:
+def _remember_base(
+    model: UFO, name: str | Path, changed: Sequence[str], under: str | Path | None = None
+) -> None:
     """Note where the frozen weights come from; `changed` ones are saved with what was trained."""
     kept = [k.removeprefix("backbone.") for k in _renamed(model, dict.fromkeys(changed))]
     held = {k: v for k, v in frozen(model.backbone).items() if k not in kept}
-    where = Path(name).absolute() if Path(name).exists() else name  # a name on the hub stays one
-    record = {"name": str(where), "fingerprint": fingerprint(held), "except": kept}
+    record = {"name": _lasting(name), "fingerprint": fingerprint(held), "except": kept}
+    if under is not None:
+        record["base"] = _lasting(under)
     model.backbone.base = record if held and model.backbone.lora else None
+
+
+def _lasting(name: str | Path) -> str:
+    """A path as it is found from any folder; a name on the hub stays one."""
+    return str(Path(name).absolute() if Path(name).exists() else name)
 
 
 def prepare_training(
@@ -232,14 +242,21 @@ def _with_base(
     missing = model.state_dict().keys() - weights.keys() - twins(model).keys()
     if record is None or not missing:
         return dict(weights)
-    name = moved or _base_place(record["name"], path)
+    name: str | Path = _base_place(record["name"], path)
+    under = record.get("base") and _base_place(record["base"], path)
+    if moved is not None and under is not None and not Path(moved).is_file():
+        under = moved  # a LoRA lies between it and the checkpoint
+    elif moved is not None:
+        name = moved
     try:
-        here = moved is not None or Path(name).exists() or not pretrained_lm.recognises(model.backbone, name)
-        found = _renamed(model, _base_weights(model, name if here else downloaded(str(name))))
+        name = name if name == moved else _here(model, name)
+        under = under if under in (None, moved) else _here(model, under)
+        found = _renamed(model, _base_weights(model, name, under))
     except CheckpointError as error:
         raise CheckpointError(
             f"'{path}' holds only what was trained, and its base '{name}' cannot be read: {error}. If the "
-            "base has moved: ufo.load(PATH, base=FOLDER), --base FOLDER, or base=FOLDER of evaluate.py"
+            "base has moved: ufo.load(PATH, base=FOLDER), --base FOLDER (ufo), base=FOLDER (evaluate.py), "
+            "init='{file: PATH, base: FOLDER}' (train.py)"
         ) from error
     complete = {**{k: v for k, v in found.items() if k in missing}, **weights}
     held: dict[str, Any] = {
@@ -261,9 +278,15 @@ def _base_place(name: str, path: str | Path) -> str:
     return next((str(place) for place in above if place.exists()), name)
 
 
-def _base_weights(model: UFO, name: str | Path) -> dict[str, Tensor]:
+def _here(model: UFO, name: str | Path) -> str | Path:
+    """A base that a checkpoint names: if it is on the hub, what was downloaded before."""
+    here = Path(name).exists() or not pretrained_lm.recognises(model.backbone, name)
+    return name if here else downloaded(str(name))
+
+
+def _base_weights(model: UFO, name: str | Path, under: str | Path | None = None) -> dict[str, Tensor]:
     if pretrained_lm.recognises(model.backbone, name):
-        start = pretrained_lm.read(model.backbone, name)
+        start = pretrained_lm.read(model.backbone, name, under)
         weights = start.weights if has_adapters(model.backbone.lora) else start.merged()
         return {NET + k: v for k, v in weights.items()}
     description, weights = read(name, complete=False)

@@ -8,6 +8,7 @@ image, one `all_gather_object` joins them, and repeats are dropped.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -100,6 +101,15 @@ class MetricCallback(EvaluationCallback):
     def numbers(self) -> tuple[str, ...]:
         """What a dashboard shows, the headline first."""
         return tuple(dict.fromkeys((self.headline, *self.shown)))
+
+    def given(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The names of all its numbers; empty where only data can tell."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torchmetrics expects images first
+                return tuple(self.make_metric(classes).compute())
+        except Exception:  # a metric need not be defined without any image
+            return ()
 
     def make_metric(self, classes: tuple[str, ...]) -> Metric | MetricCollection:
         """A new metric that does not synchronise and whose `compute` gives a dict of scalars.

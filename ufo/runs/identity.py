@@ -166,9 +166,12 @@ def _digest(content: bytes) -> str:
 
 
 def _start(init: Any) -> Any:
-    """`init=`, and what its files hold, so that a folder that was moved is still the same start."""
-    if isinstance(init, dict):  # {sam: ..., bert: ...} or {file: ..., base: ...}
-        return {part: _start(value) for part, value in init.items()}
+    """`init=`, and what its files hold, so that a folder that was moved is still the same start.
+
+    So is a LoRA whose base was moved, `{file: ..., base: ...}`: a checkpoint has the base's fingerprint.
+    """
+    if isinstance(init, dict):  # or {sam: ..., bert: ...}
+        return _start(init["file"]) if "file" in init else {k: _start(v) for k, v in init.items()}
     if not isinstance(init, str):
         return init
     path = Path(init)

@@ -48,6 +48,8 @@ class SemanticDataset(ImageDataset):
     """
 
     provides = frozenset({"semantic"})
+    images_left_out: Strings  # files that are counted among the problems, below `images`
+    maps_left_out: Strings  # and below `labels`
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class SemanticDataset(ImageDataset):
         found, more = self._by_name(
             self.images, (self.image_suffix,) if self.image_suffix else sorted(rest), "image"
         )
-        self.images_left_out, self.maps_left_out = Strings(more), Strings(more_maps)  # and counted here
+        self.images_left_out, self.maps_left_out = Strings(more), Strings(more_maps)
         return found, maps
 
     def _by_name(self, folder: Path, suffixes: Sequence[str], what: str) -> tuple[dict[str, str], list[str]]:
