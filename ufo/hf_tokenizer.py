@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ufo.hub import is_unreachable
 from ufo.tokenizer import Encoded, distinct_rows, join_segments, pad_prompts, pad_rows
+from ufo.tokenizer_bounds import check_speed, check_tokenizer, no_panic
 from ufo.tokenizer_files import FILES, pieces_file, read_added, without_prepend
 from ufo.types import MASK_TOKEN, Segment
 
@@ -141,7 +142,8 @@ class HFTokenizer:
     def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of each text: `<start> ... <end>`, cut to `max_length` with the end kept."""
         room = None if max_length is None else max_length - 2
-        encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        with no_panic():
+            encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [[self.start_id, *e.ids[:room], self.end_id] for e in encoded]
 
     def encode_segments(self, rows: Sequence[Sequence[Segment]]) -> list[Encoded]:
@@ -150,13 +152,15 @@ class HFTokenizer:
         A token belongs to the segment in which it begins.
         """
         texts = ["".join(text for text, _ in row) for row in rows]
-        encoded = self._backend.encode_batch(texts, add_special_tokens=False)
+        with no_panic():
+            encoded = self._backend.encode_batch(texts, add_special_tokens=False)
         return join_segments(rows, encoded, [self.start_id] * self.start_prompts)
 
     def can_write(self, text: str) -> bool:
         """Whether a text has no unknown pieces."""
         unknown = self._backend.token_to_id("<unk>")
-        return unknown is None or unknown not in self._backend.encode(text, add_special_tokens=False).ids
+        with no_panic():
+            return unknown is None or unknown not in self._backend.encode(text, add_special_tokens=False).ids
 
     def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> Tensor:
         """Right-pad id lists to one int64 tensor `[N, T]`."""
@@ -208,14 +212,17 @@ def read_backend(path: Path) -> Backend:
 
 
 def backend_from_text(text: str) -> Backend:
-    """The tokenizer that `HFTokenizer.content` is the text of."""
+    """The tokenizer that `HFTokenizer.content` is the text of.
+
+    Raises ValueError for one whose patterns could hang (`ufo.tokenizer_bounds`).
+    """
     from ufo.sentencepiece_backend import PREFIX, SentencePieceBackend
 
-    return (
-        SentencePieceBackend.from_str(text)
-        if text.startswith(PREFIX)
-        else tokenizers.Tokenizer.from_str(text)
-    )
+    if text.startswith(PREFIX):
+        return SentencePieceBackend.from_str(text)
+    backend = tokenizers.Tokenizer.from_str(check_tokenizer(text))
+    check_speed(backend)
+    return backend
 
 
 def _from_hub(name: str) -> Path:
