@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> float | None:
     with clear_errors():
         check_run(cfg, training=False)
         build.seed_everything(cfg)
-        model = load(cfg.ckpt, base=cfg.base)
+        model = load(cfg.ckpt, base=cfg.base, experiment=build.experiment())
         check_told(cfg)
         build.check_sizes(cfg, model)
         build.apply_tasks(cfg, model)

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,12 +26,16 @@ from commands import (
     run,
 )
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from official_files import write_official
 from omegaconf import DictConfig, OmegaConf
 from sharing import shared
+from torchvision import tv_tensors
 
+from ufo.checkpoints import recipes
 from ufo.data.digits import generate
+from ufo.model import UFO
+from ufo.types import Prediction
 
 EXPERIMENTS = options("experiment")
 UFO_VIT = [name for name in EXPERIMENTS if name.startswith("ufo_vit")]
@@ -151,6 +156,34 @@ def test_a_published_ufo_vit_starts_from_sam(name):
     init = compose(f"experiment={name}").init
     wide = name == "ufo_vit_h_multi"
     assert (init.sam == "auto" and init.bert.endswith("bert_embed_huge.pt")) if wide else init == "sam"
+
+
+class Asked(UFO):
+    """A model of one task that keeps the images it is asked about."""
+
+    def __init__(self, task):
+        torch.nn.Module.__init__(self)
+        self.tasks, self.classes, self.backbone = {task.name: task}, {}, SimpleNamespace(device="cpu")
+
+    def predict_batch(self, batch):
+        self.images = batch.images
+        return [Prediction(batch.task)]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_one_image_is_resized_as_those_of_the_evaluation(name):
+    """Of an odd size, for every task of the experiment."""
+    cfg = compose(f"experiment={name}")
+    generator = torch.Generator().manual_seed(0)
+    pixels = tv_tensors.Image(torch.randint(256, (3, 37, 53), generator=generator).byte())
+    evaluated = [source for source in cfg.sources.values() if source and source.dataset.get("val")]
+    assert evaluated
+    for source in evaluated:
+        task = instantiate(cfg.tasks[source.task], image_size=24, **recipes.resizing(cfg)[source.task])
+        model = Asked(task)
+        model.predict(pixels, task.name, "x")
+        expected = instantiate(source.transform.val, size=24)({"image": pixels})["image"]
+        assert torch.equal(model.images[0], expected.as_subclass(torch.Tensor)), source.name
 
 
 def test_evaluation_composes():

@@ -17,11 +17,14 @@ __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(path: str | Path, device: str = "cpu", base: str | Path | None = None) -> UFO:
-    """The model of a checkpoint (a model folder or a Lightning `.ckpt`), ready to predict.
+def load(
+    path: str | Path, device: str = "cpu", base: str | Path | None = None, experiment: str | None = None
+) -> UFO:
+    """The model of a checkpoint (a model folder, a Lightning `.ckpt`, a released file), ready to predict.
 
-    `base` says where the base of a LoRA is, if it has moved since the training.
+    `base` says where the base of a LoRA is, if it has moved since the training; `experiment` which one a
+    released file came from, if it has another name now.
     """
     from ufo.checkpoints.load import load as load_checkpoint
 
-    return load_checkpoint(path, device, base)
+    return load_checkpoint(path, device, base, experiment)

@@ -7,13 +7,15 @@ Shapes: `B` images, `Q` queries, `R = B*Q` rows, `T` answer tokens, `M` masks or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from ufo.backbones.base import Backbone
@@ -197,27 +199,50 @@ class UFO(nn.Module):
         Returns:
             a `Prediction` in the pixels of `image`.
         """
-        from ufo.data.pictures import as_image
-
         chosen = self.task(task)
         if chosen.needs_text and not text:
             raise ValueError(f"task '{task}' needs a text: predict(image, '{task}', text=...)")
-        pixels = as_image(image)
-        height, width = pixels.shape[-2:]
-        side = [chosen.image_size, chosen.image_size]
-        resized = TF.resize(pixels, side, antialias=True)
+        images, size = _resized(image, chosen)
         batch = Batch(
             task=task,
             source="predict",
             classes=tuple(classes or self.classes.get(task, ())),
-            images=resized[None].as_subclass(Tensor).to(self.backbone.device),
+            images=images.to(self.backbone.device),
             texts=[text or ""],
-            sizes=[(height, width)],
+            sizes=[size],
         )
+        with self._evaluating():
+            return self.predict_batch(batch)[0].to("cpu")
+
+    def chat(
+        self,
+        image: str | Path | Image.Image | Tensor,
+        messages: str | Sequence[Mapping[str, Any]],
+        max_length: int | None = None,
+        image_size: int | None = None,
+    ) -> str:
+        """Answer a free question about one image, or the last one of a conversation (language models).
+
+        Args:
+            image: as in `predict`.
+            messages: a question, or OpenAI's list of `{"role", "content"}`, see `ufo.chat.read_messages`.
+            max_length: tokens that the answer may have; default: those of the model's own task for questions.
+            image_size: pixels per side that the model sees; default: likewise, else one tile.
+
+        Raises ValueError for a UFO-ViT, which has no free text, and for messages that are no conversation.
+        """
+        from ufo import chat
+
+        task = chat.chat_task(self, max_length, image_size)
+        with self._evaluating():
+            return chat.answer(self, _resized(image, task)[0], messages, task)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training = self.training
         self.eval()
         try:
-            return self.predict_batch(batch)[0].to("cpu")
+            yield
         finally:
             self.train(training)
 
@@ -286,3 +311,14 @@ class UFO(nn.Module):
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.backbone.device, non_blocking=True)
+
+
+def _resized(image: str | Path | Image.Image | Tensor, task: Task) -> tuple[Tensor, tuple[int, int]]:
+    """A picture as a task's evaluation resizes it, uint8 `[1, 3, S, S]`, and its own (height, width)."""
+    from ufo.data.pictures import as_image
+
+    pixels = as_image(image)
+    height, width = pixels.shape[-2:]
+    side, how = [task.image_size, task.image_size], InterpolationMode(task.interpolation)
+    resized = TF.resize(pixels, side, interpolation=how, antialias=task.antialias)
+    return resized[None].as_subclass(Tensor), (height, width)

@@ -125,6 +125,18 @@ def test_one_task_has_the_settings_of_its_own_recipe(file, state):
     assert asked["tasks"]["caption"] == multi["caption"]
 
 
+def test_a_file_of_captions_is_asked_as_its_own_recipe_asks(state, tmp_path, tokenizer):
+    """Under the name it was released under; `experiment=` wins. The shipped config has three beams."""
+    tokenizer.save(tmp_path)
+    found = recognise(state, tmp_path / "ufo-vit-b-single-caption.pth")
+    found.backbone["image_size"] = 1120  # of the released grid of positions
+    tasks = found.describe()["tasks"]
+    assert list(tasks) == ["caption"]
+    assert [tasks["caption"][k] for k in ("num_beams", "temperature", "length_penalty")] == [3, 0.7, 0.75]
+    multi = found.describe(overrides=["experiment=ufo_vit_b_multi"])["tasks"]
+    assert multi["caption"]["num_beams"] == 2 and len(multi) > 1
+
+
 @pytest.mark.usefixtures("tiny_is_base")
 def test_a_vocabulary_of_another_size_is_refused(state, tmp_path, tokenizer):
     other = UFOTokenizer([*tokenizer.vocab, "zebra", "gnu"])

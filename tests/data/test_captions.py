@@ -41,7 +41,7 @@ def test_training_has_a_sample_per_pair(tmp_path):
     for i in range(3):
         assert ("dogs" in data[i]["text"]) == ("train2014" in data.target(i).image)
     raw = make(tmp_path, TRAIN, train=True, clean=False)
-    assert "A man's  hat." in [raw[i]["text"] for i in range(3)]
+    assert "A man's hat." in [raw[i]["text"] for i in range(3)]  # of two blanks one
 
 
 def test_training_takes_lists_of_captions_apart(tmp_path):

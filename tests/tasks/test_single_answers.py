@@ -47,6 +47,20 @@ def test_more_mask_tokens_than_one_mask_needs(name, make_tiny_task):
     assert found.masks.all() and found.boxes.tolist() == [[0, 0, 12, 12]]
 
 
+@SEGMENTATION
+def test_the_largest_parts_of_a_mask(name, make_tiny_task):
+    """Five parts of 1, 2, 3, 4 and 5 pixels in rows; two pixels that touch at a corner are one part."""
+    mask = torch.zeros(12, 12)
+    for number in range(1, 6):
+        mask[2 * number, :number] = 1
+    mask[0, 8] = mask[1, 9] = 1  # one part of two pixels
+    found = lambda count: make_tiny_task(name, largest_parts=count).parse(answers("<MASK>" * 4, mask))  # noqa: E731
+    assert torch.equal(found(0).masks[0], mask.bool()) and torch.equal(found(6).masks[0], mask.bool())
+    assert found(5).masks.sum() == mask.sum() - 1 and not found(5).masks[0, 2].any()
+    assert found(2).masks.sum() == 9 and found(2).boxes.tolist() == [[0, 8, 5, 11]]
+    assert not make_tiny_task(name, largest_parts=5).parse(answers("", mask)).masks.any()
+
+
 def test_the_model_takes_the_first_masks_of_an_answer(make_model, make_batch, monkeypatch):
     """Also in the midst of a sentence, and when it says more of them than a mask needs."""
     from ufo import model as module

@@ -55,16 +55,23 @@ __all__ = [
 ]
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", base: str | Path | None = None) -> UFO:
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    base: str | Path | None = None,
+    experiment: str | None = None,
+) -> UFO:
     """The model of a checkpoint (folder, `.ckpt` or released `.pth`), ready to predict.
 
     Args:
         base: where the base of a LoRA is now, if it has moved since; the model under a released LoRA whose
             file holds only what was trained.
+        experiment: the one that a released file came from, if it has no longer the name that tells.
 
     Raises CheckpointError if it is no checkpoint of this project or does not match itself or its base.
     """
-    description, weights = read(path, base=base)
+    overrides = [f"experiment={experiment}"] if experiment else []
+    description, weights = read(path, base=base, overrides=overrides)
     # all values are in files
     with no_values(), no_more_than(weights, elsewhere=bool(description.get("base"))):
         model = build_for(description, path)

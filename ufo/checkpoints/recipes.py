@@ -81,7 +81,21 @@ def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
         if task and "_target_" not in task:
             known = ", ".join(n for n, t in cfg.tasks.items() if t and "_target_" in t)
             raise CheckpointError(f"conf/ composes no such recipe: it has no task '{name}'; it has: {known}")
-    return {name: instantiate(task).settings for name, task in cfg.tasks.items() if task}
+    resized = resizing(cfg)
+    tasks = {name: instantiate(task, **resized.get(name, {})) for name, task in cfg.tasks.items() if task}
+    return {name: task.settings for name, task in tasks.items()}
+
+
+def resizing(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """By task, how the images of its evaluation are resized: a model is asked about one image likewise."""
+    found: dict[str, dict[str, Any]] = {}
+    for source in (cfg.get("sources") or {}).values():
+        transform = source.transform.get("val") if source else None
+        if not transform or not source.dataset.get("val"):
+            continue
+        given = {key: transform[key] for key in ("interpolation", "antialias") if key in transform}
+        found.setdefault(str(source.task), given)
+    return found
 
 
 def resolved(node: DictConfig) -> dict[str, Any]:

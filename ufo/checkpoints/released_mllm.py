@@ -34,7 +34,7 @@ class ReleasedMLLM(ReleasedCheckpoint):
     """
 
     def __init__(self, path: Path, state: Mapping[str, Tensor], base: str | Path | None = None):
-        self.path, self.state = path, with_base(state, path, base)
+        self.path, self.state, self.base = path, with_base(state, path, base), base
         self._config: Mapping[str, Any] = {}  # of a recipe: what tensors do not tell
 
     @cached_property
@@ -80,8 +80,9 @@ class ReleasedMLLM(ReleasedCheckpoint):
             overrides = [f"experiment={known}", *overrides]
         if not recipes.names_experiment(overrides):
             raise CheckpointError(
-                f"'{self.path}' is a language model that does not tell its recipe; name it: ufo convert SRC "
-                "OUT experiment=NAME"
+                f"'{self.path}' is a language model that does not tell its recipe, and its name is none that "
+                "was released; add experiment=NAME (ufo convert, evaluate.py; --experiment NAME of ufo "
+                "predict)"
             )
         cfg = recipes.compose(overrides)
         network = recipes.resolved(cfg.backbone.network)
@@ -106,9 +107,9 @@ class ReleasedMLLM(ReleasedCheckpoint):
         """The tokenizer, with UFO's tokens, that has as many tokens as the embedding has rows."""
         recipe.pop("_target_", None)
         default = recipe.pop("name_or_path", None)
-        folder = self.path if self.path.is_dir() else self.path.parent
-        beside = any((folder / name).is_file() for name in (JSON, MODEL))
-        vocab = vocab or (folder if beside else default)
+        folders = [self.path if self.path.is_dir() else self.path.parent, Path(self.base or self.path)]
+        beside = [folder for folder in folders if any((folder / name).is_file() for name in (JSON, MODEL))]
+        vocab = vocab or (beside[0] if beside else default)
         if vocab is None:
             raise CheckpointError(f"'{self.path}' has no tokenizer beside it; name it with --vocab")
         try:

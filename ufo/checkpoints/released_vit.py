@@ -43,6 +43,9 @@ class ReleasedViT(ReleasedCheckpoint):
     def _recipe(
         self, vocab: str | Path | None, tasks: Sequence[str] | None, overrides: Sequence[str]
     ) -> tuple[DictConfig, UFOTokenizer, dict[str, dict], dict[str, Any]]:
+        known = None if recipes.names_experiment(overrides) else recipes.experiment_of(self.path)
+        if known:
+            overrides = [f"experiment={known}", *overrides]
         cfg = recipes.compose(overrides if recipes.names_experiment(overrides) else self._multi(overrides))
         beside = (self.path if self.path.is_dir() else self.path.parent) / "vocab.txt"
         vocab = vocab or (beside if beside.is_file() else cfg.backbone.tokenizer.name_or_path)

@@ -72,6 +72,7 @@ def add_parser(subparsers: Any) -> None:
     add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of images")
     add("--ckpt", required=True, help="model folder, .ckpt file or folder of a training run")
     add("--base", help="where the base of a LoRA is now, if it has moved")
+    add("--experiment", metavar="NAME", help="of conf/experiment: what a renamed released file is from")
     add("--task", default=ANY, action=TaskOption)
     add("--text", type=_text, help="what to look for, or a question, where a task needs one")
     add("--classes", type=_names, help="names to ask for, a,b,c (default: the checkpoint's own)")
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     outputs = plan_outputs(args.images, paths, args.json, args.out)
     ids = _ids(args, paths)
-    model = _load(args.ckpt, args.device, args.base)
+    model = _load(args.ckpt, args.device, args.base, args.experiment)
     if args.constrained:
         for answering in model.tasks.values():
             answering.constrained = answering.has_grammar
@@ -158,7 +159,7 @@ def _score(value: str) -> float:
 # --- what the model is asked ----------------------------------------------------------------------
 
 
-def _load(ckpt: str, device: str, base: str | None) -> UFO:
+def _load(ckpt: str, device: str, base: str | None, experiment: str | None) -> UFO:
     import torch
 
     import ufo
@@ -175,7 +176,7 @@ def _load(ckpt: str, device: str, base: str | None) -> UFO:
         reason = str(error).splitlines()[0]
         raise CommandError(f"--device {device} cannot be used here: {reason}") from error
     try:
-        return ufo.load(ckpt, device, base)
+        return ufo.load(ckpt, device, base, experiment)
     except (CheckpointError, OSError):
         raise
     except Exception as error:  # whatever building a model from foreign settings may raise

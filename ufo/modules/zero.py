@@ -48,7 +48,10 @@ class DeepSpeed(ConfiguredDeepSpeed):
         if stage not in (2, 3):
             raise ValueError(f"trainer.strategy.stage must be 2 or 3, not {stage}")
         if find_spec("deepspeed") is None:
-            raise ValueError(f"trainer=deepspeed_stage{stage} needs DeepSpeed: pip install -e '.[deepspeed]'")
+            raise ValueError(
+                f"trainer=deepspeed_stage{stage} needs DeepSpeed: pip install -e '.[deepspeed]', or take "
+                "trainer=fsdp, which needs nothing"
+            )
         super().__init__(stage=stage, timeout=timedelta(minutes=timeout_minutes), **settings)
         self._step = ExitStack()  # what a training step holds until its backward pass is over
         self._groups: list[list[str]] = []  # names of the optimizer's weights, before ZeRO flattens them

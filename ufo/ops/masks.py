@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 from torch import Tensor
 
 _WORD = 8  # bytes
@@ -214,6 +215,18 @@ def mask_boxes(masks: Tensor, whole_pixels: bool = True) -> Tensor:
     last = int(whole_pixels)
     boxes = torch.stack([left, top, right + last, bottom + last], 1).float()
     return boxes * (right >= left)[:, None]
+
+
+def largest_parts(masks: Tensor, count: int) -> Tensor:
+    """The `count` largest connected parts of each mask bool `[M, H, W]`; corners connect, too."""
+    kept = []
+    for mask in masks.cpu().numpy():
+        parts, number = ndimage.label(mask, structure=np.ones((3, 3)))
+        if number > count:
+            sizes = np.bincount(parts.ravel())[1:]
+            mask = np.isin(parts, 1 + np.argsort(-sizes, kind="stable")[:count])
+        kept.append(torch.from_numpy(mask))
+    return torch.stack(kept).to(masks.device) if kept else masks
 
 
 def _any(masks: Tensor, dim: int) -> Tensor:

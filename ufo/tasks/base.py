@@ -79,6 +79,8 @@ class Task(ABC):
     needs: ClassVar[frozenset[str]]  # annotations (`ufo.types.ANNOTATIONS`) that its data must have
 
     image_size: int  # network input, pixels per side
+    interpolation: str = "bilinear"  # how `predict` resizes, as the data of the training were
+    antialias: bool = False
     max_length: int = 30  # tokens an answer may have
     grid_per_window: int = 0  # R of the R x R queries per window; 0: one answer per image
     num_beams: int = 1

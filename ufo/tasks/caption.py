@@ -38,4 +38,4 @@ class Caption(Task):
         return Asked(self.prompts(batch, training=True), answers=list(batch.texts))
 
     def parse(self, answers: Answers) -> Prediction:
-        return Prediction(self.name, text=answers.texts[0], scores=answers.scores)
+        return Prediction(self.name, text=answers.texts[0].strip(), scores=answers.scores)

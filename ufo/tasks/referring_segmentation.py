@@ -13,7 +13,7 @@ import torch
 
 from ufo.kinds import Kind, Referred
 from ufo.ops.grid import Queries
-from ufo.ops.masks import mask_boxes
+from ufo.ops.masks import largest_parts, mask_boxes
 from ufo.tasks.base import Answers, Asked, Task, batch_generator
 from ufo.types import MASK_TOKEN, Batch, Prediction, given
 
@@ -29,6 +29,7 @@ class ReferringSegmentation(Task):
 
     mask_tokens: int = 16
     mask_threshold: float = 0.5
+    largest_parts: int = 0  # connected parts of a mask that are kept, the largest ones; 0: all
 
     @property
     def drafts(self) -> tuple[str, ...]:
@@ -59,4 +60,6 @@ class ReferringSegmentation(Task):
             masks = (
                 answers.retrieve_masks(torch.zeros(1, dtype=torch.int64, device=device)) > self.mask_threshold
             )
+            if self.largest_parts:
+                masks = largest_parts(masks, self.largest_parts)
         return Prediction(self.name, mask_boxes(masks), answers.scores, masks=masks, text=answers.texts[0])

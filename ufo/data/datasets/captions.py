@@ -30,6 +30,11 @@ def clean_text(text: str) -> str:
     return " ".join(text.translate(_DELETE_PUNCTUATION).split()).lower()
 
 
+def one_line(text: str) -> str:
+    """`text` without blanks at its ends, and one blank where there were several or a line break."""
+    return " ".join(text.split())
+
+
 class CaptionDataset(ImageDataset):
     """A Karpathy JSON list of `{image, caption[, image_id]}`, `caption` a text or a list of texts.
 
@@ -43,8 +48,8 @@ class CaptionDataset(ImageDataset):
         references: COCO-caption JSON (`annotations` with image_id and caption) to take the
             reference captions of an evaluation from; by default they are the file's own.
         train: one sample per pair, with `text`; otherwise one per image.
-        clean: training texts are lower-cased and lose their punctuation (`clean_text`). References
-            stay as they are: tokenising is the metric's business.
+        clean: training texts are lower-cased and lose their punctuation (`clean_text`); otherwise
+            only blanks are put in order. References stay as they are: tokenising is the metric's business.
 
     An image's id is the record's `image_id` if that is a number, else the integer after the last
     "_" of the file's stem. Raises DataError if a file is missing or unusable, or, for evaluation,
@@ -91,7 +96,9 @@ class CaptionDataset(ImageDataset):
         pairs.sort(key=lambda pair: pair[0])  # stable: pairs of an image become neighbours
         self._row = np.asarray([row for row, _ in pairs], dtype=np.int64)
         texts = (text for _, text in pairs)
-        self._texts = Strings(map(clean_text, texts) if train and clean else texts)
+        if train:
+            texts = map(clean_text if clean else one_line, texts)
+        self._texts = Strings(texts)
         self._starts = np.searchsorted(self._row, np.arange(len(rows) + 1))
         self._portrait: Tensor | None = None
         if not train and (np.diff(self._starts) == 0).any():
