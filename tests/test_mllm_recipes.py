@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 
 import pytest
 from commands import QUICK, compose, options, run
+from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from ufo.check import check_config
 
-RECIPES = [name for name in options("experiment") if name.startswith(("internvl2_5", "llava1_5"))]
+RECIPES = [name for name in options("experiment") if name.startswith(("internvl2_", "llava1_5"))]
 GPUS = 8
 # recipe -> iterations per GPU, images per update on eight GPUs, peak learning rate
 SCHEDULES = {
@@ -26,9 +28,33 @@ SCHEDULES = {
     "llava1_5_7b_grounding": (20_000, 512, 2e-4),
     "llava1_5_7b_referring": (20_000, 512, 2e-4),
     "llava1_5_7b_reasoning": (10_000, 512, 2e-4),
+    "internvl2_8b_multi_448": (300_000, 24, 2e-4),
+    "internvl2_8b_multi_896": (60_000, 24, 2e-4),
+    "internvl2_8b_multi_1344": (39_999, 24, 2e-4),
+    "internvl2_8b_instruction": (120_000, 512, 2e-4),
+    "internvl2_8b_grounding": (20_000, 512, 2e-4),
+    "internvl2_8b_referring": (20_000, 1024, 2e-4),
+    "internvl2_8b_reasoning": (10_000, 512, 2e-4),
+}
+# iterations between validations, as released
+INTERVALS = {
+    "instruction": 10_000,
+    "instruction_448": 10_000,
+    "instruction_896": 20_000,
+    "multi_448": 20_000,
+    "multi_896": 60_000,
+    "multi_1344": 39_999,
+    "reasoning": 5_000,
+    "internvl2_5_8b_grounding": 20_000,
+    "internvl2_8b_grounding": 5_000,
+    "llava1_5_7b_grounding": 5_000,
+    "internvl2_5_8b_referring": 20_000,
+    "internvl2_8b_referring": 20_000,
+    "llava1_5_7b_referring": 5_000,
 }
 DET, INS, SEM = "detection", "instance_segmentation", "semantic_segmentation"
 RES, REC, REASON = "referring_segmentation", "grounding", "reasoning_segmentation"
+FAMILIES = ("internvl2_5_8b", "internvl2_8b", "llava1_5_7b")
 SIXTH = dict.fromkeys((DET, INS, SEM, RES, "vqa", REC), "1/6")
 SHARES = {
     "internvl2_5_8b_multi_448": {DET: "3/10", INS: "3/10", SEM: "4/30", REC: "4/30", "caption": "4/30"},
@@ -39,11 +65,17 @@ SHARES = {
     "internvl2_5_8b_instruction_896": {RES: "3/8", "vqa": "1/4", REC: "3/8"},
     "internvl2_5_8b_reasoning": {SEM: "1/3", RES: "7/24", "vqa": "1/3", REASON: "1/24"},
     "llava1_5_7b_reasoning": {INS: "1/4", SEM: "1/4", RES: "5/24", "vqa": "1/4", REASON: "1/24"},
-    **{f"{family}_grounding": {REC: "1"} for family in ("internvl2_5_8b", "llava1_5_7b")},
-    **{f"{family}_referring": {RES: "1"} for family in ("internvl2_5_8b", "llava1_5_7b")},
+    **{f"{family}_grounding": {REC: "1"} for family in FAMILIES},
+    **{f"{family}_referring": {RES: "1"} for family in FAMILIES},
 }
+# the same mixtures under another backbone
+SHARES |= {
+    name.replace("2_5_8b_multi", "2_8b_multi"): s for name, s in SHARES.items() if "2_5_8b_multi" in name
+}
+SHARES |= {f"internvl2_8b_{name}": SHARES[f"llava1_5_7b_{name}"] for name in ("instruction", "reasoning")}
 
 
+@cache
 def recipe(name: str) -> DictConfig:
     cfg = compose(f"experiment={name}")
     with open_dict(cfg):
@@ -57,6 +89,38 @@ def trained(cfg: DictConfig) -> dict[str, DictConfig]:
 
 def test_every_recipe_is_here():
     assert sorted(SCHEDULES) == sorted(SHARES) == RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_intervals_of_validation(name):
+    own = INTERVALS.get(name) or INTERVALS[name.split("8b_")[-1].split("7b_")[-1]]
+    assert recipe(name).trainer.val_check_interval == own
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_all_weights_are_spread_and_a_lora_is_not(name):
+    """8 B trained weights in float32 with gradients and moments take 129 GB on every GPU of plain DDP."""
+    strategy = recipe(name).trainer.get("strategy")
+    if "multi" not in name:
+        assert strategy is None
+        return
+    assert strategy._target_ == "ufo.modules.zero.DeepSpeed" and strategy.stage == (
+        3 if "1344" in name else 2
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_language_models_say_thirty_tokens(name):
+    for task, settings in recipe(name).tasks.items():
+        if settings and task != "vqa":
+            assert instantiate(settings).max_length == 30, task
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_llava_keeps_five_parts_of_a_mask(name):
+    settings = recipe(name).tasks.get("reasoning_segmentation")
+    if settings:
+        assert settings.get("largest_parts", 0) == (5 if name.startswith("llava") else 0)
 
 
 @pytest.mark.parametrize("name", RECIPES)
