@@ -23,6 +23,7 @@ def write_official(data: Path) -> Path:
     _captions(data / "coco_2014")
     for name, refs in REFERRING.items():
         _referring(data / "coco_2014" / name, refs)
+    _reasoning(data / "reason_seg" / "ReasonSeg" / "test")
     return data
 
 
@@ -116,3 +117,11 @@ def _referring(folder: Path, name: str) -> None:
         for i in range(4)
     ]
     (folder / name).write_bytes(pickle.dumps(refs, protocol=2))
+
+
+def _reasoning(folder: Path) -> None:
+    """A phrase and a sentence about a square, in one image each."""
+    for i, (text, sentence) in enumerate((("the left cat", False), ("What could scratch here?", True))):
+        _image(folder / f"{i}.jpg", i)
+        shapes = [{"label": "target", "points": [[4, 4], [20, 4], [20, 24], [4, 24]]}]
+        _json(folder / f"{i}.json", {"shapes": shapes, "text": [text], "is_sentence": sentence})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from released_mllm_files import only_trained, released_model
+from released_files import only_trained, released_model
 from tiny_mllm import FAMILIES
 
 from ufo.checkpoints.mllm_base import complete, is_partial

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_mllm_files import released_model
+from released_files import released_model
 from safetensors.torch import load_file
 from tiny_mllm import FAMILIES, LORA, make_mllm, outputs
 from torch import Tensor

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from released_mllm_files import WRITERS, released_model
+from released_files import WRITERS, released_model
 from safetensors.torch import save_file
 from tiny_mllm import LORA, learn, make_mllm, outputs, plain, prepared
 

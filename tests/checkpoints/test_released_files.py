@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_mllm_files import only_trained, released_model
+from released_files import only_trained, released_model
 from safetensors.torch import save_file
 from tiny_mllm import FAMILIES, LORA, learn, make_mllm, make_tokenizer, outputs
 from torch import Tensor

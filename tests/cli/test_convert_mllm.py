@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from omegaconf import OmegaConf
-from released_mllm_files import released_model
+from released_files import released_model
 from tiny_mllm import (
     CLASSES,
     FAMILIES,

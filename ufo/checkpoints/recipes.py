@@ -50,6 +50,8 @@ def experiments() -> list[str]:
 def experiment_of(path: Path) -> str | None:
     """The experiment that a released file or folder of this name came from; None where none claims it."""
     for file in sorted((config_folder() / "experiment").glob("*.yaml")):
+        if path.name.removesuffix(".pth") not in file.read_text(encoding="utf-8"):
+            continue  # parsing all of them takes a second
         settings: Any = OmegaConf.load(file)
         released = settings.get("released") or {}
         if path.name.removesuffix(".pth") in {
