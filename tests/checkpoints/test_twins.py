@@ -211,7 +211,7 @@ def test_the_tokenizer_of_another_model(place):
     if place.twin.family == "ufo_vit":
         vit_words(NAMES["ufo-vit-b-multi.pth"], place.folder)
         with open(place.folder / "vocab.txt", "a") as file:
-            file.write("zebra\ngnu\n")  # one more could be <MASK>, which a vocabulary may lack
+            file.write("quokka\ngnu\n")  # one more could be <MASK>, which a vocabulary may lack
     else:
         config = json.loads((place.words / "tokenizer_config.json").read_text())
         new = {str(max(map(int, config["added_tokens_decoder"])) + 1): {"content": "<zebra>"}}
