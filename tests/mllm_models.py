@@ -99,15 +99,16 @@ PROMPTS = ["what is red", "what"]
 
 
 def make_tokenizer(name: str) -> HFTokenizer:
+    """A tokenizer with the special tokens of the family, all of them in its file."""
     family = MODELS[name][0]
-    if family is InternVL:
-        return HFTokenizer.from_pretrained(VOCAB / "internvl_digits", end="<|im_end|>")
     if family is Llava:
         return HFTokenizer.from_pretrained(VOCAB / "llava_digits", pad="<pad>")
-    added = ("<MASK>", *family.tokens, family.patch_token)
-    settings = {"end": "<|im_end|>", "added": added, "start_prompts": False}
+    settings: dict[str, Any] = {"end": "<|im_end|>"}
+    if name != "internvl":  # Qwen's tokenizers start and pad with the same token, and prompts with none
+        settings |= {"start": "<|endoftext|>", "pad": "<|endoftext|>", "start_prompts": False}
+        settings |= {"added": ("<MASK>", "<|endoftext|>", *family.tokens, family.patch_token)}
     grown = HFTokenizer.from_pretrained(VOCAB / "internvl_digits", **settings)
-    return HFTokenizer.from_content(grown.content, **settings)  # as if a file held all of them
+    return HFTokenizer.from_content(grown.content, **settings)
 
 
 def make_backbone(name: str, **more: Any) -> tuple[MLLM, HFTokenizer]:
