@@ -188,6 +188,7 @@ def test_from_a_folder(tmp_path):
     backbone, tokenizer = make_backbone("internvl")
     backbone.net.save_pretrained(tmp_path)
     more = InternVL(vocab_size=len(tokenizer) + 1, pretrained=str(tmp_path))
+    assert all(module.training for module in more.modules())
     head = backbone.output_embedding
     torch.testing.assert_close(more.output_embedding[:-1], head)
     torch.testing.assert_close(more.output_embedding[-1], head.mean(0))

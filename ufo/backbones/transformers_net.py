@@ -36,7 +36,7 @@ def build_net(
         # the attention that its config names may be a kernel on the hub; ours takes its place anyway
         net = model_class.from_pretrained(pretrained, dtype=dtype, attn_implementation="eager")
         check_decoder(net.config)
-        return resize_vocabulary(net, rows)
+        return resize_vocabulary(net, rows).train()  # as one with random weights is
     assert config is not None, "one of the two is given"
     config_class: Any = model_class.config_class
     assert config_class is not None, "a model of transformers that can be built names its config"
