@@ -194,6 +194,9 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
     task = model.task(task_name)
     grid = model.grid(task, task.image_size, task.image_size)
     check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
+    if len(classes) > model.prompt_limit and task.prompt(classes[:2], "") != task.prompt(classes[:1], ""):
+        # said at once: to write 200,000 names as tokens takes minutes
+        raise _too_long(model, source, f"more than {len(classes)} tokens, one for each class and more,")
     check_marks(model, source, classes)
     for name in classes:
         if not model.tokenizer.can_write(name):
@@ -202,12 +205,16 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
                 "covers it"
             )
     _check_distinct(model, task, source, classes)
-    length, limit = len(model.tokenizer.encode([task.prompt(classes, "")])[0]), model.prompt_limit
-    if max(length, task.max_length) > limit:
-        raise ValueError(
-            f"{source}: its prompt has {length} tokens and the backbone reads {limit}; raise "
-            f"{model.prompt_bound}, name fewer classes, or take a backbone= that reads more"
-        )
+    length = max(len(model.tokenizer.encode([task.prompt(classes, "")])[0]), task.max_length)
+    if length > model.prompt_limit:
+        raise _too_long(model, source, f"{length} tokens")
+
+
+def _too_long(model: UFO, source: str, length: str) -> ValueError:
+    return ValueError(
+        f"{source}: its prompt has {length} and the backbone reads {model.prompt_limit}; raise "
+        f"{model.prompt_bound}, name fewer classes, or take a backbone= that reads more"
+    )
 
 
 def _check_distinct(model: UFO, task: Task, source: str, classes: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from ufo.check import check_source
 from ufo.cli.data_folders import missing_files, unused_files
 from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
 from ufo.data.datasets import CocoDataset, SemanticDataset
+from ufo.data.errors import DataError
 
 SIZE = (48, 64)  # height, width
 
@@ -90,6 +91,20 @@ def test_classes_that_a_model_cannot_answer_with(names, words):
     assert words in str(refused.value)
 
 
+def test_more_classes_than_tokens_are_refused_at_once(monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(model.tokenizer, "encode", None)  # nothing is written as tokens
+    with pytest.raises(ValueError, match=r"more than 200000 tokens, one for each class.* reads 64; raise"):
+        check_source(model, "mine", "detection", [f"class {i}" for i in range(200_000)])
+
+
+def test_a_category_without_a_name(coco):
+    folder = coco(names=("kite", " "))
+    with pytest.raises(DataError, match="a category has an empty name"):
+        read(folder)
+    assert CocoDataset(folder / "images", folder / "kites.json", classes=["kite"]).classes == ("kite",)
+
+
 def test_only_tasks_with_a_word_for_nothing_reserve_it():
     check_source(tiny_model(), "mine", "semantic_segmentation", ("kite", "background"))
 
@@ -160,6 +175,16 @@ def test_files_that_no_record_uses_and_records_without_file(coco):
     ((where, line),) = unused_files([data, read(folder, train=False)])
     assert where == folder / "images" and line.startswith("2x image file that no record uses")
     assert "9.JPG" in line and "8.tiff" in line and "notes" not in line
+
+
+def test_a_file_in_another_spelling_is_neither_missing_nor_unused(coco):
+    def spell(content):
+        for image, name in zip(content["images"], ("0.PNG", ".\\\\1.png", "./2.png", "%33.png"), strict=True):
+            image["file_name"] = name.replace("\\\\", "\\")
+
+    data = read(coco(spell))
+    assert not missing_files(data) and not list(unused_files([data]))
+    assert not decode(data, None).failed
 
 
 def test_a_file_of_the_other_half_is_used(coco):

@@ -13,15 +13,26 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ufo.cli.files import SUFFIXES
+from ufo.data.pictures import find_file
 
 PICTURES = SUFFIXES
 
 
 def used_files(data: Any) -> set[str] | None:
-    """The image files that records name, below `data.images`; None if a format cannot tell."""
+    """The image files that records name, below `data.images`; None if a format cannot tell.
+
+    Of a name in another spelling it is the file that is read.
+    """
     if not getattr(data, "images", None):
         return None
-    return {os.path.normpath(name) for name in data.files()} or None
+    named = {os.path.normpath(name) for name in data.files()}
+    there = set(_listed(data.images, _folders(named)))
+    return {name if name in there else _found(data.images, name) for name in named} or None
+
+
+def _found(folder: Path, name: str) -> str:
+    path = find_file(folder, name)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else name
 
 
 def missing_files(data: Any) -> list[str]:

@@ -134,13 +134,17 @@ def categories(
 ) -> tuple[tuple[str, ...], dict[Any, int | None]]:
     """Class names in label order, and label by category id (None: a category that is not used).
 
-    Raises DataError if a name in `classes` is missing or appears twice.
+    Raises DataError if a name in `classes` is missing, empty or appears twice.
     """
     names = [str(record["name"]).strip() for record in records]
     chosen = names if classes is None else [name.strip() for name in classes]
     repeated = sorted(name for name, count in Counter(chosen).items() if count > 1)
     if repeated:
         raise DataError(f"{path}: the class names {_listed(repeated)} appear more than once.")
+    if "" in chosen:
+        raise DataError(
+            f"{path}: a category has an empty name; name it, or choose the others with `classes`."
+        )
     known = set(names)
     missing = [name for name in chosen if name not in known]
     if missing:
