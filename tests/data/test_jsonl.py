@@ -189,3 +189,34 @@ def test_sizes_are_read_of_files_in_other_spellings(tmp_path, name):
     square = [[4, 8, 24, 8, 24, 24, 4, 24]]
     data = masked(tmp_path, [{"image": other, "text": "it", "masks": [square]} for other in ("b.jpg", name)])
     assert len(data) == 2 and data.target(1).size == (30, 40)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_boxes_and_masks_of_nothing(tmp_path, train):
+    """Left out of training and counted; evaluation has them, and counts them."""
+    write_image(tmp_path / "a.jpg", 30, 40)
+    write_mask(tmp_path / "m" / "none.png", (30, 40), values=(0,))
+    line = [[5, 5, 5, 5, 5, 5]]  # a polygon around no pixel
+    record = {"image": "a.jpg", "text": "it"}
+    boxes = masked(
+        tmp_path, [{**record, "bbox": b} for b in ([1, 2, 9, 9], [9, 9, 0, 0], [50, 50, 9, 9])], train
+    )
+    found = boxes.problems.left_out if train else boxes.problems.doubtful
+    assert found == {"box smaller than a pixel": 1, "box outside its image": 1}
+    assert len(boxes) == (1 if train else 3)
+    masks = masked(tmp_path, [{**record, "mask": "m/none.png"}, {**record, "masks": [line]}], train)
+    for i in range(2):
+        if train:
+            with pytest.raises(DataError, match=f"line {i + 1}: its mask has no pixel"):
+                masks[i]
+        else:
+            assert masks.target(i).masks and masks.target(i).masks
+    assert masks.problems.doubtful == ({} if train else {"empty mask": 2})
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_text_that_means_nothing_is_counted_and_used(tmp_path, train):
+    write_image(tmp_path / "a.jpg", 30, 40)
+    data = masked(tmp_path, [{"image": "a.jpg", "text": "no owl", "masks": []}], train)
+    assert data.problems.doubtful.total() == 1 and "means nothing" in next(iter(data.problems.doubtful))
+    assert len(data) == 1 and data[0]["text"] == "no owl"

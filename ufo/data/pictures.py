@@ -288,7 +288,8 @@ def near(path: Path) -> str:
     """What the folder has instead of a missing file, as a sentence; empty if it has nothing like it."""
     name = path.name.replace("\\", "/").rsplit("/", 1)[-1]
     same = _stems(path.parent).get(name.rsplit(".", 1)[0].lower())
-    return f" Its folder has {same}; correct the name in the annotations." if same else ""
+    other = same and same != name
+    return f" Its folder has {same}; correct the name in the annotations." if other else ""
 
 
 def _is_file(path: Path) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
-from ufo.data.datasets.coco_file import box_of, side_of
+from ufo.data.datasets.coco_file import box_of, side_of, unusable
 from ufo.data.datasets.segmentations import RLE, Segmentations, decode_masks, empty_rle, encode_mask
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays, cached
@@ -143,13 +143,24 @@ class JsonlDataset(ImageDataset):
         """All of the sample's masks as one."""
         size = self._size(i)
         if name := self._files[i]:
-            return self._mask_file(name, size)
+            return self._seen(self._mask_file(name, size), i)
         first, last = self._index["starts"][i : i + 2].tolist()
         found = [self._segmentations.rle(k, size) for k in range(first, last)]
         masks = decode_masks([rle for rle in found if rle], size)
-        return encode_mask(masks.any(0)) if len(masks) else empty_rle(size)
+        if first == last:  # the text means nothing in the image
+            return empty_rle(size)
+        return self._seen(masks.any(0), i)
 
-    def _mask_file(self, name: str, size: tuple[int, int]) -> RLE:
+    def _seen(self, mask: Tensor, i: int) -> RLE:
+        """A mask `[H, W]` of sample `i`; one without a pixel is nothing to learn from."""
+        if not mask.any():
+            where = f"line {int(self._index['lines'][i])}"
+            if self.train:
+                raise DataError(f"{where}: its mask has no pixel; correct it, or leave the record out.")
+            self.problems.report_once("empty mask", where, effect=DOUBTFUL)
+        return encode_mask(mask)
+
+    def _mask_file(self, name: str, size: tuple[int, int]) -> Tensor:
         """The pixels of a mask file that are not 0. DataError if it is no map or of another size."""
         path = self.images / name
         labels = read_label_map(path)
@@ -158,7 +169,7 @@ class JsonlDataset(ImageDataset):
         if (found := len(labels.unique())) > 2:
             kind = "object mask with more than two numbers, of which all but 0 are the object"
             self.problems.report_once(kind, f"{name} has {found}", effect=DOUBTFUL)
-        return encode_mask(labels != 0)
+        return labels != 0
 
     def _box(self, i: int) -> torch.Tensor:
         """float32 [1, 4], xyxy: the record's, or around its mask (zeros if that is empty)."""
@@ -246,10 +257,15 @@ class _Reader:
             yield {**sample, "texts": turns[0], "turns": json.dumps(turns)}
             return
         box = _box_of(record)
+        if not np.isnan(box[0]) and (problem := unusable({}, box_of(record) or (0, 0, 0, 0), size)):
+            self._doubt(f"{problem}.", name)
         masks = [] if mask else self._masks(record, size)
         sample |= {"box": box, "files": mask, "masked": masks is not None}
         if masks is None and np.isnan(box[0]):
             raise DataError("a record needs `masks`, `mask` or `bbox` (or set `use: conversations`).")
+        if masks == [] and not mask and np.isnan(box[0]):
+            kind = "record with an empty list of masks, whose text means nothing in its image"
+            self.problems.report(kind, name, effect=DOUBTFUL)
         if not turns:
             text = record.get("text")
             if not isinstance(text, str) or not text.strip():
@@ -257,6 +273,12 @@ class _Reader:
             yield {**sample, "texts": self._readable(text).strip(), "masks": masks or []}
             return
         yield from _questions(turns, masks, sample)
+
+    def _doubt(self, problem: str, where: str) -> None:
+        """What training cannot use is left out there; evaluation has it, and counts it."""
+        if self.train:
+            raise DataError(problem)
+        self.problems.report(problem.rstrip("."), where, effect=DOUBTFUL)
 
     def _readable(self, text: str, marks: bool = False) -> str:
         """The text as a model can read it. DataError in training for one that it cannot."""
