@@ -45,6 +45,8 @@ def finish(cfg: DictConfig, trainer: L.Trainer, module: UFOModule, folder: Path)
         if measured:
             print(results.text(measured, results.published(cfg)))
             results.write(folder, trainer.global_step, measured, results.published(cfg))
+        if missing := results.unmeasured(cfg, measured):
+            print(missing)
         # not from memory: no process holds all weights where a strategy shards them
         print(f"model: {save(load(folder / LAST, base=_base(module)), folder / 'model')}")
     return build.objective(cfg, measured)

@@ -51,6 +51,21 @@ def text(values: Mapping[str, float | None], numbers: Published | None = None) -
     return f"{shown}\n{NOTE}" if None in values.values() else shown
 
 
+def unmeasured(cfg: DictConfig, values: Mapping[str, float | None]) -> str | None:
+    """Which sources the table has no number of, and why, in one line; None if it has all."""
+    left_out = [str(key) for key, source in cfg.sources.items() if not source]
+    rest = [s for s in cfg.sources.values() if s and not any(v.startswith(f"val/{s.name}/") for v in values)]
+    blind = [s.name for s in rest if not s.dataset.get("val")]
+    silent = [s.name for s in rest if s.dataset.get("val")]
+    reasons = (
+        (left_out, "left out of this run"),
+        (blind, "no validation data"),
+        (silent, "no metric, no validation batch, or a module that predicts nothing"),
+    )
+    said = [f"{', '.join(names)} ({why})" for names, why in reasons if names]
+    return f"not evaluated: {'; '.join(said)}" if said else None
+
+
 def write(
     folder: Path, step: int, values: Mapping[str, float | None], numbers: Published | None = None
 ) -> None:
