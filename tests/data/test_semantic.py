@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from ufo.data.datasets import SemanticDataset
 from ufo.data.datasets.semantic import read_classes
 from ufo.data.errors import DataError
+from ufo.data.source import Source
 
 CLASSES = ("sky", "tree", "road")
 
@@ -229,3 +230,23 @@ def test_another_size_is_an_error_in_both_halves(tmp_path, train):
     data = make(tmp_path, np.zeros((6, 8)), train=train)
     with pytest.raises(DataError, match=r"the label map is \(6, 8\) \(height, width\), its image \(3, 4\)"):
         data[0]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_source_of_which_no_pixel_counts_is_refused(tmp_path, split):
+    for folder in ("images", "maps"):
+        (tmp_path / folder).mkdir()
+    for i in range(3):
+        PIL.Image.new("RGB", (40, 36)).save(tmp_path / "images" / f"{i}.jpg")
+        PIL.Image.new("L", (40, 36), 255).save(tmp_path / "maps" / f"{i}.png")
+
+    def read():
+        return SemanticDataset(
+            tmp_path / "images", tmp_path / "maps", classes=["sky"], train=split == "train"
+        )
+
+    source = Source(name="land", task="semantic_segmentation", **{split: read})
+    with pytest.raises(ValueError, match=r"none of the 3 images of its (train|val) data has a usable pixel"):
+        source.data(split)
+    PIL.Image.new("L", (40, 36), 0).save(tmp_path / "maps" / "2.png")
+    assert len(source.data(split)) == 3

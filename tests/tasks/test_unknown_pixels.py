@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ufo.kinds.class_map import ClassMap
@@ -28,3 +29,16 @@ def test_unknown_pixels_are_wrong():
 def test_unknown_pixels_have_a_name_and_no_record():
     prediction = Prediction("semantic_segmentation", semantic=torch.tensor([[IGNORE, 1]]), classes=("a", "b"))
     assert ClassMap().summary(prediction, 0.0) in ("unknown 50%, b 50%", "b 50%, unknown 50%")
+
+
+@pytest.mark.parametrize("objects", [(0, 0), (0, 2)])
+def test_maps_of_which_nothing_counts_have_a_finite_loss(make_model, make_batch, objects):
+    """A batch of them teaches nothing, and does no harm."""
+    model = make_model().train()
+    losses = model.loss(make_batch("semantic_segmentation", objects))
+    assert all(value.isfinite() for value in losses.values())
+    losses["loss"].backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    if not any(objects):
+        assert losses["loss"] == 0 and not any(gradient.any() for gradient in gradients)
