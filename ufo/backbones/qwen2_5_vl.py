@@ -78,8 +78,11 @@ class Qwen2_5_VL(MLLM):
         grid = torch.tensor([[1, rows * merge, cols * merge]], device=x.device).expand(len(images), -1)
         x = x.flatten(0, 4).flatten(1)  # [B*H*W*m*m, 3*times*p*p]
         found = self.net.model.get_image_features(pixel_values=x, image_grid_thw=grid)
-        # images of one batch have one size; what some towers add to later layers has a name of its own
-        added = [torch.stack(list(one)) for one in getattr(found, "deepstack_features", None) or ()]
+        # images of one batch have one size; older transformers (5.17) do not part what a tower adds by images
+        added = (
+            (one if isinstance(one, Tensor) else torch.cat(list(one))).unflatten(0, (len(images), -1))
+            for one in getattr(found, "deepstack_features", None) or ()
+        )
         return ImageTokens(torch.stack(list(found.pooler_output)), tuple(added))
 
     # ---------------------------------------------------------------- places
