@@ -86,7 +86,8 @@ def test_trainer__two_processes_log_the_values_of_one(tmp_path: Path):
         callbacks=[*(metric() for metric in METRICS), Dump(tmp_path)],
     )
     trainer.validate(Replay(NOISE), loaders, verbose=False)
-    expected = compute(list(range(5)))
+    # what the data do not define (no object of that size) is not logged
+    expected = {key: value for key, value in compute(list(range(5))).items() if value is not None}
     for rank in range(2):
         dump = json.loads((tmp_path / f"logged{rank}.json").read_text())
         assert dump["logged"] == pytest.approx(expected, abs=1e-6)
