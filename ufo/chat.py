@@ -84,7 +84,8 @@ def answer(model: UFO, images: Tensor, messages: Messages, task: Task) -> str:
     for said, asked in zip(turns[1::2], turns[2::2], strict=True):
         text += said + words.end + backbone.follow_up(asked)
     ids, mask = words.encode_prompts([text])
-    backbone.check_prompt(ids, mask, *images.shape[-2:], task.max_length)
+    height, width = images.shape[-2:]
+    backbone.check_prompt(ids, mask, height, width, task.max_length)
     device = backbone.device
     context = backbone.encode(
         images.to(device), ids.to(device), mask.to(device), None, causal=task.causal_image

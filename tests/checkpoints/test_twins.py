@@ -57,12 +57,9 @@ def place(request, tmp_path, pieces, monkeypatch) -> Place:
     return placed
 
 
-QUICK = ("ufo-vit-b-single-caption.pth", "ufo-internvl2-8b-rec.pth", "UFO-InternVL2-8B-rec-ft")
-
-
 def twins(*names: str):
-    """The named ones, or all; of all those that differ most are quick, the others are marked as slow."""
-    every = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    """The named ones, or all, which are many and slow."""
+    every = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
     return pytest.mark.parametrize("place", names or every, indirect=True)
 
 

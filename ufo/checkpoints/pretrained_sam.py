@@ -86,11 +86,15 @@ def _is_sam(name: str) -> bool:
     return kind in ("sam", "sam_vision_model")
 
 
-def _sam_of(model: UFO, sam: str) -> str:
-    """The SAM that `sam` stands for."""
+def _vit(model: UFO) -> UFOViT:
     if not isinstance(model.backbone, UFOViT):
         raise CheckpointError(f"SAM's weights are for a UFOViT, not for a {type(model.backbone).__name__}")
-    width = model.backbone.width
+    return model.backbone
+
+
+def _sam_of(model: UFO, sam: str) -> str:
+    """The SAM that `sam` stands for."""
+    width = _vit(model).width
     if sam == AUTO and width not in SAM_OF_WIDTH:
         raise CheckpointError(
             f"there is no SAM of width {width}, only of {', '.join(map(str, SAM_OF_WIDTH))}; choose another "
@@ -132,13 +136,13 @@ def initialise(model: UFO, sam: str = AUTO, bert: str | None = AUTO) -> None:
 
     Raises CheckpointError where weights cannot be had or are of another architecture.
     """
-    sam = _sam_of(model, sam)
-    weights = sam_weights(model.backbone, sam)
-    layers = sum(f"layers.{i}.norm1.weight" in weights for i in range(len(model.backbone.layers)))
+    backbone, sam = _vit(model), _sam_of(model, sam)
+    weights = sam_weights(backbone, sam)
+    layers = sum(f"layers.{i}.norm1.weight" in weights for i in range(len(backbone.layers)))
     text, text_summary = _text_weights(model, bert)
-    model.backbone.load_state_dict(model.backbone.state_dict() | weights | text)
-    _start_new_layers(model.backbone)
-    random = len(model.backbone.layers) - layers
+    backbone.load_state_dict(backbone.state_dict() | weights | text)
+    _start_new_layers(backbone)
+    random = len(backbone.layers) - layers
     log.info(
         f"init: {layers} layers, patches and positions from {sam} ({len(weights)} weights); "
         f"{random} new layers stay random; {text_summary}"

@@ -7,6 +7,7 @@ Evaluation: one sample per image with all its reference captions.
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class CaptionDataset(ImageDataset):
             pairs = self._read_references(require(references, "references"))
         pairs.sort(key=lambda pair: pair[0])  # stable: pairs of an image become neighbours
         self._row = np.asarray([row for row, _ in pairs], dtype=np.int64)
-        texts = (text for _, text in pairs)
+        texts: Iterable[str] = (text for _, text in pairs)
         if train:
             texts = map(clean_text if clean else one_line, texts)
         self._texts = Strings(texts)
