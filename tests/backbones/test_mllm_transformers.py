@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mllm_models import FAMILIES, answers, dense, encode, images, make_backbone, tall
 from torch import Tensor
 
 from ufo.backbones.mllm import MLLM
 from ufo.backbones.prefix import image_part
 from ufo.backbones.qwen2_5_vl import Qwen2_5_VL
-from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample
+from ufo.backbones.tiles import Layout, cut_tiles, mosaic
 
 QUESTION = "what is red"
 
@@ -93,6 +94,12 @@ def test_the_answer_of_a_query_is_that_of_transformers(name):
         torch.testing.assert_close(ours[row], theirs[0, len(prompt) :], rtol=1e-4, atol=1e-4)
 
 
+def sampled(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values of maps `[B, H, W, C]` at normalised points `[B, Q, 2]`, with torch's own kernel."""
+    values = F.grid_sample(maps.permute(0, 3, 1, 2), 2 * points[:, None] - 1, align_corners=False)
+    return values[:, :, 0].transpose(1, 2)
+
+
 def decoder_with_local_prompts(backbone: MLLM, ids: Tensor, query: int, point: Tensor) -> Tensor:
     """Hidden states of transformers' decoder; the token `query` also gets the image at `point [1, 1, 2]`."""
     size, net = tall(backbone), backbone.net.model
@@ -101,7 +108,7 @@ def decoder_with_local_prompts(backbone: MLLM, ids: Tensor, query: int, point: T
     inside = ids == backbone.patch_id
     x = net.get_input_embeddings()(ids)
     x[inside] = image.first[0]
-    x[:, query] = sample(mosaic(image.first, layout), point)[:, 0]
+    x[:, query] = sampled(mosaic(image.first, layout), point)[:, 0]
     extra: dict[str, Any] = {}
     if isinstance(backbone, Qwen2_5_VL):
         backbone.net.config.image_token_id = backbone.patch_id
@@ -114,7 +121,7 @@ def decoder_with_local_prompts(backbone: MLLM, ids: Tensor, query: int, point: T
 
     def add_image(module, args):
         (x,) = args
-        local = sample(mosaic(image_part(x, inside, layout.tokens), layout), point)
+        local = sampled(mosaic(image_part(x, inside, layout.tokens), layout), point)
         return (torch.cat([x[:, :query], x[:, query : query + 1] + local, x[:, query + 1 :]], 1),)
 
     hooks = [layer.register_forward_pre_hook(add_image) for layer in net.language_model.layers[1:]]

@@ -1,4 +1,4 @@
-"""What makes the prefix fast changes nothing: remembered prompts and the bias built in pieces."""
+"""What makes the prefix fast changes nothing: what is remembered, position tables, the bias in pieces."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ufo.backbones import attention
-from ufo.backbones.ufo_vit import PROMPTS_KEPT, UFOViT
+from ufo.backbones.ufo_vit import PROMPTS_KEPT, TABLES_KEPT, UFOViT, resize_position_grid
 
 IMAGES = torch.arange(3 * 24 * 24).view(1, 3, 24, 24).remainder(251).to(torch.uint8)
 
@@ -76,3 +77,46 @@ def test_pieces_of_any_size_give_the_same(piece, monkeypatch):
         expected = attention.image_attention(*arguments)
     monkeypatch.setattr(attention, "_PIECE", piece)
     torch.testing.assert_close(attention.image_attention(*arguments), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (6, 6), (9, 4), (1, 2), (17, 20)])
+def test_a_resized_position_table_is_the_bicubic_one(size):
+    """Also under autocast; so is its gradient, which in float32 is a sum of hundreds."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(1, 6, 6, 8, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = resize_position_grid(table, size)
+    torch.testing.assert_close(found, bicubic(table, size), rtol=1e-6, atol=1e-6)
+    exact = table.double().requires_grad_()
+    weights = torch.randn(found.shape, generator=generator).double()
+    ways = (resize_position_grid, bicubic)
+    gradients = [torch.autograd.grad((way(exact, size) * weights).sum(), exact)[0] for way in ways]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def bicubic(table: Tensor, size: tuple[int, int]) -> Tensor:
+    resized = F.interpolate(table.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1)
+
+
+def test_a_table_made_in_inference_mode_can_be_trained_with():
+    table = torch.randn(1, 5, 5, 2, requires_grad=True)
+    with torch.inference_mode():
+        resize_position_grid(table, (3, 4))
+    resize_position_grid(table, (3, 4)).sum().backward()
+    assert table.grad is not None
+
+
+@torch.no_grad()
+def test_a_position_table_is_resized_once(make_backbone):
+    backbone = make_backbone()
+    first = backbone._positions((4, 5))
+    assert backbone._positions((4, 5)) is first
+    for i in range(TABLES_KEPT + 3):
+        backbone._positions((4, 6 + i))
+    assert len(backbone._tables) == TABLES_KEPT
+    backbone._positions((4, 5))
+    backbone.pos_embed.mul_(2)
+    torch.testing.assert_close(backbone._positions((4, 5)), 2 * first)
+    backbone.eval()
+    assert not backbone._tables

@@ -1,7 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
-from ufo.ops.points import point_sample, sample_uncertain_points
+from ufo.ops.points import Corners, point_sample, sample_uncertain_points
 
 
 def test_pixel_centres_are_the_pixels():
@@ -71,3 +72,30 @@ def test_points_are_determined_by_the_generator():
 def test_impossible_settings(arguments):
     with pytest.raises(ValueError, match="point sampling"):
         sample_uncertain_points(torch.zeros(1, 4, 4), 8, **arguments)
+
+
+def test_gathered_corners_are_grid_sample_and_its_gradient():
+    """Also beyond the borders, on them, and where points coincide."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 5, 3, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    points = torch.rand(2, 40, 2, dtype=torch.float64, generator=generator) * 1.6 - 0.3
+    border = torch.tensor([0.0, 0.1, 1 / 3, 0.5, 0.9, 1.0], dtype=torch.float64)
+    edges = torch.cartesian_prod(border, border).expand(2, -1, -1)
+    points = torch.cat([points, edges, edges[:, :5]], 1)
+    expected = F.grid_sample(maps.permute(0, 3, 1, 2), 2 * points[:, None] - 1, align_corners=False)
+    expected = expected[:, :, 0].transpose(1, 2)
+    found = Corners.of(points, (5, 3)).sample(maps)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(found.shape, dtype=torch.float64, generator=generator)
+    gradients = [torch.autograd.grad((x * weights).sum(), maps)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_corners_of_low_precision_maps_keep_their_weights():
+    maps, points = torch.randn(1, 4, 4, 3).bfloat16(), torch.rand(1, 9, 2)
+    corners = Corners.of(points.bfloat16(), (4, 4))
+    assert corners.weight.dtype == torch.float32
+    corners = Corners.of(points, (4, 4))
+    assert torch.equal(corners.sample(maps), corners.sample(maps.float()).bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert corners.sample(maps.float()).dtype == torch.float32

@@ -30,8 +30,9 @@ from ufo.backbones.prefix import (
 )
 from ufo.backbones.prefix_attention import NAME, AnswerPass
 from ufo.backbones.quirks import Quirks
-from ufo.backbones.tiles import Layout, cut_tiles, mosaic, sample, tile_layout
+from ufo.backbones.tiles import Layout, cut_tiles, mosaic, tile_layout
 from ufo.backbones.transformers_net import build_net, json_values, longest_context
+from ufo.ops.points import Corners
 from ufo.tokenizer import Tokenizer
 
 IMAGE = "<image>"  # where a question wants the image
@@ -203,20 +204,23 @@ class MLLM(Backbone):
             prompt_ids, prompt_mask = prompt_ids[:, :-1], prompt_mask[:, 1:]
         x, inside, visible = self._embed_prefix(prompt_ids, prompt_mask, image.first)
         positions, free = self.positions(inside, visible, layout)
-        points = None if queries is None else queries.references.expand(len(x), -1, -1)
+        points = None
+        if queries is not None:
+            size = (layout.rows * layout.height, layout.cols * layout.width)
+            points = Corners.of(queries.references.expand(len(x), -1, -1), size)
         mask, rope = prefix_mask(inside, visible, causal), self.rotary(x, positions)
         memory: list[LayerMemory | None] = []
         for index, layer in enumerate(self.decoder.layers):
             local = None
             if index and points is not None:
-                local = sample(mosaic(image_part(x, inside, layout.tokens), layout), points).flatten(0, 1)
+                local = points.sample(mosaic(image_part(x, inside, layout.tokens), layout)).flatten(0, 1)
             x, k, v = self._run(partial(prefix_layer, layer), x, mask, rope)
             memory.append(LayerMemory(shared=(k, v), local=local))
             if index < len(image.added):
                 x = x + at_image(image.added[index].to(x.dtype), inside, 0.0)
         features = mosaic(self.decoder.norm(image_part(x, inside, layout.tokens)), layout)
         first = self._first_token(last, points, image.first, visible, free, layout)
-        count = 1 if points is None else points.shape[1]
+        count = 1 if points is None else points.index.shape[1]
         padded = None if len(visible) == 1 else visible.expand(len(x), -1)
         return Context(features, memory, count, first, padded)
 
@@ -239,7 +243,7 @@ class MLLM(Backbone):
         if points is None:
             embedding = self.decoder.embed_tokens(last).expand(batch, -1)
         else:
-            embedding = sample(mosaic(patches, layout), points).flatten(0, 1)
+            embedding = points.sample(mosaic(patches, layout)).flatten(0, 1)
         position = free if points is None else self.quirks.first_position(free, visible.shape[1])
         position = position.expand(batch)
         return FirstToken(embedding, position.repeat_interleave(len(embedding) // batch))

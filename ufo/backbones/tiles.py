@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,10 +66,3 @@ def mosaic(tokens: Tensor, layout: Layout) -> Tensor:
     """The tokens of all tiles, tile by tile `[B, I, C]`, side by side: `[B, H, W, C]`."""
     x = tokens.unflatten(1, tuple(layout))  # [B, r, c, y, x, C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def sample(image: Tensor, references: Tensor) -> Tensor:
-    """Bilinear values of maps `[B, H, W, C]` at normalised (x, y) `[B, Q, 2]`, zero outside: `[B, Q, C]`."""
-    points = (2 * references[:, None] - 1).to(torch.float32)
-    values = F.grid_sample(image.permute(0, 3, 1, 2).float(), points, align_corners=False)
-    return values[:, :, 0].transpose(1, 2).to(image.dtype)

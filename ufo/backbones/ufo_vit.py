@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -21,10 +22,12 @@ from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.ops.grid import Queries
+from ufo.ops.points import Corners
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 PROMPTS_KEPT = 4  # a prompt of 200 tokens takes 22 MB in the base model
+TABLES_KEPT = 8  # position tables of other grids: that of 25 x 25 queries takes 2 MB
 
 
 def drop_path(x: Tensor, rate: float, rows: Tensor | None = None) -> Tensor:
@@ -93,7 +96,7 @@ class _QueryStream:
     """The query stream's constants: where queries stand and how they group into windows."""
 
     start: Tensor  # [B, Q, C], state before the first layer
-    points: Tensor  # [B, 1, Q, 2], references in grid_sample's -1..1
+    corners: Corners  # of the references, in the image stream
     order: Tensor  # [B, Q], queries sorted by window
     back: Tensor  # [B, Q], the inverse permutation
     windows: int  # windows per image
@@ -151,6 +154,7 @@ class UFOViT(Backbone):
         self.gradient_checkpointing = gradient_checkpointing
         grid = image_size // patch_size
         self._prompts: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
+        self._tables: dict[tuple, Tensor] = {}
         self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
         self.embedding = Embedding(vocab_size, width, max_positions, text_dropout)
@@ -236,7 +240,8 @@ class UFOViT(Backbone):
         return layer.finish(x, attend(q, k, v, mask[:, None, None, :])), k, v
 
     def train(self, mode: bool = True) -> UFOViT:
-        self._prompts.clear()  # averaged weights are swapped in and out between the modes
+        # averaged weights are swapped in and out between the modes
+        self._prompts.clear(), self._tables.clear()
         return super().train(mode)
 
     def _run(self, function, *arguments):
@@ -248,19 +253,34 @@ class UFOViT(Backbone):
         """uint8 RGB `[B, 3, H, W]` pixels -> patches with positions `[B, H/p, W/p, C]`."""
         x = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
         x = self.patch_embed(x).permute(0, 2, 3, 1)
-        return x + resize_position_grid(self.pos_embed, x.shape[1:3])
+        return x + self._positions(x.shape[1:3])
+
+    def _positions(self, size: tuple[int, int] | torch.Size) -> Tensor:
+        """The position table of a grid `[1, *size, C]`; without gradients and in `eval` mode made once."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._tables.clear()
+            return resize_position_grid(self.pos_embed, size)
+        table = self.pos_embed
+        if table.is_inference():
+            return resize_position_grid(table, size)
+        key = (tuple(size), table.data_ptr(), table._version)
+        if key not in self._tables:
+            while len(self._tables) >= TABLES_KEPT:
+                del self._tables[next(iter(self._tables))]
+            self._tables[key] = resize_position_grid(table, size)
+        return self._tables[key]
 
     def _query_stream(self, image: Tensor, queries: Queries) -> _QueryStream:
         """Start states are the position embedding, resized to the query grid, at each reference's cell."""
         batch, height, width = image.shape[:3]
         references = queries.references.expand(batch, -1, -1)
         rows, cols = queries.grid
-        table = resize_position_grid(self.pos_embed, (rows, cols))[0]  # [G_h, G_w, C]
+        table = self._positions((rows, cols))[0]  # [G_h, G_w, C]
         cell = (references * references.new_tensor([cols, rows])).long()  # (x, y)
         order = queries.windows.expand(batch, -1).argsort(dim=1, stable=True)
         return _QueryStream(
             start=table_rows(table.flatten(0, 1), cell[..., 1] * cols + cell[..., 0]).to(image.dtype),
-            points=(references[:, None] * 2 - 1).to(image.dtype),
+            corners=Corners.of(references, (height, width)),
             order=order,
             back=order.argsort(dim=1),
             windows=(height // self.window_size) * (width // self.window_size),
@@ -291,8 +311,7 @@ class UFOViT(Backbone):
         """Add the start state and a bilinear sample of the image stream entering this layer."""
         if not self.quirks.updates_queries(not layer.windowed, self.training):
             return state
-        local = F.grid_sample(image.permute(0, 3, 1, 2), queries.points, align_corners=False)
-        return state + queries.start + local[:, :, 0].transpose(1, 2)
+        return state + queries.start + queries.corners.sample(image)
 
     def _attend_queries(self, layer, state, image_k, image_v, queries: _QueryStream):
         """Queries see the patches of their own window; returns the new state and their keys/values."""
@@ -357,12 +376,26 @@ class UFOViT(Backbone):
 
 
 def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Resize a position table `[1, H, W, C]` bicubically to another grid."""
+    """Resize a position table `[1, H, W, C]` bicubically to another grid, as two products.
+
+    The kernel of `F.interpolate` loops over the channels in one thread.
+    """
     if tuple(table.shape[1:3]) == tuple(size):
         return table
-    channels_first = table.permute(0, 3, 1, 2).float()
-    resized = F.interpolate(channels_first, size=tuple(size), mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1).to(table.dtype)
+    kind = torch.float64 if table.dtype == torch.float64 else torch.float32
+    down, across = (_bicubic(n, m, table.device, kind) for n, m in zip(table.shape[1:3], size, strict=True))
+    with torch.autocast(table.device.type, enabled=False):
+        columns = across @ table.to(kind)  # [1, H, W', C]
+        resized = (down @ columns.flatten(2)).unflatten(2, columns.shape[2:])  # [1, H', W', C]
+    return resized.to(table.dtype)
+
+
+@lru_cache(maxsize=64)
+def _bicubic(count: int, size: int, device: torch.device, kind: torch.dtype) -> Tensor:
+    """What each of `size` new values has of `count` old ones, read off the kernel: `[size, count]`."""
+    with torch.inference_mode(False), torch.no_grad():
+        unit = torch.eye(count, dtype=kind, device=device)[None, None]
+        return F.interpolate(unit, (size, count), mode="bicubic", align_corners=False)[0, 0]
 
 
 def partition(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,14 +1,48 @@
-"""Where a mask loss looks: PointRend's uncertain points (arXiv 1912.08193).
+"""Values of maps at points: of features where queries stand, of masks where their loss looks.
 
-See docs/published_system.md#mask-loss.
-Shapes: M masks, P points per mask, `h w` pixels. Points are xy in 0..1 of the mask.
+The loss looks at PointRend's uncertain points (arXiv 1912.08193; docs/published_system.md#mask-loss).
+Shapes: M masks, P points per mask, `h w` pixels, `B` images, `Q` queries, `C` width. Points are xy in 0..1.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Corners(NamedTuple):
+    """The four pixels around each of some points in maps of one size, and their parts of it: `[B, Q, 4]`."""
+
+    index: Tensor  # int64, into the pixels of all B maps
+    weight: Tensor  # float32 (float64 of such points); 0 outside the map
+
+    @classmethod
+    def of(cls, points: Tensor, size: tuple[int, int]) -> Corners:
+        """Of points `[B, Q, 2]`, for maps `[B, *size, C]` (`align_corners=False`, zeros outside)."""
+        height, width = size
+        points = points if points.dtype == torch.float64 else points.float()
+        extent = points.new_tensor([width, height])
+        at = (points * extent - 0.5)[:, :, None]
+        corner = at.floor() + points.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])  # [B, Q, 4, 2]
+        weight = (1 - (at - corner).abs()).prod(-1)
+        inside = corner.clamp(corner.new_zeros(2), extent - 1)
+        weight = weight * (inside == corner).all(-1)
+        x, y = inside.long().unbind(-1)
+        image = torch.arange(len(points), device=points.device)[:, None, None]
+        return cls((image * height + y) * width + x, weight)
+
+    def sample(self, maps: Tensor) -> Tensor:
+        """Bilinear values of maps `[B, h, w, C]`: `[B, Q, C]`, in the maps' type.
+
+        One gather and one weighted sum. `grid_sample` gives a GPU one thread per point, which loops over all
+        channels.
+        """
+        # an embedding's gradient has a fixed order, that of an index has not
+        pixels = F.embedding(self.index, maps.flatten(0, 2))  # [B, Q, 4, C]
+        return (pixels * self.weight[..., None]).sum(-2).to(maps.dtype)
 
 
 def point_sample(maps: Tensor, points: Tensor) -> Tensor:
