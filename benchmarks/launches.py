@@ -2,8 +2,7 @@
 
     python benchmarks/launches.py --network narrow --scale 0.2 [--tasks detection]
 
-Counts hardly depend on widths and on the size of the image. Predictions are counted with frozen
-weights, which autocast casts again in every call, as it does in Lightning's inference mode.
+Counts hardly depend on widths and on the size of the image.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from common import make_model, parser, show, side
 from train_step_vit import make_batch
 
 from ufo.backbones.context import AnswerCache
+from ufo.head.casting import casting_once
 from ufo.model import UFO
 from ufo.ops.launches import Launches
 
@@ -27,7 +27,7 @@ def predicting(model: UFO, name: str, pixels: int) -> list[int]:
     """Pieces of the prefix, an answer call, the casts in it, and of rows that leave."""
     task, batch = model.task(name), make_batch(name, pixels, 3)
     asked = task.ask(batch, model.grid(task, pixels, pixels))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), casting_once(model):
         context, prefix = count(model.encode, batch.images, asked.prompts, asked.queries, task)
         cache, ids = AnswerCache(4), torch.zeros(context.num_rows, 1, dtype=torch.int64)
         model.backbone.answer(context, ids, cache=cache)
@@ -53,7 +53,7 @@ def main() -> None:
         arguments.tasks = [name]
         model, pixels = make_model(arguments), side(name, arguments.scale)
         step = training(model.train(), name, pixels)
-        model.eval().requires_grad_(False)
+        model.eval()
         rows.append([name, str(pixels), *map(str, predicting(model, name, pixels)), str(step)])
     columns = ["task", "side", "prefix", "answer call", "casts in it", "rows leave", "training step"]
     show("pieces of work", columns, rows)

@@ -30,11 +30,7 @@ def autocast() -> torch.autocast:
 
 
 def predicting(model: UFO, batch: Batch) -> dict[str, int]:
-    """Pieces of each part of a prediction; `casts` are those among the pieces of the `next` answer call.
-
-    Weights are frozen: autocast then casts them again in every call, as it does in inference mode.
-    """
-    model.requires_grad_(False)
+    """Pieces of each part of a prediction; `casts` are those among the pieces of the `next` answer call."""
     counts: dict[str, int] = {}
 
     def count(name: str, function, *arguments, **named):
@@ -58,7 +54,7 @@ def predicting(model: UFO, batch: Batch) -> dict[str, int]:
     with (
         patch.object(model.backbone, "encode", partial(count, "encode", encode)),
         patch("ufo.head.decoding.greedy", answers),
-        torch.no_grad(),
+        torch.inference_mode(),
         autocast(),
         pytest.raises(StopIteration),
     ):

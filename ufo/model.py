@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context
+from ufo.head.casting import casting_once
 from ufo.head.decoding import Decoded, decode
 from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
 from ufo.head.retrieval import retrieve_masks
@@ -125,9 +126,12 @@ class UFO(nn.Module):
 
     # ---------------------------------------------------------------- inference
 
-    @torch.no_grad()
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """A prediction for each image, in its original size (`batch.sizes`, or those of its targets)."""
+        with casting_once(self):
+            return self._predict_batch(batch)
+
+    def _predict_batch(self, batch: Batch) -> list[Prediction]:
         task = self.task(batch.task)
         asked = task.ask(batch, self.grid(task, *batch.image_size))
         context = self.encode(batch.images, asked.prompts, asked.queries, task)
