@@ -10,7 +10,7 @@ give the same answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,13 @@ from ufo.head.decoding import Decoded, decode
 class GrowingCache(AnswerCache):
     """Keys and values that are concatenated at every step."""
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        if layer in self.layers:
-            keys, values = self.layers[layer]
-            k, v = torch.cat([keys, k], 2), torch.cat([values, v], 2)
-        self.layers[layer] = (k, v)
+    grown: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def extend(self, layer, k, v, layers=1, memory=None):
+        before = self.grown.get(layer, memory)
+        if before is not None:
+            k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+        self.grown[layer] = (k, v)
         return k, v
 
 

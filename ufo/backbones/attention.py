@@ -37,7 +37,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
                 scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
             return scores.softmax(-1) @ v
     # the fused kernels want one width for queries, keys and values
-    v = F.pad(v, (0, q.shape[-1] - width))
+    if width < q.shape[-1]:
+        v = F.pad(v, (0, q.shape[-1] - width))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[..., :width]
 
 
@@ -166,16 +167,8 @@ def query_attention(q: Tensor, k: Tensor, v: Tensor, image_k: Tensor, image_v: T
     return attend(q, keys, values, mask)
 
 
-def answer_attention(q: Tensor, k: Tensor, v: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
-    """Answer tokens attend to their row's memory and, causally, to their own earlier tokens.
-
-    q `[R, h, t, d]` are the newest t of the T tokens whose k, v `[R, h, T, d]` are given; memory 2 x
-    `[R, h, N, d]`. Returns `[R, h, t, d]`.
-    """
-    new, total, seen = q.shape[2], k.shape[2], memory[0].shape[2]
-    keys, values = torch.cat([memory[0], k], 2), torch.cat([memory[1], v], 2)
+def answer_mask(new: int, total: int, device: torch.device) -> Tensor | None:
+    """What the newest `new` of `total` keys may see, bool `[new, total]`: nothing later; None: everything."""
     if new == 1:
-        return attend(q, keys, values)
-    mask = torch.ones(new, seen + total, dtype=torch.bool, device=q.device)
-    mask = mask.tril(diagonal=seen + total - new)
-    return attend(q, keys, values, mask)
+        return None
+    return torch.ones(new, total, dtype=torch.bool, device=device).tril(diagonal=total - new)

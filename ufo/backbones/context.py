@@ -8,6 +8,7 @@ Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tok
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +31,27 @@ class LayerMemory:
 
     def select(self, rows: Tensor, images: Tensor | None) -> LayerMemory:
         """The memory of some rows (and, where images leave as well, of some images)."""
+        return _Selected(self, rows, images)
 
-        def pick(pair: KeysValues | None, index: Tensor | None) -> KeysValues | None:
-            return pair if pair is None or index is None else (pair[0][index], pair[1][index])
 
-        local = None if self.local is None else self.local[rows]
-        return LayerMemory(pick(self.shared, images), pick(self.own, rows), local)
+class _Selected(LayerMemory):
+    """Memory of some rows, looked up when it is read: after the first call an `AnswerCache` holds it."""
+
+    def __init__(self, whole: LayerMemory, rows: Tensor, images: Tensor | None):
+        self._whole, self._rows = whole, rows
+        self.shared = whole.shared if images is None else _pick(whole.shared, images)
+
+    @cached_property
+    def own(self) -> KeysValues | None:  # type: ignore[override]  # a field there, worked out here
+        return _pick(self._whole.own, self._rows)
+
+    @cached_property
+    def local(self) -> Tensor | None:  # type: ignore[override]
+        return None if self._whole.local is None else self._whole.local[self._rows]
+
+
+def _pick(pair: KeysValues | None, index: Tensor) -> KeysValues | None:
+    return None if pair is None else (pair[0][index], pair[1][index])
 
 
 @dataclass
@@ -71,6 +87,8 @@ class Context:
     first_token: FirstToken | None = None
     visible: Tensor | None = None  # bool [B, N], which shared keys are no padding; None: all
     rows: Rows | None = None  # None: R = B * Q rows, image by image
+    # the memory that rows were selected from, and which of its rows are left, int64 [R]
+    origin: tuple[list[LayerMemory | None], Tensor] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -86,9 +104,14 @@ class Context:
         """
         images = rows if self.num_queries == 1 else None
         visible = self.visible
+        memory, left = self.memory, rows
+        if self.origin is not None:
+            memory, left = self.origin[0], self.origin[1][rows]
+        left_images = None if images is None else left
         return replace(
             self,
-            memory=[m.select(rows, images) if m else None for m in self.memory],
+            memory=[m.select(left, left_images) if m else None for m in memory],
+            origin=(memory, left),
             first_token=self.first_token and self.first_token.select(rows),
             visible=visible[images] if visible is not None and images is not None else visible,
             rows=None if images is not None else self._group(rows),
@@ -109,21 +132,33 @@ class Context:
 
 @dataclass
 class AnswerCache:
-    """Keys and values of the answer tokens so far: one buffer per layer, allocated once."""
+    """Keys and values of answers so far, behind those of the rows' own memory: one buffer for all layers."""
 
     max_length: int
     length: int = 0
-    layers: dict[int, KeysValues] = field(default_factory=dict)  # 2 x [R, heads, T, d]
+    before: int = 0  # keys of a row's own memory
+    buffer: Tensor | None = None  # [layers, 2, R, heads, before + T, d]
+    slots: dict[int, int] = field(default_factory=dict)  # layer -> its place in the buffer
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        """Write the keys and values `[R, heads, t, d]` of a new chunk; returns all so far."""
-        if layer not in self.layers:
-            shape = (*k.shape[:2], self.max_length, k.shape[3])
-            self.layers[layer] = (k.new_empty(shape), v.new_empty(shape))
-        keys, values = self.layers[layer]
-        end = self.length + k.shape[2]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
+    def extend(
+        self, layer: int, k: Tensor, v: Tensor, layers: int = 1, memory: KeysValues | None = None
+    ) -> KeysValues:
+        """Write the keys and values `[R, heads, t, d]` of a new chunk; returns all so far.
+
+        The first call says how many `layers` there will be, and in each one what `memory` 2 x
+        `[R, heads, n, d]` stands before the answers; later calls need not.
+        """
+        if self.buffer is None:
+            self.before = 0 if memory is None else memory[0].shape[2]
+            room = self.before + self.max_length
+            self.buffer = k.new_empty(layers, 2, *k.shape[:2], room, k.shape[3])
+        keys, values = self.buffer[self.slots.setdefault(layer, len(self.slots))]
+        if memory is not None:
+            keys[:, :, : self.before], values[:, :, : self.before] = memory
+        begin = self.before + self.length
+        end = begin + k.shape[2]
+        keys[:, :, begin:end] = k
+        values[:, :, begin:end] = v
         return keys[:, :, :end], values[:, :, :end]
 
     def select(self, rows: Tensor, length: int | None = None, max_length: int | None = None) -> AnswerCache:
@@ -133,15 +168,11 @@ class AnswerCache:
         kept is copied.
         """
         kept = self.length if length is None else length
-        room = self.max_length if max_length is None else max_length
-        copy = AnswerCache(room, kept)
-        for layer, (k, v) in self.layers.items():
-            copy.layers[layer] = _pick(k, rows, kept, room), _pick(v, rows, kept, room)
+        copy = AnswerCache(self.max_length if max_length is None else max_length, kept, self.before)
+        if self.buffer is not None:
+            copy.slots, end = dict(self.slots), self.before + kept
+            layers, pair, _, heads, _, width = self.buffer.shape
+            room = self.before + copy.max_length
+            copy.buffer = self.buffer.new_empty(layers, pair, len(rows), heads, room, width)
+            copy.buffer[..., :end, :] = self.buffer[..., :end, :].index_select(2, rows)
         return copy
-
-
-def _pick(x: Tensor, rows: Tensor, length: int, room: int) -> Tensor:
-    """Rows and first tokens of `[R, heads, T, d]`, in a buffer with room for more tokens."""
-    buffer = x.new_empty(len(rows), x.shape[1], room, x.shape[3])
-    buffer[:, :, :length] = x[:, :, :length][rows]
-    return buffer

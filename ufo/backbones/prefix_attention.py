@@ -79,7 +79,7 @@ def answer_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
     if packed is not None:
         query, key, value = (_unpack(x, packed, rows, length) for x in (query, key, value))
     if now.cache is not None:
-        key, value = now.cache.extend(now.layer, key, value)
+        key, value = now.cache.extend(now.layer, key, value, len(now.context.memory))
     heads = key.shape[1]
     query = query.unflatten(1, (heads, -1)) * scaling  # [R, K, g, T, d]
     context = now.context

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ufo.backbones.attention import answer_attention, attend, image_attention, query_attention, table_rows
+from ufo.backbones.attention import answer_mask, attend, image_attention, query_attention, table_rows
 from ufo.backbones.base import Backbone
-from ufo.backbones.context import Context, LayerMemory
+from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.ops.grid import Queries
 from ufo.ops.points import Corners
@@ -100,6 +100,18 @@ class _QueryStream:
     order: Tensor  # [B, Q], queries sorted by window
     back: Tensor  # [B, Q], the inverse permutation
     windows: int  # windows per image
+
+
+@dataclass
+class _AnswerCall:
+    """What all layers need to know of one call of `answer`."""
+
+    shape: tuple[int, int]  # (R, T)
+    packed: Tensor | None  # int64 [M]: the tokens are these of the R*T
+    number: Tensor | None  # int64 [M], the row of each of them, counted without gaps
+    mask: Tensor | None  # bool [T, keys]
+    cache: AnswerCache | None
+    layers: int  # that answers do not skip
 
 
 class UFOViT(Backbone):
@@ -300,7 +312,8 @@ class UFOViT(Backbone):
         out = layer.finish(tiles, image_attention(q, k, v, size, tables, (keys, values, seen)))
         kept = {}
         if queries is None:
-            kept = {"shared": tuple(_gather_windows(x, (height, width), size) for x in (k, v))}
+            # the answer is the image's only one: the image is its own memory
+            kept = {"own": tuple(_gather_windows(x, (height, width), size) for x in (k, v))}
         elif layer.windowed:
             state, own = self._attend_queries(layer, state, k, v, queries)
             kept = {"own": own}
@@ -335,36 +348,51 @@ class UFOViT(Backbone):
         start = cache.length if cache else 0
         positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         x = self.embedding(ids, positions)  # [R, T, C]
+        number = None
         if packed is not None:
             x = x.flatten(0, 1)[packed]  # [M, C]
+            # consecutive numbers of the rows that occur: packed rows may have gaps
+            number = (packed // ids.shape[1]).unique_consecutive(return_inverse=True)[1]
+        seen = next(m.own[0].shape[2] for m in context.memory if m and m.own)
+        call = _AnswerCall(
+            shape=(len(ids), ids.shape[1]),
+            packed=packed,
+            number=number,
+            mask=answer_mask(ids.shape[1], seen + start + ids.shape[1], ids.device),
+            cache=cache,
+            layers=sum(m is not None for m in context.memory),
+        )
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         for index, (layer, memory) in enumerate(zip(self.layers, context.memory, strict=True)):
             if memory is not None:
-                x = self._run(self._answer_layer, index, layer, x, memory, ids.shape, packed, cache)
+                own = memory.own if start == 0 else None  # later it is in the cache
+                x = self._run(self._answer_layer, index, layer, x, own, call)
             if index in self.mean_layers:
                 mean = mean + x
         if cache:
             cache.length += ids.shape[1]
         return mean / len(self.mean_layers)
 
-    def _answer_layer(self, index, layer, x, memory: LayerMemory, shape, packed, cache):
-        """One layer of answer tokens; the linear maps run on packed tokens, attention on padded rows."""
-        rows, length = shape
+    def _answer_layer(
+        self, index: int, layer: Layer, x: Tensor, own: KeysValues | None, call: _AnswerCall
+    ) -> Tensor:
+        """One layer of answer tokens; the linear maps run on packed tokens, attention on padded rows.
+
+        Tokens attend to their row's memory and, causally, to the tokens of their own answer.
+        """
+        rows, length = call.shape
         qkv = layer.qkv(layer.norm1(x))
-        if packed is not None:
-            qkv = qkv.new_zeros(rows * length, qkv.shape[-1]).index_copy(0, packed, qkv)
+        if call.packed is not None:
+            qkv = qkv.new_zeros(rows * length, qkv.shape[-1]).index_copy(0, call.packed, qkv)
         q, k, v = layer.split(qkv.view(rows, length, qkv.shape[-1]))
-        if cache:
-            k, v = cache.extend(index, k, v)
-        seen = memory.own or memory.shared
-        assert seen is not None, "a layer that answers do not skip has kept keys for them"
-        attended = answer_attention(q, k, v, seen)
-        attended = attended.transpose(1, 2).flatten(2)  # [R, T, C]
-        if packed is not None:
-            attended = attended.flatten(0, 1)[packed]
-        # consecutive numbers of the rows that occur: packed rows may have gaps
-        number = None if packed is None else (packed // length).unique_consecutive(return_inverse=True)[1]
-        return layer.mlp(x + layer.proj(attended), number)
+        if call.cache:
+            k, v = call.cache.extend(index, k, v, call.layers, own)
+        elif own is not None:
+            k, v = torch.cat([own[0], k], 2), torch.cat([own[1], v], 2)
+        attended = attend(q, k, v, call.mask).transpose(1, 2).flatten(2)  # [R, T, C]
+        if call.packed is not None:
+            attended = attended.flatten(0, 1)[call.packed]
+        return layer.mlp(x + layer.proj(attended), call.number)
 
     @property
     def output_embedding(self) -> Tensor:
