@@ -52,11 +52,19 @@ def test_it_is_the_same_again_and_survives_json(of, run, tmp_path):
         ["++tasks.detection.num_beams=3", "++tasks.detection.max_per_image=7"],
         # the code's own defaults, written out
         ["sources.caption.weight=1.0", "++schedule.warmup_steps=0", "++tasks.detection.repeat=3"],
+        ["++optimizer.fused=true"],
         ["++optimizer.eps=1e-8", "++backbone.network.query_update_at_global=never"],
     ],
 )
 def test_what_may_change_is_no_difference(free, of, run):
     assert identity.differences(run, of(*free)) == []
+
+
+def test_a_run_recorded_with_another_kind_of_step_goes_on(run):
+    for optimizer in ({**run["optimizer"], "fused": True}, {**run["optimizer"], "foreach": None}):
+        assert identity.differences({**run, "optimizer": optimizer}, run) == []
+    without = {key: value for key, value in run.items() if key != "optimizer"}
+    assert identity.differences(without, run) == []
 
 
 @pytest.mark.parametrize(

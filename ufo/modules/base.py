@@ -8,6 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ufo.backbones.base import Backbone
 from ufo.backbones.lora import frozen, held_elsewhere
 from ufo.model import UFO
+from ufo.modules.fused import fused_where_faster
 from ufo.modules.schedule import LayerRamp, parameter_groups
 from ufo.modules.strategies import FSDP, shard
 from ufo.runs.finite import NonFiniteError, not_finite
@@ -80,11 +84,30 @@ class UFOModule(L.LightningModule):
         lr = self._optimizer.keywords["lr"]  # of the partial that the config has made
         inside = {id(p) for p in self.model.backbone.parameters()}
         others = [p for p in self.parameters() if id(p) not in inside]
-        optimizer = self._optimizer(parameter_groups(self.model.backbone, others, lr, self._ramp))
+        groups = parameter_groups(self.model.backbone, others, lr, self._ramp)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        zero = isinstance(self.trainer.strategy, DeepSpeedStrategy)  # steps in its own way
+        factory = self._optimizer if scaled or zero else fused_where_faster(self._optimizer, groups)
+        optimizer = factory(groups)
         if self._schedule is None:
             return optimizer
         scheduler = {"scheduler": self._schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        plugin = self.trainer.precision_plugin
+        if type(plugin) is MixedPrecision and plugin.scaler is None and gradient_clip_val:
+            # Lightning refuses a fused optimizer here, which would undo the scaling of the gradients itself
+            # only in its step. Without a scaler there is nothing to undo, and they are clipped as in float32
+            way = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, way)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = {f"model.backbone.{k}": v.detach() for k, v in frozen(self.model.backbone).items()}

@@ -44,6 +44,7 @@ DECODING = frozenset(
 )
 FREE_OF_SOURCES = frozenset(["batch_size", "val_batch_size", "max_tries", "dataset", "transform", "name"])
 FREE_OF_NETWORKS = frozenset(["gradient_checkpointing"])
+FREE_OF_OPTIMIZERS = frozenset(["fused", "foreach"])  # which kernels compute the same step
 
 PARTS = (
     *("sources", "backbone", "lora", "init", "optimizer", "schedule", "loss_weights", "mask_points"),
@@ -64,7 +65,7 @@ def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]
         "backbone": {"type": type(model.backbone).__name__, **network},
         "lora": plain["lora"],
         "init": _start(plain["init"]),
-        "optimizer": plain["optimizer"],
+        "optimizer": _same_steps(plain["optimizer"]),
         "ramp": plain["backbone"].get("ramp"),
         # its length follows from trainer.max_steps, which may grow
         "schedule": {k: v for k, v in (plain["schedule"] or {}).items() if k != "max_steps"},
@@ -247,6 +248,9 @@ def _of_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
                 yield f"{task} had the classes {_names(a)}, and now has {_names(b)}"
     if "vocabulary" in old and old["vocabulary"] != new.get("vocabulary"):
         yield "it has another vocabulary"
+    for both in (old, new):  # an older version recorded which kernels were chosen
+        if "optimizer" in both:
+            both["optimizer"] = _same_steps(both["optimizer"])
     if _same_content(old.get("init"), new.get("init")):
         old.pop("init"), new.pop("init")
     for name in ("init",):  # not its content: the name tells more
@@ -257,6 +261,12 @@ def _of_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
         both.pop("classes", None), both.pop("vocabulary", None)
     known = old.keys() & new.keys()  # an older version may have recorded less
     yield from _flat_differences("", {k: old[k] for k in known}, {k: new[k] for k in known})
+
+
+def _same_steps(optimizer: Any) -> Any:
+    if not isinstance(optimizer, Mapping):
+        return optimizer
+    return {k: v for k, v in optimizer.items() if k not in FREE_OF_OPTIMIZERS}
 
 
 def _flat_differences(before: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
