@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from tiny_mllm import FAMILIES, LORA, learn, make_mllm, outputs, training_batch
 
 from ufo.backbones.lora import (
+    ADAPTER,
     LoRASettings,
     apply_lora,
     fingerprint,
@@ -17,7 +18,9 @@ from ufo.backbones.lora import (
     plain_name,
     start_adapters,
 )
+from ufo.checkpoints.load import prepare_training
 from ufo.modules.schedule import LayerRamp, parameter_groups
+from ufo.ops.launches import Launches
 
 EMBEDDINGS = {
     "net.model.language_model.embed_tokens.weight",
@@ -223,3 +226,29 @@ def test_a_fingerprint_tells_weights_apart():
     assert fingerprint(frozen(one.backbone)) == fingerprint(
         {k: v for k, v in state.items() if k not in EMBEDDINGS}
     )
+
+
+@pytest.mark.parametrize("changes", [{}, {"dora": True}, {"rslora": True}], ids=["lora", "dora", "rslora"])
+def test_under_autocast_inputs_of_adapters_are_not_cast_to_and_fro(changes, monkeypatch):
+    """The base is bf16, its adapters float32: gradients are the same bit for bit, in fewer casts."""
+    gradients, casts = [], []
+    for always in (True, False):
+        if always:
+            monkeypatch.setattr("ufo.backbones.lora._cast_where_autocast_does_not", lambda *_: None)
+        model = make_mllm(dtype="bfloat16")
+        torch.manual_seed(1)  # of the adapters
+        prepare_training(model, {**LORA, **changes})
+        learn(model).train()
+        with Launches() as launches:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model.loss(training_batch())["loss"]
+            loss.backward()
+        monkeypatch.undo()
+        casts.append(launches.casts)
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    old, new = gradients
+    assert old.keys() == new.keys() and any(ADAPTER in name for name in new)
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert casts[1] < casts[0]
+    model.zero_grad()
+    model.eval().loss(training_batch())["loss"].backward()  # without autocast the input is cast as before
