@@ -228,14 +228,14 @@ def test_a_fingerprint_tells_weights_apart():
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"dora": True}, {"rslora": True}], ids=["lora", "dora", "rslora"])
+@pytest.mark.parametrize("changes", [{}, {"rslora": True}], ids=["lora", "rslora"])
 def test_under_autocast_inputs_of_adapters_are_not_cast_to_and_fro(changes, monkeypatch):
-    """The base is bf16, its adapters float32: gradients are the same bit for bit, in fewer casts."""
+    """Attention and MLP give bf16, adapters are float32: the same gradients bit for bit, in fewer casts."""
     gradients, casts = [], []
     for always in (True, False):
         if always:
             monkeypatch.setattr("ufo.backbones.lora._cast_where_autocast_does_not", lambda *_: None)
-        model = make_mllm(dtype="bfloat16")
+        model = make_mllm()
         torch.manual_seed(1)  # of the adapters
         prepare_training(model, {**LORA, **changes})
         learn(model).train()

@@ -113,12 +113,14 @@ def _insert(backbone: Backbone, settings: LoRASettings) -> None:
         use_rslora=settings.rslora,
     )
     inject_adapter_in_model(config, backbone)
+    if settings.dora:  # computes more than products, in the type of its input
+        return
     for module in _adapted(backbone).values():
         module.register_forward_pre_hook(_cast_where_autocast_does_not)
 
 
 def _cast_where_autocast_does_not(module: Any, inputs: tuple[Any, ...]) -> None:
-    """Over a base in bf16 peft casts an adapter's input to float32, and autocast casts it back."""
+    """Of an input in bf16 peft makes float32, the type of the adapters, and autocast bf16 again."""
     module.cast_input_dtype_enabled = not torch.is_autocast_enabled(inputs[0].device.type)
 
 
