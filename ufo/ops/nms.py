@@ -15,6 +15,8 @@ from torchvision.ops import box_iou
 
 from ufo.ops.masks import rle_encode
 
+_FEW_BOXES = 100
+"""Boxes that are compared on the CPU, wherever they are."""
 _PIXELS_AT_ONCE = 1 << 25
 """Mask elements turned to float32 at a time (128 MB)."""
 _PIXELS_PER_RUN = 64
@@ -52,6 +54,12 @@ def soft_nms(
     Raises:
         ValueError: unknown `method`.
     """
+    if boxes.device.type != "cpu" and 0 < len(boxes) <= _FEW_BOXES:
+        given = _in_one_transfer(boxes, scores, labels)
+        kept, decayed = soft_nms(
+            *given, iou_threshold=iou_threshold, sigma=sigma, min_score=min_score, method=method
+        )
+        return kept.to(boxes.device), decayed.to(boxes.device)
     boxes, remaining = boxes.float(), scores.float()
     if not len(boxes):
         return labels.new_zeros(0), remaining
@@ -70,6 +78,13 @@ def soft_nms(
     order, decayed = torch.stack(kept), torch.stack(kept_scores)
     valid = decayed >= min_score
     return order[valid], decayed[valid]
+
+
+def _in_one_transfer(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All on the CPU, where a loop over few boxes takes less than launching its kernels."""
+    columns = [boxes.float(), scores.float()[:, None], labels.float()[:, None]]
+    together = torch.cat(columns, 1).cpu()  # labels are whole in float32
+    return together[:, :4], together[:, 4], together[:, 5].to(labels.dtype)
 
 
 def _soft_decay(iou: Tensor, method: str, iou_threshold: float, sigma: float) -> Tensor:
