@@ -220,7 +220,7 @@ class MLLM(Backbone):
                 x = x + at_image(image.added[index].to(x.dtype), inside, 0.0)
         features = mosaic(self.decoder.norm(image_part(x, inside, layout.tokens)), layout)
         first = self._first_token(last, points, image.first, visible, free, layout)
-        count = 1 if points is None else points.index.shape[1]
+        count = 1 if points is None else points.pixel.shape[1]
         padded = None if len(visible) == 1 else visible.expand(len(x), -1)
         return Context(features, memory, count, first, padded)
 

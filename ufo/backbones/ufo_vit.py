@@ -253,7 +253,8 @@ class UFOViT(Backbone):
 
     def train(self, mode: bool = True) -> UFOViT:
         # averaged weights are swapped in and out between the modes
-        self._prompts.clear(), self._tables.clear()
+        self._prompts.clear()
+        self._tables.clear()
         return super().train(mode)
 
     def _run(self, function, *arguments):

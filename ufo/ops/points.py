@@ -16,7 +16,7 @@ from torch import Tensor
 class Corners(NamedTuple):
     """The four pixels around each of some points in maps of one size, and their parts of it: `[B, Q, 4]`."""
 
-    index: Tensor  # int64, into the pixels of all B maps
+    pixel: Tensor  # int64, among the pixels of all B maps
     weight: Tensor  # float32 (float64 of such points); 0 outside the map
 
     @classmethod
@@ -41,7 +41,7 @@ class Corners(NamedTuple):
         channels.
         """
         # an embedding's gradient has a fixed order, that of an index has not
-        pixels = F.embedding(self.index, maps.flatten(0, 2))  # [B, Q, 4, C]
+        pixels = F.embedding(self.pixel, maps.flatten(0, 2))  # [B, Q, 4, C]
         return (pixels * self.weight[..., None]).sum(-2).to(maps.dtype)
 
 
