@@ -88,18 +88,6 @@ def _read_words(path: Path) -> str:
     return text
 
 
-def read_shards(path: Path) -> dict[str, Tensor]:
-    """The tensors of a folder's `model.safetensors`, or of the shards that its index lists.
-
-    Raises CheckpointError where there are none or a file is damaged.
-    """
-    name = _INDEX if (path / _INDEX).is_file() else _ONE
-    try:
-        return _read_weights(path, name)
-    except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"'{path}' has no whole {name} ({first_line(error)}); copy it again") from error
-
-
 def _read_weights(path: Path, name: str) -> dict[str, Tensor]:
     if name == _ONE:
         return load_file(path / name)
