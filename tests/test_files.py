@@ -96,7 +96,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 def test_nobody_else_renames_scratch_files():
     """`os.replace`, `os.rename` and `mkstemp` are this module's business, so that there is one way to write.
 
-    A run's own records move aside under another name, which is no writing: `run_info.py`. Who owns a run's
+    A run's own records move aside under another name, which is not a writing: `run_info.py`. Who owns a run's
     folder is decided by the renaming itself: `owner.py`.
     """
     allowed = {

@@ -139,5 +139,5 @@ def _check_objective(plain: dict[str, Any]) -> None:
         examples = [f"val/{name}/..." for name in known]
         hint = instead(f"val/{source}/...", examples, "there are")
         raise ValueError(
-            f"objective={plain['objective']} is no metric of a source with validation data; {hint}"
+            f"objective={plain['objective']} is not a metric of a source with validation data; {hint}"
         )

@@ -114,7 +114,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
     overrides: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        # what has a `=` is no value of `--info`, which may go without one
+        # what has a `=` is not a value of `--info`, which may go without one
         is_value = before in VALUED or (before in ("--info", "-i") and "=" not in argument)
         (options if argument.startswith("-") or is_value else overrides).append(argument)
     return options, overrides

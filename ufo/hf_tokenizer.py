@@ -67,7 +67,7 @@ class HFTokenizer:
         self.start_id, self.end_id, self.pad_id = (self.token_id(t) for t in (start, end, pad))
         mask = backend.token_to_id(MASK_TOKEN)
         self.has_mask = mask is not None
-        self.mask_id = -1 if mask is None else mask  # -1 is no token's id
+        self.mask_id = -1 if mask is None else mask  # -1 is not a token's id
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)

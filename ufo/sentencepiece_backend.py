@@ -42,7 +42,9 @@ class SentencePieceBackend:
             messages: Any = sentencepiece_model_pb2  # made when it is imported
             model = messages.ModelProto.FromString(content)
         except Exception as error:
-            raise ValueError("it is no sentencepiece model, or it is cut short; download it again") from error
+            raise ValueError(
+                "it is not a sentencepiece model, or it is cut short; download it again"
+            ) from error
         # the model may put a blank before the first word; what follows an added token gets none
         self._first = SentencePieceProcessor(model_proto=content)
         self._blank = model.normalizer_spec.add_dummy_prefix

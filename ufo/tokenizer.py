@@ -166,7 +166,7 @@ class UFOTokenizer:
         self.end, self.has_mask = "[SEP]", mask_token
         self.added = ("[DEC]", "[ENC]", *[MASK_TOKEN] * mask_token)
         self.appended = len(self) - len(ids)
-        self.mask_id = self.token_id(MASK_TOKEN) if mask_token else -1  # -1 is no token's id
+        self.mask_id = self.token_id(MASK_TOKEN) if mask_token else -1  # -1 is not a token's id
 
     def __len__(self) -> int:
         return self._backend.get_vocab_size(with_added_tokens=True)

@@ -46,7 +46,7 @@ def check_tokenizer(text: str) -> str:
     except RecursionError as error:
         raise ValueError("it is nested too deeply to be a tokenizer") from error
     if not isinstance(content, dict):
-        raise ValueError("it is no tokenizer.json, which is one JSON object")
+        raise ValueError("it is not a tokenizer.json, which is one JSON object")
     patterns, growth, steps = [], 1, 0
     for node in _nodes({stage: content.get(stage) for stage in STAGES}):
         if isinstance(pattern := node.get("Regex"), str):
@@ -83,7 +83,7 @@ def check_speed(tokenizer: Any) -> None:
 
 @contextmanager
 def no_panic() -> Iterator[None]:
-    """The engine of patterns gives up after ten million steps, with an error that is no Exception."""
+    """The engine of patterns gives up after ten million steps, with an error that is not an Exception."""
     try:
         yield
     except BaseException as error:

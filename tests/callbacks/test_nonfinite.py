@@ -107,4 +107,4 @@ def test_patience_and_bundles_are_checked(tmp_path, capsys):
     with pytest.raises(ValueError, match="at least 1"):
         NonFinite(tmp_path, 0)
     assert main(["replay", str(tmp_path)]) != 0
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err

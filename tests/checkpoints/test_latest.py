@@ -120,7 +120,7 @@ def moments(value: torch.Tensor) -> list[dict[str, Any]]:
         ({"optimizer_states": moments(torch.zeros(9))}, "shape of no weight"),
         ({"optimizer_states": moments(torch.full((4, 3), torch.nan))}, "not finite"),
         ({"state_dict": [1]}, "state_dict is a list"),
-        ({"state_dict": {"w": 1}}, "no tensor"),
+        ({"state_dict": {"w": 1}}, "not a tensor"),
         ({"state_dict": {}}, "empty"),
         ({"loops": None}, "lacks loops"),
         ({"global_step": "4"}, "global_step is a str"),

@@ -293,7 +293,7 @@ def test_a_first_save_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
 def test_other_folders_are_not_overwritten(model, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(CheckpointError, match="no model folder"):
+    with pytest.raises(CheckpointError, match="not a model folder"):
         save(model, tmp_path / "photos")
     assert [p.name for p in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
 

@@ -197,8 +197,8 @@ def test_resizing_equals_the_recorded_one():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"depth": 4, "global_layers": [0, 3]}, "is no SAM encoder of 4 layers"),
-        ({"depth": 2, "global_layers": [0]}, "is no SAM encoder of 2 layers"),
+        ({"depth": 4, "global_layers": [0, 3]}, "is not a SAM encoder of 4 layers"),
+        ({"depth": 2, "global_layers": [0]}, "is not a SAM encoder of 2 layers"),
         ({"global_layers": [2]}, "another architecture"),
         ({"heads": 4}, "another architecture"),
         ({"mlp_ratio": 3.0}, "another architecture"),
@@ -217,7 +217,7 @@ def test_bert_of_another_vocabulary_is_refused(folders):
     other = UFOTokenizer(build_vocab(["owl", "cat"], 3))
     with pytest.raises(CheckpointError, match="embeds"):
         initialise(make(other), dict(folders))
-    with pytest.raises(CheckpointError, match="is no BERT"):
+    with pytest.raises(CheckpointError, match="is not a BERT"):
         initialise(make(other), {"sam": folders["sam"], "bert": folders["sam"]})
 
 
@@ -300,7 +300,7 @@ def test_a_released_embedding_of_another_model(tokenizer, folders, tmp_path, row
 
 def test_another_file_is_no_embedding(tokenizer, folders, tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="no text embedding"):
+    with pytest.raises(CheckpointError, match="not a text embedding"):
         initialise(make(tokenizer), {"sam": folders["sam"], "bert": str(tmp_path / "x.pt")})
 
 

@@ -144,13 +144,13 @@ def test_a_vocabulary_of_another_size_is_refused(state, tmp_path, tokenizer):
     with pytest.raises(CheckpointError, match=f"makes {len(other)}, or {len(other) - 1} without"):
         recognise(state).describe(vocab=tmp_path)
     (tmp_path / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(CheckpointError, match="is no vocabulary"):
+    with pytest.raises(CheckpointError, match="is not a vocabulary"):
         recognise(state).describe(vocab=tmp_path)
 
 
 def test_another_size_needs_an_experiment(file, state):
     found = recognise(state, file)
-    with pytest.raises(CheckpointError, match="no released size of UFO-ViT but UFO-ViT"):
+    with pytest.raises(CheckpointError, match="not a released size of UFO-ViT but UFO-ViT"):
         found.describe()
     chosen = found.describe(
         tasks=["detection"],

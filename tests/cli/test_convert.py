@@ -111,9 +111,9 @@ def test_a_bad_file_leaves_one_sentence_and_nothing_else(ufo, released, tmp_path
     [
         (("nowhere.pth", "out"), "there is no file nowhere.pth"),
         (("tiny.pth", "there"), "there exists"),
-        (("tiny.pth", "out", "ufo_vit_b_multi"), "no override"),
+        (("tiny.pth", "out", "ufo_vit_b_multi"), "not an override"),
         (("tiny.pth", "out", "experiment=nope"), "no experiment 'nope'"),
-        (("tiny.pth", "out"), "no released size of UFO-ViT"),
+        (("tiny.pth", "out"), "not a released size of UFO-ViT"),
         (("tiny.pth", "out", *EXPERIMENT, "--tasks", "depth"), "cannot do 'depth'"),
         (("tiny.pth", "out", *EXPERIMENT, "--classes", "caption=a"), "'caption' reads no class names"),
         (("tiny.pth", "out", *EXPERIMENT, "--classes", "a,a"), "must be different"),

@@ -66,7 +66,7 @@ def source(folder, splits=("train", "val"), task="detection"):
             f"    images: '{folder}/images'\n    annotations: '{folder}/kites.json'\n"
             f"    train: {'true' if split == 'train' else 'false'}"
         )
-    path = folder / "my sources" / "kites.yaml"  # a name that is no config group
+    path = folder / "my sources" / "kites.yaml"  # a name that is not a config group
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path

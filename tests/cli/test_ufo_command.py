@@ -106,4 +106,4 @@ def test_the_nearest_name_is_said(ufo, words, hint):
 
 def test_the_nearest_device_is_said(ufo, ckpt, images):
     answer = ufo("predict", images, "--ckpt", ckpt, "--device", "cudda:1")
-    assert answer.code == 1 and "--device cudda:1 is no device; did you mean 'cuda'?" in answer.err[-1]
+    assert answer.code == 1 and "--device cudda:1 is not a device; did you mean 'cuda'?" in answer.err[-1]

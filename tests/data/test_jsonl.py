@@ -114,7 +114,7 @@ def test_bad_records_are_counted_in_training_and_an_error_in_evaluation(tmp_path
     ("line", "message"),
     [
         ('{"image": "a.j', "line 2 is not valid JSON"),
-        ("[1]", "line 2 is no JSON object"),
+        ("[1]", "line 2 is not a JSON object"),
         ("\ufeff\x00", "line 2"),
     ],
 )

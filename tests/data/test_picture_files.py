@@ -88,7 +88,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     for path in (tmp_path / "a.png", "/dev/zero", tmp_path):
         for read in (read_image, read_label_map):
-            with pytest.raises(DataError, match="no file but a folder, pipe or device"):
+            with pytest.raises(DataError, match="not a file but a folder, pipe or device"):
                 read(path)
 
 

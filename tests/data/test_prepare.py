@@ -205,7 +205,7 @@ def test_pascal_part(tmp_path, caplog):
     assert data.wordings[0][sample["labels"][2]] == "the license plate of the bus"
     assert sample["boxes"].tolist() == [[4, 8, 10, 20], [30, 30, 40, 40], [1, 1, 5, 5]]
     assert sample["masks"].sum((1, 2)).tolist() == [72, 100, 16]
-    assert "2008_000005.mat is no annotation" in caplog.text and "2x unusable" in caplog.text
+    assert "2008_000005.mat is not an annotation" in caplog.text and "2x unusable" in caplog.text
     assert [i["id"] for i in json.loads((home / "val.json").read_text())["images"]] == [2008000003]
 
 
@@ -327,11 +327,11 @@ def test_numbers_of_all_nuimages_categories_are_those_of_the_class_list(tmp_path
         ({"object_ann": [ann("o1", "?", [0, 0, 9, 9])]}, "unknown category"),
         (
             {"object_ann": [{"token": "o1"}]},
-            "object_ann.* is no table .* lacks token, ",
+            "object_ann.* is not a table .* lacks token, ",
         ),
         (
             {"object_ann": [{**ann("o", "c0", [0, 0, 9, 9]), "mask": {"size": [9, 9], "counts": "!"}}]},
-            "no RLE",
+            "not an RLE",
         ),
     ],
 )

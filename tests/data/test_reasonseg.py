@@ -84,7 +84,7 @@ def test_files_written_on_windows(tmp_path):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "no ReasonSeg file"),
+        ("[]", "not a ReasonSeg file"),
         (json.dumps(record(text=[1])), "no usable text"),
         (json.dumps(record(text=[" "])), "no usable text"),
         (json.dumps(record(shapes=[{"label": "a", "points": [[10**400, 1], [2, 3], [4, 5]]}])), "`points`"),

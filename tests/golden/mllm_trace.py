@@ -31,7 +31,7 @@ class Trace:
 
     @property
     def visible(self) -> Tensor:
-        """bool `[B, N]`, what is no padding."""
+        """bool `[B, N]`, what is not a padding."""
         keys = self.context.memory[0].shared[0]
         shape = (len(keys), keys.shape[2])
         return torch.ones(shape, dtype=torch.bool) if self.context.visible is None else self.context.visible

@@ -50,7 +50,7 @@ def test_conversation_learns_answers_only(made):
 
 
 def test_an_answer_is_learned_to_its_end(made):
-    """A caption of more tokens than the task says at inference is no shorter text with a wrong end."""
+    """A caption of more tokens than the task says at inference is not a shorter text with a wrong end."""
     backbone, tokenizer = made
     asked = Asked(["what"], answers=["red " * 50])
     _, _, forced = encode_training(backbone, tokenizer, asked, 10)

@@ -65,6 +65,18 @@ def test_the_data_of_the_run_are_the_mixture(tmp_path, arguments):
     assert arguments(*given) == given
 
 
+def test_the_metrics_of_the_run_come_along(tmp_path, arguments):
+    """Also those that no default names; watchers of the training, and metrics of foreign code, do not."""
+    counted = {"_target_": "ufo.metrics.box_map.BoxMAP", "headline": "mAP75"}
+    watchers = {
+        "pictures": {"_target_": "ufo.callbacks.pictures.Pictures"},
+        "other": {"_target_": "os.system"},
+    }
+    run = a_run(tmp_path / "x", callbacks={"strict": counted, "absent": None, **watchers})
+    arguments(f"ckpt={run}")
+    assert ConfigStore.instance().load(f"mixture/{MIXTURE}.yaml").node.callbacks == {"strict": counted}
+
+
 @pytest.mark.parametrize("told", ["experiment=digits", "mixture=digits", "+source=[fish]"])
 def test_the_command_line_wins(told, tmp_path, arguments):
     given = [f"ckpt={a_run(tmp_path / 'x')}", told]
@@ -91,9 +103,9 @@ def target(name: str) -> dict:
     ("changes", "said"),
     [
         (target("os.system"), "names os.system"),
-        (target("ufo.data.prepare.os.system"), "no data set of this project"),
-        (target("ufo.data.datasets.base.json.loads"), "no data set of this project"),
-        (target("ufo.data.nothing.Here"), "no data set of this project"),
+        (target("ufo.data.prepare.os.system"), "neither a data set nor a metric"),
+        (target("ufo.data.datasets.base.json.loads"), "neither a data set nor a metric"),
+        (target("ufo.data.nothing.Here"), "neither a data set nor a metric"),
         ({"sources": {"owls": {**SOURCE, "name": "${oc.env:HOME}"}}}, "no interpolation"),
         ({"sources": {}}, "names no source"),
         ({"sources": [1]}, "names no source"),

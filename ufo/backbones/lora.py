@@ -86,7 +86,7 @@ def _check(settings: LoRASettings) -> None:
     try:
         re.compile(settings.targets)
     except re.error as error:
-        raise ValueError(f"lora.targets is no regular expression: {error}") from error
+        raise ValueError(f"lora.targets is not a regular expression: {error}") from error
 
 
 def _insert(backbone: Backbone, settings: LoRASettings) -> None:

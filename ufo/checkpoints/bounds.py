@@ -166,10 +166,10 @@ def _check(place: Sequence[str], key: str, value: Any, network: bool) -> None:
         )
     if key == "model_type" and isinstance(value, str) and network and value not in _MODELS:
         raise ValueError(
-            f"{name}={value!r} is no part of a model here; there are {', '.join(sorted(_MODELS))}"
+            f"{name}={value!r} is not part of a model here; there are {', '.join(sorted(_MODELS))}"
         )
     if key in ("dtype", "torch_dtype") and isinstance(value, str) and value not in _DTYPES:
-        raise ValueError(f"{name}={value!r} is no type of weights; there are {', '.join(sorted(_DTYPES))}")
+        raise ValueError(f"{name}={value!r} is not a type of weights; there are {', '.join(sorted(_DTYPES))}")
     if isinstance(value, bool) or value is None:
         return
     low, high = _WITHIN.get(key, (-_LARGEST, _LARGEST))
@@ -177,7 +177,7 @@ def _check(place: Sequence[str], key: str, value: Any, network: bool) -> None:
         if not low <= value <= high or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name}={_short(value)} is not in {low:g}..{high:g}")
     elif key in _WITHIN and not isinstance(value, (list, tuple, Mapping)):
-        raise ValueError(f"{name}={str(value)[:40]!r} is no number")
+        raise ValueError(f"{name}={str(value)[:40]!r} is not a number")
 
 
 def _short(value: float) -> str:

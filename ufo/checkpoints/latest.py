@@ -65,13 +65,13 @@ def contents(path: Path) -> dict[str, Any]:
     except Damaged:
         raise
     except (zipfile.BadZipFile, EOFError) as error:
-        raise Damaged(f"it was cut short, or is no checkpoint ({first_line(error)})") from error
+        raise Damaged(f"it was cut short, or is not a checkpoint ({first_line(error)})") from error
     except pickle.UnpicklingError as error:
-        raise Damaged("it is no checkpoint, or holds code; nothing was run") from error
+        raise Damaged("it is not a checkpoint, or holds code; nothing was run") from error
     except OSError as error:
         raise Damaged(f"it cannot be read: {first_line(error)}") from error
     except Exception as error:  # a strange file may fail in any way
-        raise Damaged(f"it is no checkpoint: {first_line(error)}") from error
+        raise Damaged(f"it is not a checkpoint: {first_line(error)}") from error
     _check_parts(content)
     _check_optimizer(content["optimizer_states"], content["state_dict"])
     return content
@@ -86,7 +86,7 @@ def _check_parts(content: Any) -> None:
         if not isinstance(content[name], kind):
             raise Damaged(f"its {name} is a {type(content[name]).__name__}")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content["state_dict"].items()):
-        raise Damaged("its state_dict holds something that is no tensor")
+        raise Damaged("its state_dict holds something that is not a tensor")
     if not content["state_dict"]:
         raise Damaged("its state_dict is empty")
     for name in ("backbone", "tasks", "classes"):

@@ -68,7 +68,7 @@ def load(
             file holds only what was trained.
         experiment: the one that a released file came from, if it has no longer the name that tells.
 
-    Raises CheckpointError if it is no checkpoint of this project or does not match itself or its base.
+    Raises CheckpointError if it is not a checkpoint of this project or does not match itself or its base.
     """
     overrides = [f"experiment={experiment}"] if experiment else []
     description, weights = read(path, base=base, overrides=overrides)

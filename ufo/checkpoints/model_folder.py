@@ -45,7 +45,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if missing and (path / "status.json").is_file():  # written by ufo.sweeps.record
         raise CheckpointError(f"the run '{path}' has no checkpoint; its status.json says what became of it")
     if missing:
-        raise CheckpointError(f"'{path}' is no model folder: it lacks {', '.join(missing)}")
+        raise CheckpointError(f"'{path}' is not a model folder: it lacks {', '.join(missing)}")
     try:
         for name in ("config.json", words):
             check_length(path / name)
@@ -57,7 +57,7 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"'{path}' is a model of transformers, not of this project; train from it with init={path}"
             )
         if not isinstance(description["backbone"], dict):
-            raise ValueError("the backbone of config.json is no set of settings")
+            raise ValueError("the backbone of config.json is not a set of settings")
         text = _read_words(path / words)
         found = _read_weights(path, weights)
     except CheckpointError:
@@ -226,7 +226,7 @@ def _write_generation(model: UFO, net: nn.Module, folder: Path) -> None:
 def _replace(new: Path, path: Path) -> None:
     """Put a finished folder in place of an older model folder."""
     if path.exists() and not (path / "config.json").is_file():
-        raise CheckpointError(f"'{path}' exists and is no model folder; choose another name")
+        raise CheckpointError(f"'{path}' exists and is not a model folder; choose another name")
     replace_folder(new, path, aside=previous(path))  # where `read` finds it after a kill
 
 

@@ -178,7 +178,7 @@ def sam_weights(backbone: UFOViT, name: str) -> dict[str, Tensor]:
         missing, unexpected = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
         names = [*(f"missing {k}" for k in missing), *(f"unexpected {k}" for k in unexpected)]
         raise CheckpointError(
-            f"'{name}' is no SAM encoder of {depth} layers ({len(missing)} weights missing, "
+            f"'{name}' is not a SAM encoder of {depth} layers ({len(missing)} weights missing, "
             f"{len(unexpected)} unexpected): {'; '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
         )
     positions = found["pos_embed"]
@@ -244,7 +244,7 @@ def _text_weights(model: UFO, name: str | None) -> tuple[dict[str, Tensor], str]
     found = _read(chosen, lambda key: _BERT.get(key.removeprefix("bert.")))
     missing = sorted(set(_BERT.values()) - found.keys())
     if missing:
-        raise CheckpointError(f"'{chosen}' is no BERT: it has nothing for {', '.join(missing)}")
+        raise CheckpointError(f"'{chosen}' is not a BERT: it has nothing for {', '.join(missing)}")
     word, position = found["embedding.word.weight"], found["embedding.position.weight"]
     ours = {k: v.clone() for k, v in model.backbone.state_dict().items() if k in found}
     positions = len(ours["embedding.position.weight"])
@@ -270,7 +270,7 @@ def _embedding_file(model: UFO, path: Path) -> tuple[dict[str, Tensor], str]:
     found = {_BERT[key]: value for key, value in state.items() if key in _BERT}
     missing = sorted(set(_BERT.values()) - found.keys())
     if missing:
-        raise CheckpointError(f"'{path}' is no text embedding: it has nothing for {', '.join(missing)}")
+        raise CheckpointError(f"'{path}' is not a text embedding: it has nothing for {', '.join(missing)}")
     ours = {k: v for k, v in model.backbone.state_dict().items() if k in found}
     positions = "embedding.position.weight"
     if len(found[positions]) > len(ours[positions]):
@@ -315,8 +315,8 @@ def _files(name: str) -> list[Path]:
             folder = Path(snapshot_download(name, allow_patterns=["*.safetensors"], local_files_only=offline))
         except Exception as error:
             raise CheckpointError(
-                f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
-                f"elsewhere and give the folders: 'init={{sam: FOLDER, bert: FOLDER}}', or {RANDOM}"
+                f"'{name}' is not a folder and cannot be had from the hub ({type(error).__name__}); "
+                f"download it elsewhere and give the folders: 'init={{sam: FOLDER, bert: FOLDER}}', or {RANDOM}"
             ) from error
     files = sorted(folder.glob("*.safetensors"))
     if not files:

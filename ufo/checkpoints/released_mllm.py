@@ -117,7 +117,7 @@ class ReleasedMLLM(ReleasedCheckpoint):
         except FileNotFoundError:
             raise
         except Exception as error:  # tokenizers raises bare exceptions for damaged files
-            raise CheckpointError(f"'{vocab}' is no tokenizer for this model: {error}") from error
+            raise CheckpointError(f"'{vocab}' is not a tokenizer for this model: {error}") from error
         if len(tokenizer) != self.backbone["vocab_size"]:
             raise CheckpointError(
                 f"'{self.path}' knows {self.backbone['vocab_size']} tokens and the tokenizer '{vocab}' makes "

@@ -61,7 +61,7 @@ class ReleasedViT(ReleasedCheckpoint):
         size = SIZES.get(self.backbone["width"])
         if size is None:
             raise CheckpointError(
-                f"'{self.path}' is no released size of UFO-ViT but {self.name}; name the experiment "
+                f"'{self.path}' is not a released size of UFO-ViT but {self.name}; name the experiment "
                 "that has its tasks: ufo convert SRC OUT experiment=NAME"
             )
         return [f"experiment=ufo_vit_{size}_multi", *overrides]
@@ -78,7 +78,7 @@ class ReleasedViT(ReleasedCheckpoint):
             full = UFOTokenizer.from_pretrained(vocab)
             without = UFOTokenizer(full.vocab, mask_token=False)
         except ValueError as error:
-            raise CheckpointError(f"'{vocab}' is no vocabulary: {error}") from error
+            raise CheckpointError(f"'{vocab}' is not a vocabulary: {error}") from error
         for tokenizer in (full, without):
             if len(tokenizer) == self.backbone["vocab_size"]:
                 return tokenizer

@@ -57,7 +57,7 @@ IGNORED = (
 def read_pickle(path: Path) -> dict[str, Any]:
     """The content of a `torch.save` file, tensors on the CPU.
 
-    Raises CheckpointError for a file that is damaged, that holds code, or that is no dict; nothing of it
+    Raises CheckpointError for a file that is damaged, that holds code, or that is not a dict; nothing of it
     has been executed.
     """
     try:
@@ -98,7 +98,7 @@ def state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"'{path}' holds no weights")
     strange = [name for name, value in state.items() if not _is_plain(value)]
     if strange:
-        raise CheckpointError(f"'{path}' is no set of weights: '{strange[0]}' is not an ordinary tensor")
+        raise CheckpointError(f"'{path}' is not a set of weights: '{strange[0]}' is not an ordinary tensor")
     return {str(name).removeprefix("module."): value.detach() for name, value in state.items()}
 
 

@@ -89,7 +89,7 @@ def _index(path: Path) -> dict[str, str]:
         listed = {str(name): str(file) for name, file in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"'{path}' is no index of shards ({type(error).__name__}); copy it again"
+            f"'{path}' is not an index of shards ({type(error).__name__}); copy it again"
         ) from error
     strange = [file for file in listed.values() if Path(file).name != file]
     if strange:

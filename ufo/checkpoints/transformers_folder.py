@@ -49,7 +49,7 @@ def load_native(kind: Any, folder: Path, name: str | Path) -> tuple[dict[str, Te
     tied = twins(net)
     wrong = sorted({*report["missing_keys"], *map(str, report["mismatched_keys"])} - tied.keys())
     if wrong:
-        raise CheckpointError(f"'{name}' is no whole {kind.__name__}: it lacks {', '.join(wrong[:3])}")
+        raise CheckpointError(f"'{name}' is not a whole {kind.__name__}: it lacks {', '.join(wrong[:3])}")
     return {k: v for k, v in net.state_dict().items() if k not in tied}, net.config
 
 
@@ -74,6 +74,6 @@ def download(name: str) -> Path:
         )
     except Exception as error:
         raise CheckpointError(
-            f"'{name}' is no folder and cannot be had from the hub ({type(error).__name__}); download it "
+            f"'{name}' is not a folder and cannot be had from the hub ({type(error).__name__}); download it "
             "elsewhere and give its folder"
         ) from error

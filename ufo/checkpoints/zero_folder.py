@@ -87,7 +87,7 @@ def _check_number(folder: Path, states: Sequence[Mapping[str, Any]], first: Mapp
 def _mapping(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
     value = content.get(key)
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"'{path}' is no file of DeepSpeed: it has no '{key}'")
+        raise CheckpointError(f"'{path}' is not a file of DeepSpeed: it has no '{key}'")
     return value
 
 

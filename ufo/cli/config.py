@@ -154,7 +154,7 @@ def _table(cfg: DictConfig, setters: Setters, keys: list[Key]) -> list[str]:
 
 
 def _default(cfg: DictConfig, key: Key) -> str:
-    """What the code does without a setting of this key; empty if it is no argument of any code."""
+    """What the code does without a setting of this key; empty if it is not an argument of any code."""
     from hydra.utils import get_object
 
     node: Any = cfg

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(f"there is no file {args.src}; give the downloaded file or folder")
     strange = next((o for o in args.overrides if "=" not in o), None)
     if strange:
-        raise CommandError(f"'{strange}' is no override of the config, as in experiment=ufo_vit_b_multi")
+        raise CommandError(f"'{strange}' is not an override of the config, as in experiment=ufo_vit_b_multi")
     classes = _classes(args.classes)
     tasks = [name.strip() for name in args.tasks.split(",")] if args.tasks else None
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.src.is_dir() and not is_released(args.src):
         raise CommandError(
-            f"{args.src} is no folder of released weights; to merge the LoRA of a model trained here add "
+            f"{args.src} is not a folder of released weights; to merge the LoRA of a model trained here add "
             "--merge"
         )
     found = open_released(args.src, args.base)

@@ -49,7 +49,7 @@ def _run(name: str, args: argparse.Namespace) -> int:
     args.overrides = [readable(override, ("resolution",)) for override in args.overrides]
     if args.config_dir:
         if not args.config_dir.is_dir():
-            raise CommandError(f"--config-dir {args.config_dir} is no folder")
+            raise CommandError(f"--config-dir {args.config_dir} is not a folder")
         args.overrides.insert(0, searched(args.config_dir))
     return importlib.import_module(f"ufo.cli.data_{name}").run(args)
 

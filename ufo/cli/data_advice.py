@@ -8,16 +8,16 @@ ADVICE = {
     "box smaller than a pixel": "training leaves them out. If it is most of them, the boxes are "
     "probably numbers from 0 to 1: multiply them by the image's width and height",
     "annotation without a box": "every annotation needs `bbox`: four numbers x, y, width, height",
-    "annotation of an image that is not in the file": "its `image_id` is no `id` of `images`; numbers and "
-    'texts differ (7 is not "7")',
+    "annotation of an image that is not in the file": "its `image_id` is not an `id` of `images`; numbers "
+    'and texts differ (7 is not "7")',
     "marked as crowd": "training leaves them out, evaluation neither finds nor misses them. Some label tools "
     "(CVAT) mark every brush mask so: `crowd: objects` reads them as any other object",
     "box that leaves its image": "boxes are x, y, width, height; are these x1, y1, x2, y2? The rest is "
     "cut off in training",
     "image without objects": "training leaves it out, as there is nothing to learn from it",
     "image with a side below": "training leaves it out; `min_size` is the smallest side that is used",
-    "category that is not in the file": "its `category_id` is no `id` of `categories`; often one counts from "
-    "0 and the other from 1",
+    "category that is not in the file": "its `category_id` is not an `id` of `categories`; often one "
+    "counts from 0 and the other from 1",
     "annotation marked as ignored": "training leaves out annotations with `ignore: 1`",
     "annotation id used twice": "number the annotations anew; evaluation would count them as one",
     "image id used twice": "only the first image of an id is used: number the images anew",

@@ -176,7 +176,7 @@ def _searching(folders: Sequence[Path], overrides: Sequence[str]) -> list[str]:
 
 
 def _own(path: Path, overrides: Sequence[str]) -> Found:
-    """A yaml file that is no part of `conf/`, composed as an option of the folder that it is in."""
+    """A yaml file that is not part of `conf/`, composed as an option of the folder that it is in."""
     path = path.absolute()
     if not path.is_file():
         raise CommandError(f"there is no file {path}")

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             *(origin, str(info.get("licence", ""))),
         )
     console = Console()
-    if shown:  # what is no terminal has no width
+    if shown:  # what is not a terminal has no width
         (console if console.is_terminal else Console(width=180)).print(table)
         print(f"\n{shown} data sets; `ufo data check NAME` says what is missing of one")
     else:

@@ -104,7 +104,7 @@ def _set_up_output() -> None:
     """The project's log goes to stderr, a line per message; odd file names never stop printing."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ufo").setLevel(logging.INFO)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # else replaced by something that is no text file
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else replaced by something that is not a text file
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -152,7 +152,7 @@ def _score(value: str) -> float:
     except ValueError:
         score = -1.0
     if not 0 <= score <= 1:
-        raise argparse.ArgumentTypeError(f"'{value}' is no number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"'{value}' is not a number from 0 to 1")
     return score
 
 
@@ -169,7 +169,7 @@ def _load(ckpt: str, device: str, base: str | None, experiment: str | None) -> U
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.partition(":")[0]
     if kind not in DEVICES:
-        raise CommandError(f"--device {device} is no device; {instead(kind, DEVICES, 'there are')}")
+        raise CommandError(f"--device {device} is not a device; {instead(kind, DEVICES, 'there are')}")
     try:
         torch.zeros(1, device=device).item()  # a name may be valid and the device not there
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     paths = sorted(args.bundle.glob("batch_*.pt"))
     if not paths or not (args.bundle / WEIGHTS).is_file():
-        raise CommandError(f"'{args.bundle}' is no bundle: it lacks {WEIGHTS} or a batch_N.pt")
+        raise CommandError(f"'{args.bundle}' is not a bundle: it lacks {WEIGHTS} or a batch_N.pt")
     model, precision = _model(args.bundle)
     precision = args.precision or precision
     if precision not in PRECISIONS:

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from ufo.tables import table
 
     if not args.folder.is_dir():
-        raise CommandError(f"{args.folder} is no folder; give that of a sweep, runs/<name>_sweep")
+        raise CommandError(f"{args.folder} is not a folder; give that of a sweep, runs/<name>_sweep")
     runs = gather(args.folder)
     if not runs:
         raise CommandError(f"no run is in {args.folder}: none has written a status.json yet")

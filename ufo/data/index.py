@@ -167,7 +167,7 @@ def _fresh(path: Path, key: dict[str, Any]) -> Index | None:
         index = Index.open(path)
         return index if index.meta["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s is no usable index (%s); it is built again", path, error)
+        log.warning("%s is not a usable index (%s); it is built again", path, error)
         return None
 
 

@@ -68,7 +68,7 @@ def _logged(kind: str, where: str) -> None:
 def _open(path: str | Path, max_pixels: int) -> PIL.Image.Image:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device never ends
-            raise DataError(f"{path}: this is no file but a folder, pipe or device.")
+            raise DataError(f"{path}: this is not a file but a folder, pipe or device.")
         image = PIL.Image.open(path, formats=IMAGE_FORMATS)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such image file.{near(Path(path))}") from error

@@ -86,7 +86,7 @@ def class_balanced(data: Any, threshold: float) -> Any:
 
     A class in a share f of the images has the factor max(1, sqrt(threshold / f)); an image comes as often
     as its rarest class says, rounded up, and once without any object. Raises ValueError for a threshold that
-    is no share.
+    is not a share.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"repeat_threshold is a share of the images above 0, up to 1, not {threshold}.")

@@ -1,4 +1,4 @@
-"""Texts of data sets as a model can read them: what is no text, half a character or endless is counted."""
+"""Texts of data sets as a model can read them: what is not a text, half a character or endless is counted."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ class MetricCallback(EvaluationCallback):
         self.results = self.compute()
         # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
         # from warning that they are not synchronised.
-        # What these data do not define (no object of that size) is no number and would be plotted as one.
+        # What these data do not define (no object of that size) is not a number and would be plotted as one.
         values = {name: value for name, value in self.results.items() if value is not None}
         pl_module.log_dict(values, sync_dist=trainer.world_size > 1, reduce_fx="max")
         self._sources = {}

@@ -1,8 +1,8 @@
 """What `evaluate.py ckpt=runs/X` scores: the data that X was trained for, unless the command names others.
 
-The data's part of X's `config.yaml` becomes a mixture of its own, so that `sources.<name>...=` changes it as
-any other. A config file is foreign text: it is small, its aliases spell little, and it names nothing but this
-project's data sets.
+The data's part of X's `config.yaml`, and the metrics that scored it, become a mixture of its own, so that
+`sources.<name>...=` changes it as any other. A config file is foreign text: it is small, its aliases spell
+little, and it names nothing but this project's data sets and metrics.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ MIXTURE = "of_the_run"
 TELLS = ("experiment", "mixture", "source", "sweep")  # groups that say what to score
 PARTS = ("sources", "tasks", "prepare", "resolution", "expected", "released")
 LARGEST = 4 << 20  # bytes
-OURS = ("ufo.data.", "ufo.tasks.")
+METRICS = "ufo.metrics."
+OURS = ("ufo.data.", "ufo.tasks.", METRICS)
 ADD = "add experiment=..., mixture=... or +source=... to say what it is to be scored on"
 
 
@@ -82,7 +83,7 @@ def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[s
 
 def store(config: dict[str, Any], given: dict[str, str]) -> None:
     """Make the data's part of a run's config the mixture `of_the_run`."""
-    node = {key: config[key] for key in PARTS if config.get(key) is not None}
+    node = {key: config[key] for key in (*PARTS, "callbacks") if config.get(key) is not None}
     sizes = node.get("resolution") or {}
     for name, task in (node.get("tasks") or {}).items():
         if task and task.get("image_size") == sizes.get(name):
@@ -111,7 +112,7 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     try:
         if path.stat().st_size > LARGEST:
-            raise CheckpointError(f"'{path}' is no config of a run: it is larger than {LARGEST >> 20} MB")
+            raise CheckpointError(f"'{path}' is not a config of a run: it is larger than {LARGEST >> 20} MB")
         check_yaml(path)
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -121,8 +122,19 @@ def read_config(run: Path) -> dict[str, Any]:
     if not isinstance(sources, dict) or not any(sources.values()):
         raise CheckpointError(f"'{path}' names no source")
     found = {key: config.get(key) for key in (*PARTS, "trainer")}
-    _check_targets({key: found[key] for key in PARTS})
+    found["callbacks"] = _metrics(config.get("callbacks"))
+    _check_targets({key: found[key] for key in (*PARTS, "callbacks")})
     return _from_its_folder(found, _folder(run))
+
+
+def _metrics(callbacks: Any) -> dict[str, Any]:
+    """Those of a config's callbacks that are metrics of this project."""
+    entries = callbacks.items() if isinstance(callbacks, dict) else ()
+    return {
+        name: callback
+        for name, callback in entries
+        if isinstance(callback, dict) and str(callback.get("_target_")).startswith(METRICS)
+    }
 
 
 def _check_targets(value: Any) -> None:
@@ -141,7 +153,9 @@ def _check_targets(value: Any) -> None:
     except Exception:  # there is no such thing
         known = False
     if not known:
-        raise CheckpointError(f"its config names {target[:80]}, which is no data set of this project")
+        raise CheckpointError(
+            f"its config names {target[:80]}, which is neither a data set nor a metric of this project"
+        )
 
 
 def _folder(run: Path) -> str:

@@ -312,7 +312,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def write(identity: Mapping[str, Any], folder: Path) -> None:
-    """Record the identity of the run in `folder`; a full disk is no reason to stop."""
+    """Record the identity of the run in `folder`; a full disk is not a reason to stop."""
     try:
         write_json(folder / FILE, identity, indent=1)
     except (OSError, UnicodeError) as error:

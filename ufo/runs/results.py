@@ -1,7 +1,7 @@
 """The last validation of a run: one table, printed and written as `results.md` and `results.json`.
 
-A metric that does not exist for these data (no object of that size) is shown as "-"; it is no number, and is
-never logged as one.
+A metric that does not exist for these data (no object of that size) is shown as "-"; it is not a number, and
+is never logged as one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def unmeasured(cfg: DictConfig, values: Mapping[str, float | None]) -> str | Non
 def write(
     folder: Path, step: int, values: Mapping[str, float | None], numbers: Published | None = None
 ) -> None:
-    """Write both files; a full disk is no reason to stop."""
+    """Write both files; a full disk is not a reason to stop."""
     stated = {where: dict(found) for where, found in (numbers or {}).items() if found}
     content = {"step": step, "measured": dict(values), "published": stated}
     table = f"After {step} steps:\n\n```text\n{text(values, numbers)}\n```\n"

@@ -238,7 +238,7 @@ def _forgive_log_files() -> None:
 
 
 def _write(record: Record, folder: Path) -> None:
-    """By the first process alone; a full disk is no reason to stop."""
+    """By the first process alone; a full disk is not a reason to stop."""
     if not is_first_process():
         return
     try:

@@ -20,7 +20,7 @@ def _classes() -> dict[str, type[Task]]:
     while pending:
         for cls in pending.pop().__subclasses__():
             pending.append(cls)
-            if isinstance(vars(cls).get("name"), str):  # a subclass that states no name is no other task
+            if isinstance(vars(cls).get("name"), str):  # a subclass that states no name is not another task
                 found[cls.name] = cls
     return found
 

@@ -43,7 +43,7 @@ class InstanceSegmentation(MaskTask):
     def parse(self, answers: Answers) -> Prediction:
         row, label = read_masks(answers, self.mask_tokens)
         masks, quality = self._binarise(answers, row)
-        seen = quality > 0  # a mask without a pixel is no object
+        seen = quality > 0  # a mask without a pixel is not an object
         # transposed: columns of pixels lie together, and a selection keeps that
         masks, label = masks.mT[seen].mT, label[seen]
         scores = (answers.scores[row] * quality)[seen]

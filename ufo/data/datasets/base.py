@@ -161,7 +161,7 @@ def require_images(images: Path, names: Strings) -> None:
     """DataError if none of the first images is in the folder: then the folder is the wrong one."""
     first = [images / names[i] for i in range(min(len(names), 10))]
     if first and not any(find_file(images, names[i]).is_file() for i in range(len(first))):
-        state = "is no file" if first[0].exists() else "does not exist"
+        state = "is not a file" if first[0].exists() else "does not exist"
         raise DataError(
             f"The annotations name images such as {names[0]}, but {first[0]} {state}: set "
             f"this data set's `images` to the folder those names start from.{near(first[0])}"

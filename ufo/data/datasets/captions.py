@@ -178,7 +178,7 @@ def image_id(name: str, given: Any = None) -> int | str:
 
     "val2014/COCO_val2014_000000000042.jpg" has id 42.
     """
-    given = key_of({"id": given}, "id")  # None for what is no id
+    given = key_of({"id": given}, "id")  # None for what is not an id
     if isinstance(given, int):
         return given
     tail = Path(name).stem.rsplit("_", 1)[-1]

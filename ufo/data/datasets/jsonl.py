@@ -161,7 +161,7 @@ class JsonlDataset(ImageDataset):
         return encode_mask(mask)
 
     def _mask_file(self, name: str, size: tuple[int, int]) -> Tensor:
-        """The pixels of a mask file that are not 0. DataError if it is no map or of another size."""
+        """The pixels of a mask file that are not 0. DataError if it is not a map or of another size."""
         path = self.images / name
         labels = read_label_map(path)
         if tuple(labels.shape) != size:
@@ -321,7 +321,7 @@ class _Reader:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, record) of a JSONL file. DataError with the line if one is no JSON object."""
+    """(line number from 1, record) of a JSONL file. DataError with the line if one is not a JSON object."""
     with open(path, "rb") as file:
         for line, content in enumerate(file, start=1):
             if not content.strip():
@@ -337,7 +337,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 what = "is cut short" if cut else "is not valid JSON"
                 raise DataError(f"{path}, line {line} {what}: {error}.") from error
             if not isinstance(record, dict):
-                raise DataError(f"{path}, line {line} is no JSON object in {{...}}.")
+                raise DataError(f"{path}, line {line} is not a JSON object in {{...}}.")
             yield line, record
 
 

@@ -28,7 +28,7 @@ def read_names(names: Sequence[str] | str | Path, argument: str = "classes") -> 
         names = [line.strip() for line in lines if line.strip()]
     if strange := [name for name in names if not isinstance(name, str)]:
         raise DataError(
-            f"`{argument}` has the name {strange[0]!r}, which is no text: YAML reads no, yes, null and "
+            f"`{argument}` has the name {strange[0]!r}, which is not a text: YAML reads no, yes, null and "
             'numbers such as 03 or 1e3 in its own way. Quote it as it is spelled, for example "no".'
         )
     names = tuple(name.strip() for name in names)
@@ -69,5 +69,5 @@ def read_split(path: str | Path) -> list[str]:
     if not names:
         raise DataError(f"{path} lists no images.")
     if wrong := next((name for name in names if ".." in name or name.startswith("/")), None):
-        raise DataError(f"{path} lists {wrong!r}, which is no name of an image below a folder.")
+        raise DataError(f"{path} lists {wrong!r}, which is not a name of an image below a folder.")
     return names

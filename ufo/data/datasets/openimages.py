@@ -157,7 +157,7 @@ def csv_rows(
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and the values of some columns for each row of a csv file; "" for missing optional ones.
 
-    Raises DataError if one of `columns` is missing, a row is too short, or the text is no UTF-8.
+    Raises DataError if one of `columns` is missing, a row is too short, or the text is not UTF-8.
     """
     header = csv_header(path)
     if missing := [name for name in columns if name not in header]:
@@ -200,7 +200,7 @@ def read_sizes(path: Path) -> dict[str, tuple[int, int]]:
     try:
         return {name: (int(height), int(width)) for _, (name, height, width) in csv_rows(path, SIZE_COLUMNS)}
     except ValueError as error:
-        raise DataError(f"{path} holds a size that is no number ({error}).") from error
+        raise DataError(f"{path} holds a size that is not a number ({error}).") from error
 
 
 def read_parents(path: Path, numbers: dict[str, int]) -> dict[int, tuple[int, ...]]:

@@ -194,7 +194,9 @@ def _read(path: Path) -> tuple[list[Any], list[Any], bool]:
     texts = content.get("text") if isinstance(content, dict) else None
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or "is_sentence" not in content:
-        raise DataError(f"{path} is no ReasonSeg file: it needs `text` (a list of texts) and `is_sentence`.")
+        raise DataError(
+            f"{path} is not a ReasonSeg file: it needs `text` (a list of texts) and `is_sentence`."
+        )
     return _usable_shapes(content.get("shapes"), path), texts, bool(content["is_sentence"])
 
 

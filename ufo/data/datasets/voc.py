@@ -150,7 +150,7 @@ def _parse(path: Path) -> ElementTree.Element:
     """The root of an XML file without a document type: those may define entities that grow without bound."""
     content = path.read_bytes()
     if len(content) > MAX_XML or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise DataError(f"{path} is no VOC annotation: too large, or it defines its own entities.")
+        raise DataError(f"{path} is not a VOC annotation: too large, or it defines its own entities.")
     try:
         return ElementTree.fromstring(content)
     except ElementTree.ParseError as error:

@@ -118,7 +118,7 @@ class Tables:
             if row is None:
                 return
             if not isinstance(row, dict) or any(key not in row for key in keys):
-                raise DataError(f"{path} is no table of nuImages: a record lacks {', '.join(keys)}.")
+                raise DataError(f"{path} is not a table of nuImages: a record lacks {', '.join(keys)}.")
             yield row
 
     def images(self) -> list[dict[str, Any]]:
@@ -183,7 +183,7 @@ def _counts(mask: dict[str, Any]) -> bytes:
             return counts
     except (KeyError, TypeError, binascii.Error, ValueError):
         pass
-    raise DataError("A mask of the tables is no RLE in base64; fetch the tables again.")
+    raise DataError("A mask of the tables is not an RLE in base64; fetch the tables again.")
 
 
 def _draw(job: tuple[str, list[int], list[tuple[int, dict[str, Any]]]]) -> None:

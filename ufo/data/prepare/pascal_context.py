@@ -69,7 +69,7 @@ def _convert(name: str, folder: Path, out: Path, numbers: dict[int, int]) -> Non
     except Exception as error:  # scipy passes on whatever its parsers raise
         raise DataError(f"{path} is not a MATLAB file with a LabelMap ({error}).") from error
     if raw.ndim != 2 or raw.size == 0 or raw.min() < 0 or raw.max() > 65535:
-        raise DataError(f"{path}: its LabelMap is no map of label numbers.")
+        raise DataError(f"{path}: its LabelMap is not a map of label numbers.")
     table = np.zeros(65536, dtype=np.uint8)
     table[list(numbers)] = list(numbers.values())
     save_label_map(table[raw.astype(np.int64)], out / f"{name}.png")

@@ -104,7 +104,7 @@ def _read(name: str, folder: Path) -> dict[str, Any] | None:
             for part in np.atleast_1d(thing.parts)
         ]
     except Exception as error:  # scipy passes on whatever its parsers raise
-        raise DataError(f"{path} is no annotation of Pascal-Part ({error}).") from error
+        raise DataError(f"{path} is not an annotation of Pascal-Part ({error}).") from error
     chosen = [(kind_of(thing, part), mask) for thing, part, mask in found]
     records = [_record(kind, mask) for kind, mask in chosen if kind and mask.any()]
     return {"name": name, "size": list(found[0][2].shape), "parts": records} if records else None
