@@ -316,7 +316,8 @@ def _files(name: str) -> list[Path]:
         except Exception as error:
             raise CheckpointError(
                 f"'{name}' is not a folder and cannot be had from the hub ({type(error).__name__}); "
-                f"download it elsewhere and give the folders: 'init={{sam: FOLDER, bert: FOLDER}}', or {RANDOM}"
+                "download it elsewhere and give the folders: "
+                f"'init={{sam: FOLDER, bert: FOLDER}}', or {RANDOM}"
             ) from error
     files = sorted(folder.glob("*.safetensors"))
     if not files:
