@@ -95,7 +95,7 @@ def test_broken_files_are_named(tmp_path):
         VocDataset(
             data.images, data.problems.source, objects=tmp_path / "VOC2012" / "Annotations", names=NAMES
         )
-    for text, match in (("", "lists no images"), ("../a", "no name of an image"), ("\xe9", "not UTF-8")):
+    for text, match in (("", "lists no images"), ("../a", "not a name of an image"), ("\xe9", "not UTF-8")):
         (tmp_path / "VOC2012" / "ImageSets" / "Main" / "train.txt").write_bytes(text.encode("latin-1"))
         with pytest.raises(DataError, match=match):
             VocDataset(data.images, data.problems.source, objects=tmp_path, names=NAMES)

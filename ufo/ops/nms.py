@@ -56,10 +56,8 @@ def soft_nms(
     """
     if boxes.device.type != "cpu" and 0 < len(boxes) <= _FEW_BOXES:
         given = _in_one_transfer(boxes, scores, labels)
-        kept, decayed = soft_nms(
-            *given, iou_threshold=iou_threshold, sigma=sigma, min_score=min_score, method=method
-        )
-        return kept.to(boxes.device), decayed.to(boxes.device)
+        found = soft_nms(*given, iou_threshold=iou_threshold, sigma=sigma, min_score=min_score, method=method)
+        return found[0].to(boxes.device), found[1].to(boxes.device)
     boxes, remaining = boxes.float(), scores.float()
     if not len(boxes):
         return labels.new_zeros(0), remaining
