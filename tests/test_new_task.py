@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import NETWORK, QUICK, ROOT, SCENES, environment
+from commands import NETWORK, QUICK, ROOT, SCENES, environment, resolution
 from test_docs import named_blocks
 
 pytestmark = pytest.mark.slow
@@ -25,13 +25,6 @@ SUITE = (
     *("tests/test_draw.py", "tests/test_model.py"),
 )
 LEFT_OUT = (".git", ".venv", "runs", "data", "outputs", "demo", "wandb", "build", "dist", "__pycache__")
-SOURCE = "{name: digits/count, task: count, weight: 1.0, batch_size: 4, val_batch_size: 4}"
-ADDED = [
-    "+task@tasks.count=count",
-    "+dataset@sources.count.dataset=digits_instances",
-    "+transform@sources.count.transform=plain_caption",
-    f"+sources.count={SOURCE}",
-]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +38,8 @@ def copy(tmp_path_factory) -> Path:
             shutil.copy(path, folder)
     files = {path: text for path, text in named_blocks(ROOT / "README.md").items() if "count" in path}
     assert sorted(files) == ["conf/task/count.yaml", "ufo/tasks/count.py"]
+    data = named_blocks(ROOT / "docs" / "extending.md")
+    files |= {path: data[path] for path in ("conf/source/digits_count.yaml", "conf/mixture/counts.yaml")}
     for path, text in files.items():
         assert not (ROOT / path).exists()
         (folder / path).write_text(text, encoding="utf-8")
@@ -82,11 +77,14 @@ def run(copy, scenes, tmp_path_factory) -> Path:
     """The folder of a short run of the count task alone."""
     out = tmp_path_factory.mktemp("run")
     digits = [f"prepare.digits.out={scenes}", *(f"prepare.digits.{k}={v}" for k, v in SCENES.items())]
-    others = [f"sources.{name}=null" for name in ("detection", "instance_segmentation", "grounding")]
-    others += ["sources.semantic_segmentation=null", "sources.caption=null"]
-    sizes = ["resolution.caption=56", "resolution.detection=56", "resolution.instance_segmentation=56"]
-    sizes += ["resolution.semantic_segmentation=56", "resolution.grounding=56"]
-    quick = [*NETWORK, *QUICK, *sizes, *digits, *others, *ADDED, "logger=csv"]
+    quick = [o for o in QUICK if not o.startswith("tasks.")]
+    small = [
+        *resolution(56, 56),
+        "tasks.count.max_length=6",
+        "logger=csv",
+        *(f"sources.digits_count.{k}=4" for k in ("batch_size", "val_batch_size")),
+    ]
+    quick = [*NETWORK, *quick, "mixture=counts", *small, *digits]
     done = python(copy, "train.py", *quick, f"hydra.run.dir={out}")
     assert "No metric scores" not in done.stdout + done.stderr
     return out

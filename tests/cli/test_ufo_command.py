@@ -104,6 +104,21 @@ def test_the_nearest_name_is_said(ufo, words, hint):
     assert answer.code in (1, 2) and hint in answer.err[-1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "show", "digits_instances", "-n", "-3"),
+        ("data", "show", "digits_instances", "-n", "0"),
+        ("data", "mix", "experiment=digits", "--steps", "-5"),
+        ("data", "mix", "experiment=digits", "--devices", "1.5"),
+        ("demo", "--batches", "none"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(ufo, words):
+    answer = ufo(*words)
+    assert answer.code == 2 and f"'{words[-1]}' is not a whole number from 1 on" in answer.err[-1]
+
+
 def test_the_nearest_device_is_said(ufo, ckpt, images):
     answer = ufo("predict", images, "--ckpt", ckpt, "--device", "cudda:1")
     assert answer.code == 1 and "--device cudda:1 is not a device; did you mean 'cuda'?" in answer.err[-1]

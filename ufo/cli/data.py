@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ufo.cli import CommandError
+from ufo.cli import CommandError, positive
 
 NAME = (
     "a data set (see `ufo data list`), a source of the mixture that the overrides choose, or a yaml file of "
@@ -102,7 +102,7 @@ def _add_prepare(kinds: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME", help=NAME)
     parser.add_argument("--out", type=Path, help="folder to write to (default: where the config looks)")
-    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=positive, help="processes (default: all cores)")
 
 
 def _add_show(kinds: Any) -> None:
@@ -114,7 +114,7 @@ def _add_show(kinds: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME", help=NAME)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
-    parser.add_argument("-n", type=int, default=16, help="number of samples (default 16)")
+    parser.add_argument("-n", type=positive, default=16, help="number of samples (default 16)")
     parser.add_argument("--task", help="the task to show (default: the source's, or the first one served)")
     parser.add_argument("--split", choices=("train", "val"), default="train")
     parser.add_argument("--seed", type=int, default=0, help="other seeds draw other samples")
@@ -130,8 +130,8 @@ def _add_mix(kinds: Any) -> None:
         "are shown with the size that their data set states.",
     )
     parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help=OVERRIDES)
-    parser.add_argument("--steps", type=int, help="batches per process (default: as the run would have)")
-    parser.add_argument("--devices", type=int, default=1, help="processes of the run (default 1)")
+    parser.add_argument("--steps", type=positive, help="batches per process (default: as the run would have)")
+    parser.add_argument("--devices", type=positive, default=1, help="processes of the run (default 1)")
 
 
 def _add_digits(kinds: Any) -> None:
@@ -146,9 +146,9 @@ def _add_digits(kinds: Any) -> None:
     add("--train", type=int, required=True, help="number of training scenes")
     add("--val", type=int, required=True, help="number of validation scenes")
     add("--variant", default="standard", help="standard (default) or shifted: another look")
-    add("--size", type=int, default=112, help="side of the images in pixels (default 112)")
+    add("--size", type=positive, default=112, help="side of the images in pixels (default 112)")
     add("--seed", type=int, default=0, help="other seeds give other scenes (default 0)")
-    add("--workers", type=int, help="processes (default: all cores)")
+    add("--workers", type=positive, help="processes (default: all cores)")
     add("--force", action="store_true", help="replace scenes of other options")
     digits.set_defaults(run=run)
 

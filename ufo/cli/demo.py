@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ufo.cli import positive
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -19,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser("demo", help="fine-tune the shipped digits model for a few minutes")
     parser.add_argument("--minutes", type=float, default=5.0, help="time to fine-tune (default 5)")
-    parser.add_argument("--batches", type=int, default=5, help="evaluation batches per task")
+    parser.add_argument("--batches", type=positive, default=5, help="evaluation batches per task")
     parser.add_argument("--out", default="runs/demo", help="folder for pictures and the new model")
     parser.add_argument("overrides", nargs="*", help="config overrides, for example prepare.digits.train=100")
     parser.set_defaults(run=run)

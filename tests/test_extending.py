@@ -1,0 +1,84 @@
+"""The code of docs/extending.md, as files of their own modules: a metric beside others, boxes in a csv."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import PIL.Image
+import pytest
+import torch
+from commands import ROOT
+from test_docs import named_blocks
+
+from ufo.data.errors import DataError
+from ufo.metrics.base import scoring
+from ufo.metrics.box_map import BoxMAP
+from ufo.types import Batch, Prediction, Target
+
+BLOCKS = named_blocks(ROOT / "docs" / "extending.md")
+CSV = "image,x1,y1,x2,y2,label\na.png,2,3,12,9,cat\nb.png,0,0,40,30,dog\na.png,20,5,30,25,dog\n"
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A block of the page as a module."""
+
+    def load(name: str) -> ModuleType:
+        file = tmp_path / Path(name).name
+        file.write_text(BLOCKS[name], encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None and spec.loader is not None
+        made = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, file.stem, made)
+        spec.loader.exec_module(made)
+        return made
+
+    return load
+
+
+def test_every_file_of_the_page_is_new():
+    assert len(BLOCKS) == 5
+    assert not [name for name in BLOCKS if (ROOT / name).exists()]
+
+
+def test_a_metric_stands_beside_those_of_its_kind(module):
+    made = module("ufo/metrics/count_error.py")
+    metric, box_map = made.CountError(), BoxMAP()
+    assert scoring("detection", [metric, box_map]) == [metric, box_map]
+    targets = [Target(id=str(i), size=(30, 40), boxes=torch.tensor([[0.0, 0, 9, 9]])) for i in range(2)]
+    batch = Batch(
+        task="detection",
+        source="toys",
+        images=torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        classes=("cat",),
+        texts=["", ""],
+        targets=targets,
+    )
+    found = [
+        Prediction("detection", boxes=torch.zeros(3, 4), scores=torch.tensor([0.9, 0.6, 0.2])),
+        Prediction("detection", boxes=torch.zeros(1, 4), scores=torch.tensor([0.1])),
+    ]
+    metric.collect(found, batch)
+    assert metric.compute() == {"val/toys/count_error": 1.0}  # one too many, one too few
+    made.CountError.task = "detection"
+    assert scoring("detection", [metric, box_map]) == [metric]
+
+
+def test_boxes_of_a_csv(module, tmp_path):
+    made = module("ufo/data/datasets/csv_boxes.py")
+    for name in ("a.png", "b.png"):
+        PIL.Image.new("RGB", (40, 30)).save(tmp_path / name)
+    (tmp_path / "boxes.csv").write_text(CSV)
+    data = made.CsvBoxes(tmp_path, tmp_path / "boxes.csv", train=True, min_size=1)
+    assert data.classes == ("cat", "dog") and len(data) == 2
+    sample = data[0]
+    assert sample["boxes"].tolist() == [[2, 3, 12, 9], [20, 5, 30, 25]] and sample["labels"].tolist() == [
+        0,
+        1,
+    ]
+    (tmp_path / "wrong.csv").write_text("file,label\na.png,cat\n")
+    with pytest.raises(DataError, match="the header must be image,x1,y1,x2,y2,label"):
+        made.CsvBoxes(tmp_path, tmp_path / "wrong.csv", train=True)
