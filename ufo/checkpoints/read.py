@@ -22,6 +22,7 @@ from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.checkpoints.safe_pickle import read_pickle
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.model import UFO
+from ufo.ops.nearest import beside
 from ufo.tasks import make_task
 from ufo.tokenizer import Tokenizer, UFOTokenizer
 
@@ -54,7 +55,9 @@ def read(
         bounds.check_description(description, path)
         return description, weights
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at '{path}'; give a model folder, a .ckpt or a .pth file")
+        raise CheckpointError(
+            f"no checkpoint at '{path}'; give a model folder, a run, a .ckpt or a .pth file{beside(path)}"
+        )
     if path.suffix == ".safetensors":
         return _described(released.open_released(path, base), complete, overrides)
     content = read_pickle(path)

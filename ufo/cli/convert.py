@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.cli import CommandError
+from ufo.ops.nearest import beside
 
 
 def add_parser(subparsers: Any) -> None:
@@ -70,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
     if args.src.suffix == ".ckpt" or (args.src / "checkpoints").is_dir():
         return _consolidate(args)
     if not args.src.exists():
-        raise CommandError(f"there is no file {args.src}; give the downloaded file or folder")
+        raise CommandError(
+            f"there is no file {args.src}; give the downloaded file or folder, or a run{beside(args.src)}"
+        )
     strange = next((o for o in args.overrides if "=" not in o), None)
     if strange:
         raise CommandError(f"'{strange}' is not an override of the config, as in experiment=ufo_vit_b_multi")

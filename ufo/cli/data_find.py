@@ -26,7 +26,7 @@ from ufo.checkpoints.recipes import compose, config_folder
 from ufo.cli import CommandError
 from ufo.command_line import quoted, searched
 from ufo.errors import sentence
-from ufo.ops.nearest import instead
+from ufo.ops.nearest import beside, instead
 from ufo.yaml_files import check_yaml
 
 SPLITS = ("train", "val")
@@ -179,7 +179,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
     """A yaml file that is not part of `conf/`, composed as an option of the folder that it is in."""
     path = path.absolute()
     if not path.is_file():
-        raise CommandError(f"there is no file {path}")
+        raise CommandError(f"there is no file {path}{beside(path)}")
     try:
         check_yaml(path)
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ufo.cli import CommandError
 from ufo.files import scratch_for, write_json
+from ufo.ops.nearest import beside
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,7 +50,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
         elif given.exists():
             inside = [given]
         else:
-            raise CommandError(f"there is no file or folder {given}")
+            raise CommandError(f"there is no file or folder {given}{beside(given)}")
         for path in inside:
             paths.setdefault(path.resolve(), path)
     return list(paths.values())

@@ -171,8 +171,6 @@ def _load(ckpt: str, device: str, base: str | None, experiment: str | None) -> U
     if kind == "gpu":
         names = "'cuda' (NVIDIA, AMD), 'mps' (Apple) or 'xpu' (Intel)"
         raise CommandError(f"--device gpu: torch calls it {names}")
-            "--device gpu: torch calls it 'cuda' (NVIDIA, AMD), 'mps' (Apple) or 'xpu' (Intel)"
-        )
     if kind not in DEVICES:
         raise CommandError(f"--device {device} is not a device; {instead(kind, DEVICES, 'there are')}")
     try:

@@ -17,6 +17,7 @@ from torch import nn
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.latest import Damaged, check_fits, contents, newest_first
 from ufo.checkpoints.load import check_same_model
+from ufo.ops.nearest import beside
 from ufo.runs import identity
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def _candidates(place: Path, resume: str) -> list[Path]:
     if not place.is_file():
         raise CheckpointError(
             f"no checkpoint at '{place}'; resume= takes a .ckpt, the folder of a run, auto or never"
+            f"{beside(place)}"
         )
     return [place]
 
