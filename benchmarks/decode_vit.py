@@ -18,7 +18,8 @@ from common import Clock, Scripted, class_names, make_model, parser, script, sho
 from torch import Tensor
 
 from ufo.backbones.context import AnswerCache, Context
-from ufo.backbones.ufo_vit import UFOViT, partition, unpartition
+from ufo.backbones.ufo_vit import UFOViT
+from ufo.backbones.vit_grids import partition, unpartition
 from ufo.head.decoding import Decoded, decode
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ufo.backbones import attention
-from ufo.backbones.ufo_vit import PROMPTS_KEPT, TABLES_KEPT, UFOViT, resize_position_grid
+from ufo.backbones.ufo_vit import PROMPTS_KEPT, TABLES_KEPT, UFOViT
+from ufo.backbones.vit_grids import resize_position_grid
 
 IMAGES = torch.arange(3 * 24 * 24).view(1, 3, 24, 24).remainder(251).to(torch.uint8)
 

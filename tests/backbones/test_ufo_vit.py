@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ufo.backbones.attention import attend, image_attention, table_rows
 from ufo.backbones.context import AnswerCache
-from ufo.backbones.ufo_vit import UFOViT, drop_path, partition, unpartition
+from ufo.backbones.ufo_vit import UFOViT
+from ufo.backbones.vit_grids import partition, unpartition
+from ufo.backbones.vit_layers import drop_path
 from ufo.ops.grid import query_grid
 
 PROMPT = [2, 9, 11, 7]
@@ -338,7 +340,7 @@ def test_stochastic_depth_of_packed_answers_follows_their_rows(make_backbone):
     ids, packed = answers(8), torch.tensor([0, 1, 10, 11, 12, 39])  # of rows 0, 2 and 7
     expected = backbone.answer(context, ids, packed)
     assert torch.equal(backbone.answer(context, ids, packed), expected)
-    with patch("ufo.backbones.ufo_vit.drop_path", wraps=drop_path) as dropping:
+    with patch("ufo.backbones.vit_layers.drop_path", wraps=drop_path) as dropping:
         dropped = backbone.train().answer(context, ids, packed)
     assert dropped.isfinite().all() and not torch.equal(dropped, expected)
     together = torch.tensor([0, 0, 2, 2, 2, 7])[:, None].eq(torch.tensor([0, 0, 2, 2, 2, 7]))

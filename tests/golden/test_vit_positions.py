@@ -7,7 +7,7 @@ import torch
 from vit_recordings import close, load
 
 from ufo.backbones.attention import relative_rows
-from ufo.backbones.ufo_vit import resize_position_grid
+from ufo.backbones.vit_grids import resize_position_grid
 
 pytestmark = pytest.mark.usefixtures("recordings")
 

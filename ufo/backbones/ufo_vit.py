@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +19,8 @@ from ufo.backbones.attention import answer_mask, attend, image_attention, query_
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
+from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
+from ufo.backbones.vit_layers import Embedding, Layer
 from ufo.ops.grid import Queries
 from ufo.ops.points import Corners
 
@@ -28,67 +28,6 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 PROMPTS_KEPT = 4  # a prompt of 200 tokens takes 22 MB in the base model
 TABLES_KEPT = 8  # position tables of other grids: that of 25 x 25 queries takes 2 MB
-
-
-def drop_path(x: Tensor, rate: float, rows: Tensor | None = None) -> Tensor:
-    """Stochastic depth: drop whole rows of a residual branch.
-
-    A row is an entry of the first dimension, or `rows [M]` says which row each of M packed tokens is of.
-    """
-    count = len(x) if rows is None else len(x) + 1  # no row number exceeds the number of tokens
-    keep = torch.rand(count, device=x.device).ge(rate).to(x.dtype) / (1 - rate)
-    keep = keep if rows is None else keep[rows]
-    return x * keep.view(-1, *[1] * (x.ndim - 1))
-
-
-class Embedding(nn.Module):
-    """BERT's embedding module without token types: word + absolute position -> LayerNorm -> dropout."""
-
-    def __init__(self, vocab_size: int, width: int, max_positions: int, dropout: float):
-        super().__init__()
-        self.word = nn.Embedding(vocab_size, width)
-        self.position = nn.Embedding(max_positions, width)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """ids and positions `[...]` -> `[..., C]`."""
-        return self.dropout(self.norm(self.word(ids) + self.position(positions)))
-
-
-class Layer(nn.Module):
-    """A pre-norm transformer layer; which stream calls it decides what it attends to."""
-
-    def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float):
-        super().__init__()
-        self.heads, self.windowed, self.drop = heads, windowed, drop
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.fc1 = nn.Linear(width, mlp_width)
-        self.fc2 = nn.Linear(mlp_width, width)
-
-    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of `[R, N, C]`, each `[R, heads, N, d]`."""
-        return self.split(self.qkv(self.norm1(x)))
-
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`[R, N, 3C]` -> three `[R, heads, N, d]`."""
-        return qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residuals after attention: `[R, N, C]` and `[R, heads, N, d]` -> `[R, N, C]`."""
-        return self.mlp(x + self.proj(attended.transpose(1, 2).flatten(2)))
-
-    def mlp(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The MLP residual branch, dropped per row (`rows`: of packed tokens)."""
-        branch = self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        if self.training and self.drop > 0:
-            branch = drop_path(branch, self.drop, rows)
-        return x + branch
 
 
 @dataclass
@@ -307,14 +246,14 @@ class UFOViT(Backbone):
 
         size = (self.window_size, self.window_size) if layer.windowed else (height, width)
         tiles = partition(image, size)  # [B*windows, N, C]
-        keys, values, seen = (_to_windows(x, len(tiles)) for x in (*text, text_mask))
+        keys, values, seen = (to_windows(x, len(tiles)) for x in (*text, text_mask))
         q, k, v = layer.heads_of(tiles)
         tables = (layer.rel_pos_h, layer.rel_pos_w)
         out = layer.finish(tiles, image_attention(q, k, v, size, tables, (keys, values, seen)))
         kept = {}
         if queries is None:
             # the answer is the image's only one: the image is its own memory
-            kept = {"own": tuple(_gather_windows(x, (height, width), size) for x in (k, v))}
+            kept = {"own": tuple(gather_windows(x, (height, width), size) for x in (k, v))}
         elif layer.windowed:
             state, own = self._attend_queries(layer, state, k, v, queries)
             kept = {"own": own}
@@ -402,55 +341,3 @@ class UFOViT(Backbone):
     @property
     def config(self) -> dict:
         return dict(self._config)
-
-
-def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Resize a position table `[1, H, W, C]` bicubically to another grid, as two products.
-
-    The kernel of `F.interpolate` loops over the channels in one thread.
-    """
-    if tuple(table.shape[1:3]) == tuple(size):
-        return table
-    kind = torch.float64 if table.dtype == torch.float64 else torch.float32
-    down, across = (_bicubic(n, m, table.device, kind) for n, m in zip(table.shape[1:3], size, strict=True))
-    with torch.autocast(table.device.type, enabled=False):
-        columns = across @ table.to(kind)  # [1, H, W', C]
-        resized = (down @ columns.flatten(2)).unflatten(2, columns.shape[2:])  # [1, H', W', C]
-    return resized.to(table.dtype)
-
-
-@lru_cache(maxsize=64)
-def _bicubic(count: int, size: int, device: torch.device, kind: torch.dtype) -> Tensor:
-    """What each of `size` new values has of `count` old ones, read off the kernel: `[size, count]`."""
-    with torch.inference_mode(False), torch.no_grad():
-        unit = torch.eye(count, dtype=kind, device=device)[None, None]
-        return F.interpolate(unit, (size, count), mode="bicubic", align_corners=False)[0, 0]
-
-
-def partition(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[B, H, W, C]` -> windows of `size`: `[B*windows, N, C]`, windows row-major."""
-    x = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))  # [B, r, y, c, x, C]
-    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
-
-
-def unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The inverse of `partition`: `[B*windows, N, C]` -> `[B, H, W, C]`."""
-    rows, cols = image[0] // size[0], image[1] // size[1]
-    x = x.unflatten(1, size).unflatten(0, (-1, rows, cols))  # [B, r, c, y, x, C]
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def _to_windows(x: Tensor, windows: int) -> Tensor:
-    """Each row of `[B or 1, ...]` for all windows of its image, as a view where one row serves all."""
-    if len(x) == 1:
-        return x.expand(windows, *x.shape[1:])
-    return x.repeat_interleave(windows // len(x), 0)
-
-
-def _gather_windows(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Keys or values of all windows of an image side by side: `[B*windows, h, N, d]` -> `[B, h, H*W, d]`.
-
-    Their order is that of the windows; attention does not mind.
-    """
-    windows = (image[0] // size[0]) * (image[1] // size[1])
-    return x.unflatten(0, (-1, windows)).transpose(1, 2).flatten(2, 3)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ufo.backbones.ufo_vit import UFOViT, resize_position_grid
+from ufo.backbones.ufo_vit import UFOViT
+from ufo.backbones.vit_grids import resize_position_grid
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.stored_tensors import PICKLED, read_tensors
 from ufo.hub import is_unreachable

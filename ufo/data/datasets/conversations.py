@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
-from ufo.data.datasets.jsonl import read_lines
+from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.pictures import image_size
