@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from unittest.mock import patch
-
 import pytest
 import torch
 from torch import Tensor
 
-from ufo.backbones.attention import attend, image_attention, table_rows
+from ufo.backbones.attention import table_rows
 from ufo.backbones.context import AnswerCache
 from ufo.backbones.ufo_vit import UFOViT
 from ufo.backbones.vit_grids import partition, unpartition
-from ufo.backbones.vit_layers import drop_path
 from ufo.ops.grid import query_grid
 
 PROMPT = [2, 9, 11, 7]
@@ -285,69 +281,6 @@ def test_query_update_at_global_layers(make_backbone, mode, training, like):
     same(run(mode, training), run(like, training))
     assert torch.equal(run("never", True), run("never", False))
     assert (run("never", False) - run("always", False)).abs().max() > 1e-2
-
-
-def test_image_attention_equals_its_definition():
-    """softmax(q·k / sqrt(d) + q·Rh[y-y'] + q·Rw[x-x']) over patches, no bias over the prompt."""
-    windows, heads, height, width, d, n = 2, 2, 3, 4, 8, 5
-    q, k, v = torch.randn(3, windows, heads, height * width, d, dtype=torch.float64)
-    table_h, table_w = (torch.randn(2 * s - 1, d).double() for s in (height, width))
-    prompt_k, prompt_v = torch.randn(2, windows, heads, n, d, dtype=torch.float64)
-    visible = torch.tensor([[True] * n, [True] * 3 + [False] * 2])
-    bias = torch.zeros(windows, heads, height * width, height * width).double()
-    for i in range(height * width):
-        for j in range(height * width):
-            (y, x), (there_y, there_x) = divmod(i, width), divmod(j, width)
-            both = table_h[y - there_y + height - 1] + table_w[x - there_x + width - 1]
-            bias[:, :, i, j] = q[:, :, i] @ both
-    logits = torch.cat([q @ prompt_k.mT, q @ k.mT], -1) / d**0.5
-    logits[..., n:] += bias
-    hidden = ~visible[:, None, None].expand(-1, heads, height * width, -1)
-    logits[..., :n] = logits[..., :n].masked_fill(hidden, -torch.inf)
-    expected = logits.softmax(-1) @ torch.cat([prompt_v, v], 2)
-    arguments = (q, k, v, (height, width), (table_h, table_w), (prompt_k, prompt_v, visible))
-    same(image_attention(*arguments), expected, 1e-7)  # with gradients: the bias inside the products
-    for piece in (1 << 20, 1000, 400, 100, 1):  # without: all at once, ... windows, heads, queries
-        with torch.no_grad(), patch("ufo.backbones.attention._PIECE", piece):
-            same(image_attention(*arguments), expected, 1e-7)
-
-
-def test_both_ways_to_attend_are_equal():
-    q, k = torch.randn(2, 3, 2, 6, 8)
-    v = torch.randn(3, 2, 6, 4)  # narrower than the keys
-    mask = torch.ones(6, 6, dtype=torch.bool).tril()
-    explicit = attend(q, k, v, mask, scale=0.7)
-    with torch.no_grad():
-        same(attend(q, k, v, mask, scale=0.7), explicit)
-
-
-def test_stochastic_depth_drops_whole_rows():
-    kept = drop_path(torch.ones(1000, 4, 3), 0.25)
-    assert kept.flatten(1).std(1).max() == 0  # a row stays or goes as a whole
-    assert kept.unique().tolist() == pytest.approx([0, 1 / 0.75])
-    assert 650 < kept[:, 0, 0].count_nonzero() < 850
-    rows = torch.arange(300).repeat_interleave(5)
-    packed = drop_path(torch.ones(1500, 3), 0.5, rows).view(300, 15)
-    assert packed.std(1).max() == 0
-    assert 0 < packed[:, 0].count_nonzero() < 300
-
-
-def test_stochastic_depth_of_packed_answers_follows_their_rows(make_backbone):
-    """Tokens of one answer are dropped together, whatever rows are absent; nothing in `eval`."""
-    backbone = make_backbone(drop_path_rate=0.6)
-    assert all(a.drop < b.drop for a, b in pairwise(backbone.layers))
-    context = backbone.encode(pictures(), *prompt(), query_grid(2, 2, 1))
-    ids, packed = answers(8), torch.tensor([0, 1, 10, 11, 12, 39])  # of rows 0, 2 and 7
-    expected = backbone.answer(context, ids, packed)
-    assert torch.equal(backbone.answer(context, ids, packed), expected)
-    with patch("ufo.backbones.vit_layers.drop_path", wraps=drop_path) as dropping:
-        dropped = backbone.train().answer(context, ids, packed)
-    assert dropped.isfinite().all() and not torch.equal(dropped, expected)
-    together = torch.tensor([0, 0, 2, 2, 2, 7])[:, None].eq(torch.tensor([0, 0, 2, 2, 2, 7]))
-    assert dropping.call_count == 2  # the first layer's rate is 0, the global layer is skipped
-    for call in dropping.call_args_list:
-        rows = call.args[2]
-        assert torch.equal(rows[:, None] == rows, together)
 
 
 def test_config_builds_the_same_network_again(backbone):

@@ -98,9 +98,7 @@ def architecture(
         ValueError: other names (`convert_keys`), or shapes that fit no UFO-ViT.
     """
     weights = convert_keys(state_dict)
-    for name, dimensions in _DIMENSIONS.items():
-        if weights[name].ndim != dimensions or not weights[name].numel():
-            raise ValueError(f"{name} has the shape {tuple(weights[name].shape)}; that fits no UFO-ViT")
+    _check_dimensions(weights)
     rows = {i: _table_rows(weights, i) for i in range(_num_layers(state_dict))}
     _, height, grid, width = weights["pos_embed"].shape
     if height != grid:
@@ -142,6 +140,12 @@ def architecture(
         # how the released weights were trained: docs/published_system.md#queries
         "query_update_at_global": "training",
     }
+
+
+def _check_dimensions(weights: Mapping[str, Tensor]) -> None:
+    for name, dimensions in _DIMENSIONS.items():
+        if weights[name].ndim != dimensions or not weights[name].numel():
+            raise ValueError(f"{name} has the shape {tuple(weights[name].shape)}; that fits no UFO-ViT")
 
 
 def _num_layers(state_dict: Mapping[str, Tensor]) -> int:
