@@ -141,7 +141,7 @@ def test_targets_choose_layers():
     "changes, message",
     [
         ({"targets": "q_proj"}, "no linear layer of InternVL is called"),
-        ({"targets": "("}, "no regular expression"),
+        ({"targets": "("}, "not a regular expression"),
         ({"r": 0}, "lora.r >= 1"),
         ({"alpha": None}, "lora.alpha"),
         ({"dropout": 1.5}, "part of 1"),

@@ -99,7 +99,7 @@ def check_start(model: UFO, path: str | Path | Mapping[str, str | None]) -> None
         return
     if not pretrained_lm.recognises(model.backbone, str(path)):
         raise CheckpointError(
-            f"there is nothing at init={path}, where this training starts; give a checkpoint, or "
+            f"no checkpoint at init={path}, where this training starts; give a checkpoint, or "
             f"{pretrained_sam.RANDOM}"
         )
     download(str(path))
