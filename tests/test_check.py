@@ -100,6 +100,11 @@ def test_a_source_takes_no_other_setting(refused, experiment):
     assert "weigth" in line
 
 
+def test_settings_of_an_experiment_for_another_mixture(refused):
+    line = refused("train.py", "experiment=digits", "mixture=coco_caption")
+    assert "no tasks.detection to give settings to" in line and "leave out experiment=digits" in line
+
+
 def test_a_class_that_is_not_there(refused):
     line = refused("train.py", "optimizer._target_=torch.optim.AdamX")
     assert "optimizer" in line and "torch.optim.AdamX" in line

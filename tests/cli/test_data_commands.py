@@ -156,6 +156,14 @@ def test_a_task_that_the_data_do_not_serve(ufo, birds):
     assert answer.code == 1 and "needs expression" in "\n".join(answer.out)
 
 
+def test_a_task_that_is_not_there(ufo, birds):
+    """In both halves the same sentence, although a transform of the training half refers to the task."""
+    answer = ufo("data", "check", birds(yaml=SOURCE.replace("task: detection", "task: detecton")))
+    errors = [line for line in answer.out if "ERROR" in line]
+    assert answer.code == 1 and errors
+    assert all("unknown task 'detecton'; did you mean 'detection'?" in line for line in errors)
+
+
 def test_show_writes_what_training_asks_and_answers(ufo, birds, tmp_path):
     small = ("backbone=ufo_vit_tiny", "resolution='112'")
     answer = ufo("data", "show", birds(), *small, "-n", 2, "--out", tmp_path / "out")

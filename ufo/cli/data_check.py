@@ -104,9 +104,10 @@ def _serve(found: Found, split: str, data: Any) -> None:
         return
     from ufo.tasks import task_class
 
+    needs = task_class(found.source.task).needs  # a task that is not there is said before what refers to it
     transform = found.source.get("transform") or {}
     pastes = split == "train" and hasattr(instantiate(transform.get("train")), "bind")
-    data.serve(task_class(found.source.task).needs, pasting=pastes)
+    data.serve(needs, pasting=pastes)
 
 
 def _problems(data: Any, seen: Seen) -> Iterator[str]:
