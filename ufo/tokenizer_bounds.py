@@ -74,10 +74,10 @@ def check_speed(tokenizer: Any) -> None:
     """Raises ValueError for a tokenizer that takes long for texts such as prompts, or fails on them."""
     prompt = "Task: detection; Class: zero,one,two,background; Bin: 0 to 56\n"
     for text in (prompt, "a", "A", " ", "1", ",", "_"):
-        start = time.perf_counter()
+        start = time.thread_time()
         with no_panic():
             tokenizer.encode((text * PROBE)[:PROBE], add_special_tokens=False)
-        if time.perf_counter() - start > MAX_SECONDS:
+        if time.thread_time() - start > MAX_SECONDS:
             raise ValueError(SLOW)
 
 
