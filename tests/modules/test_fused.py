@@ -53,6 +53,12 @@ def test_three_clipped_steps_give_the_same_weights_in_fewer_pieces():
     assert few < many
 
 
+def test_an_optimizer_is_made_before_there_is_a_trainer(make_model):
+    """A checkpoint is compared with the optimizer before the training that it is for."""
+    made = UFOViTModule(make_model(), ADAMW).configure_optimizers()
+    assert isinstance(made, torch.optim.AdamW) and not made.defaults["fused"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_training_clips_a_fused_optimizer(precision, make_model, make_batch, tmp_path):

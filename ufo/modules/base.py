@@ -85,14 +85,21 @@ class UFOModule(L.LightningModule):
         inside = {id(p) for p in self.model.backbone.parameters()}
         others = [p for p in self.parameters() if id(p) not in inside]
         groups = parameter_groups(self.model.backbone, others, lr, self._ramp)
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        zero = isinstance(self.trainer.strategy, DeepSpeedStrategy)  # steps in its own way
-        factory = self._optimizer if scaled or zero else fused_where_faster(self._optimizer, groups)
+        factory = fused_where_faster(self._optimizer, groups) if self._may_fuse() else self._optimizer
         optimizer = factory(groups)
         if self._schedule is None:
             return optimizer
         scheduler = {"scheduler": self._schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _may_fuse(self) -> bool:
+        """Whether the optimizer takes its steps itself: no scaler of gradients, and not DeepSpeed."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # none yet: a checkpoint is looked at before the training
+            return False
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        return not scaled and not isinstance(trainer.strategy, DeepSpeedStrategy)
 
     def configure_gradient_clipping(
         self,
