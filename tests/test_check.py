@@ -270,7 +270,7 @@ def test_a_start_that_cannot_be_had_is_told_before_data_are_made(refused, tmp_pa
     data = [f"prepare.digits.out={tmp_path / 'scenes'}", "prepare.digits.train=4", "prepare.digits.val=2"]
     line = refused("train.py", *SMALL, *data, *ONE, "init=sam")
     assert "no SAM of width 32" in line and line.endswith("on purpose: init=null")
-    assert "nothing at init=" in refused("train.py", *SMALL, *data, *ONE, f"init={tmp_path / 'gone'}")
+    assert "no checkpoint at init=" in refused("train.py", *SMALL, *data, *ONE, f"init={tmp_path / 'gone'}")
     assert not (tmp_path / "scenes").exists()
 
 

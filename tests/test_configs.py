@@ -282,7 +282,9 @@ def test_no_yaml_repeats_a_default_of_the_code():
 def test_every_source_is_added_as_a_users_own():
     """`+source=[...]` beside the built-in ones, of which each keeps its key."""
     names = options("source")
-    cfg = compose("mixture=digits_mllm", f"+source=[{','.join(names)}]")
+    lacking = set(options("task")) - set(compose("mixture=digits_mllm").tasks)
+    tasks = [f"+task@tasks.{task}={task}" for task in sorted(lacking)]
+    cfg = compose("mixture=digits_mllm", *tasks, f"+source=[{','.join(names)}]")
     assert set(names) < set(cfg.sources) and "detection" in cfg.sources
     assert len({cfg.sources[name].name for name in names}) == len(names)
     for name in names:
