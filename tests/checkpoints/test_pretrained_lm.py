@@ -159,13 +159,13 @@ def test_a_start_that_is_not_there_is_told_before_anything_is_read(tmp_path, mon
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     gone, model = str(tmp_path / "gone"), make_mllm()
-    with pytest.raises(CheckpointError, match=r"nothing at init=.*gone.*init=null"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at init=.*gone.*init=null"):
         check_start(model, gone)
-    with pytest.raises(CheckpointError, match=r"nothing at init=.*gone"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at init=.*gone"):
         check_start(model, {"file": str(tmp_path), "base": gone})
     with pytest.raises(CheckpointError, match="cannot be had from the hub"):
         check_start(model, "nobody/nothing")
-    with pytest.raises(CheckpointError, match="nothing at init=nobody/nothing"):
+    with pytest.raises(CheckpointError, match="no checkpoint at init=nobody/nothing"):
         check_start(make_model(), "nobody/nothing")  # a UFO-ViT has no hub
     check_start(model, str(tmp_path))
 
