@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from ufo import build
 from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import load
-from ufo.command_line import clear_command_line
+from ufo.command_line import chosen_experiment, clear_command_line
 from ufo.runs import results
 from ufo.runs.evaluation import check_told, of_the_run
 from ufo.sweeps.record import recorded
@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> float | None:
     with clear_errors():
         check_run(cfg, training=False)
         build.seed_everything(cfg)
-        model = load(cfg.ckpt, base=cfg.base, experiment=build.experiment())
+        model = load(cfg.ckpt, base=cfg.base, experiment=chosen_experiment())
         check_told(cfg)
         build.check_sizes(cfg, model)
         build.apply_tasks(cfg, model)

@@ -102,7 +102,7 @@ def test_a_source_takes_no_other_setting(refused, experiment):
 
 def test_settings_of_an_experiment_for_another_mixture(refused):
     line = refused("train.py", "experiment=digits", "mixture=coco_caption")
-    assert "no tasks.detection to give settings to" in line and "leave out experiment=digits" in line
+    assert "no tasks.detection to give settings to" in line and "experiment=digits may: leave it out" in line
 
 
 def test_a_class_that_is_not_there(refused):

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 from transformers import BertConfig, BertModel
 
 from ufo.lightning_private import (
@@ -64,15 +65,11 @@ class Watch(L.Callback):
 
 
 def fit(tmp_path: Path, *callbacks: L.Callback, loader: Any = None, steps: int = 3) -> L.Trainer:
-    trainer = L.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_steps=steps,
-        logger=False,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=1,
     )
     trainer.fit(One(), loader or DataLoader(torch.ones(4, 1)))

@@ -22,7 +22,7 @@ from ufo.callbacks.loggers import forgiving
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.load import prepare_training
-from ufo.checkpoints.recipes import resizing
+from ufo.checkpoints.recipes import make_tasks
 from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring
@@ -40,12 +40,10 @@ def build_model(cfg: DictConfig) -> UFO:
     """A model with random weights, or those of `backbone.network.pretrained`."""
     tokenizer = instantiate(cfg.backbone.tokenizer)
     backbone = instantiate(cfg.backbone.network, vocab_size=len(tokenizer))
-    resized = resizing(cfg)
-    tasks = {name: instantiate(task, **resized.get(name, {})) for name, task in cfg.tasks.items() if task}
     model = UFO(
         backbone,
         tokenizer,
-        tasks,
+        make_tasks(cfg),
         loss_weights=dict(cfg.loss_weights),
         mask_points=cfg.mask_points,
     )
@@ -279,14 +277,6 @@ def objective(cfg: DictConfig, measured: Mapping[str, float | None]) -> float | 
             f"no metric is called objective={cfg.objective}; there are: {', '.join(sorted(known))}"
         )
     return float(known[cfg.objective])
-
-
-def experiment() -> str | None:
-    """The experiment that the command chose."""
-    from hydra.core.hydra_config import HydraConfig
-
-    chosen = HydraConfig.get().runtime.choices.get("experiment")
-    return None if chosen in (None, "null") else str(chosen)
 
 
 def output_folder() -> Path:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +20,7 @@ from ufo.check_grid import check_grids
 from ufo.check_texts import check_marks, check_texts
 from ufo.check_values import check_values
 from ufo.checkpoints.errors import CheckpointError
+from ufo.command_line import chosen_experiment
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.errors import sentence
@@ -125,17 +125,10 @@ def _check_names(group: str, key: str, entries: DictConfig) -> None:
     there = [str(name) for name, entry in entries.items() if entry is None or key in entry]
     for name in map(str, entries):
         if name not in there:
-            hint = instead(name, there, f"{group} are") + _of_the_experiment()
-            raise ValueError(f"the config has no {group}.{name} to give settings to; {hint}")
-
-
-def _of_the_experiment() -> str:
-    """Where settings of something absent usually come from, as the end of a sentence."""
-    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    name = chosen.get("experiment")
-    if name in (None, "null"):
-        return ""
-    return f"; an experiment brings settings for its own mixture, leave out experiment={name} if they are its"
+            hint = instead(name, there, f"{group} are")
+            chosen = chosen_experiment()
+            whose = f" (experiment={chosen} may: leave it out with another mixture)" if chosen else ""
+            raise ValueError(f"the config has no {group}.{name} to give settings to{whose}; {hint}")
 
 
 def _check_arguments(value: Any, where: str = "") -> None:

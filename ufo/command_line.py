@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -132,6 +133,13 @@ def job_begins() -> None:
     """From here on Hydra reports in its own way; in processes that inherited the environment, too."""
     if os.environ.pop(OURS, None):
         os.environ.pop(FULL, None)
+
+
+def chosen_experiment() -> str | None:
+    """The experiment that the command chose; None outside of a command, too."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    chosen = choices.get("experiment")
+    return None if chosen in (None, "null") else str(chosen)
 
 
 def _groups() -> list[str]:

@@ -140,19 +140,15 @@ class UFO(nn.Module):
         ids = decoded.ids.cpu()  # one transfer for all images
         texts = self.tokenizer.decode(ids.tolist())
         counts = ids.eq(self.tokenizer.mask_id).sum(1).tolist()
-        per_image = len(ids) // len(context.image_features)
-        found = []
-        for i, size in enumerate(sizes):
-            rows = slice(i * per_image, (i + 1) * per_image)
-            said = texts[rows], counts[rows]
-            answers = self._answers(i, rows, said, decoded, context, asked.queries, size, batch.classes, task)
-            found.append(task.parse(answers))
-        return found
+        said = texts, counts
+        return [
+            task.parse(self._answers(i, said, decoded, context, asked.queries, size, batch.classes, task))
+            for i, size in enumerate(sizes)
+        ]
 
     def _answers(
         self,
         image: int,
-        rows: slice,
         said: tuple[list[str], list[int]],
         decoded: Decoded,
         context: Context,
@@ -161,7 +157,9 @@ class UFO(nn.Module):
         classes: tuple[str, ...],
         task: Task,
     ) -> Answers:
-        """The decoded rows of one image as a task reads them; `said` are their texts and numbers of masks."""
+        """The decoded rows of one image as a task reads them; `said` are all texts and numbers of masks."""
+        per_image = len(decoded.ids) // len(context.image_features)
+        rows = slice(image * per_image, (image + 1) * per_image)
         ids = decoded.ids[rows]
         is_mask = ids.eq(self.tokenizer.mask_id)
         features = context.image_features[image : image + 1]
@@ -182,12 +180,12 @@ class UFO(nn.Module):
         if references is not None and decoded.queries is not None:
             references = references[decoded.queries[rows]]
         return Answers(
-            texts=said[0],
+            texts=said[0][rows],
             scores=decoded.first_scores[rows],
             references=references,
             size=size,
             classes=classes,
-            mask_counts=said[1],
+            mask_counts=said[1][rows],
             retrieve_masks=masks,
             retrieve_logits=logits,
         )

@@ -7,10 +7,10 @@ import random
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from metric_examples import CLASSES, METRICS, Replay, example
 from torch import nn
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.callbacks.best import BestMetrics
 from ufo.callbacks.flops import StepFlops, named_peak
@@ -61,8 +61,7 @@ def test_the_order_of_callbacks_does_not_matter(tmp_path):
             DataLoader([batch(task, [example(task, i, 0.3) for i in range(3)])], batch_size=None)
             for task in tasks
         ]
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        run = Trainer(accelerator="cpu", devices=1, enable_model_summary=False, callbacks=callbacks, **quiet)
+        run = quiet_trainer(devices=1, callbacks=callbacks)
         run.validate(Replay(0.3), data, verbose=False)
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
         results.append(({name: float(v) for name, v in run.callback_metrics.items()}, files))

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.callbacks.nonfinite import NonFinite, NonFiniteError
 from ufo.cli.main import main
@@ -32,14 +33,9 @@ class Faulty(UFOModule):
 
 def train(model, batches, callback: NonFinite, **settings) -> tuple[Faulty, L.Trainer]:
     module = Faulty(model, partial(torch.optim.SGD, lr=0.1))
-    trainer = L.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=1,
         callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         **settings,
     )
     trainer.fit(module, DataLoader(batches, batch_size=None))

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from one_weight import OneWeight
 from PIL import Image
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 from wandb_records import finished
 
 from ufo.callbacks.pictures import Example, Pictures
@@ -94,14 +95,10 @@ def loader(items) -> DataLoader:
 
 
 def trainer(tmp_path: Path, pictures: Pictures, logger=False, **more) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         default_root_dir=tmp_path,
         callbacks=[pictures],
         logger=logger,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
         **more,
     )
 

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
 from one_weight import OneWeight
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.callbacks import run_info
 from ufo.callbacks.run_info import RunInfo, git_revision, resolved
@@ -26,15 +27,11 @@ RESOLVED = {"seed": 3, "model": {"name": "tiny", "width": 3, "path": None}}
 
 
 def trainer(folder: Path, info: RunInfo, logger=False, **more) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         default_root_dir=folder,
         callbacks=[info],
         logger=logger,
         max_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
         **more,
     )
 

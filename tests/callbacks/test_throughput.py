@@ -6,13 +6,13 @@ import csv
 import time
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from one_weight import OneWeight
 from torch.utils.data import DataLoader, Dataset
+from trainers import quiet_trainer
 
 from ufo.callbacks.throughput import Throughput, max_memory
 
@@ -42,13 +42,9 @@ class Module(OneWeight):
 def rows(folder: Path, **options) -> list[dict[str, float]]:
     """Train and return the logged rows that hold speeds."""
     options = {"max_steps": 12, "log_every_n_steps": 4, "callbacks": [Throughput()], **options}
-    run = L.Trainer(
-        accelerator="cpu",
+    run = quiet_trainer(
         default_root_dir=folder,
         logger=CSVLogger(folder, "csv", ""),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
         **options,
     )
     validation = DataLoader(torch.zeros(1, 1))

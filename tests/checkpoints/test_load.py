@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 import ufo
 from ufo import files
@@ -88,14 +88,9 @@ def run(model, make_batch, tmp_path) -> Path:
     """The folder of a run with one training step behind it."""
     module = UFOModule(model, lambda groups: torch.optim.SGD([g["params"][0] for g in groups], lr=0.1))
     module._optimizer = _Optimizer()
-    trainer = Trainer(
+    trainer = quiet_trainer(
         default_root_dir=tmp_path,
         max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, DataLoader([make_batch("caption")], batch_size=None))
     trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 from tiny_mllm import learn, make_mllm, outputs, plain, prepared, training_batch
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 import ufo
 from ufo.backbones.lora import frozen
@@ -117,13 +117,8 @@ def fit(model: UFO, folder, steps: int, resume=None):
     module = UFOModule(model, lambda groups: torch.optim.AdamW(groups, lr=0.01))
     module._optimizer.keywords = {"lr": 0.01}
     loader = DataLoader([training_batch()] * 8, batch_size=None)
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
     )
     trainer.fit(module, loader, ckpt_path=resume, weights_only=True if resume else None)

@@ -13,6 +13,7 @@ from hydra.utils import get_class
 from lightning.pytorch import Trainer
 from metric_examples import CLASSES, METRICS, Replay, batch_of, example, metric_for
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.metrics.base import MetricCallback, scoring
 from ufo.metrics.box_map import BoxMAP
@@ -217,13 +218,9 @@ def loaders(*sources: tuple[str, str, range]) -> list[DataLoader]:
 
 
 def trainer(*callbacks: MetricCallback, **settings) -> Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         devices=1,
-        enable_model_summary=False,
         callbacks=list(callbacks),
-        **quiet,
         **settings,
     )
 

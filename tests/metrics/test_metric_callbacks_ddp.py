@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from metric_examples import METRICS, Replay, batch_of, example, metric_for
 from torch.utils.data import DataLoader, DistributedSampler
+from trainers import quiet_trainer
 
 from ufo.tasks import task_names
 
@@ -75,14 +76,9 @@ def test_trainer__two_processes_log_the_values_of_one(tmp_path: Path):
     # the sampler pads to 3 + 3; Lightning makes it and warns that samples repeat
     loaders = [DataLoader(batches, batch_size=None) for batches in data]
     assert DistributedSampler(data[0], 2, 0).total_size == 6
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=2,
         strategy="ddp_spawn",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[*(metric() for metric in METRICS), Dump(tmp_path)],
     )
     trainer.validate(Replay(NOISE), loaders, verbose=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.modules.fused import fused_where_faster
 from ufo.modules.ufo_vit import UFOViTModule
@@ -66,15 +66,10 @@ def test_training_clips_a_fused_optimizer(precision, make_model, make_batch, tmp
     weights = []
     for fused in (False, True):
         module = UFOViTModule(make_model(), partial(ADAMW, fused=fused, eps=1e-3))
-        trainer = L.Trainer(
+        trainer = quiet_trainer(
             max_steps=3,
             precision=precision,
             gradient_clip_val=0.1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             default_root_dir=tmp_path,
         )
         trainer.fit(module, DataLoader([make_batch("detection", seed=i) for i in range(3)], batch_size=None))

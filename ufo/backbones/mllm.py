@@ -31,7 +31,7 @@ from ufo.backbones.prefix import (
 from ufo.backbones.prefix_attention import NAME, AnswerPass
 from ufo.backbones.quirks import Quirks
 from ufo.backbones.tiles import Layout, cut_tiles, mosaic, tile_layout
-from ufo.backbones.transformers_net import build_net, json_values, longest_context
+from ufo.backbones.transformers_net import build_net, image_token, json_values, longest_context
 from ufo.ops.points import Corners
 from ufo.tokenizer import Tokenizer
 
@@ -81,8 +81,7 @@ class MLLM(Backbone):
         self.max_tiles, self.quirks = max_tiles, Quirks(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
         self.patch_id = -1  # no token, until `attach`
-        given = self.net.config if pretrained else None
-        self._image_token = getattr(given, "image_token_id", getattr(given, "image_token_index", None))
+        self._image_token = image_token(self.net.config.to_dict()) if pretrained else None
         self.width = self.net.config.get_text_config().hidden_size
         self.context_length = longest_context(self.net.config)
         for name, values in zip(("pixel_mean", "pixel_std"), self.pixel_statistics(), strict=True):

@@ -56,6 +56,12 @@ def check_decoder(config: Any) -> None:
         )
 
 
+def image_token(config: Mapping[str, Any]) -> int | None:
+    """The id of the image's token in a `config.json`, under either name; None where it does not say."""
+    found = config.get("image_token_id", config.get("image_token_index"))
+    return found if isinstance(found, int) else None
+
+
 def longest_context(config: Any) -> int:
     """How many tokens a language model reads while every one of them sees all earlier ones."""
     text = config.get_text_config()

@@ -60,12 +60,6 @@ def check_config(net: Any, config: Mapping[str, Any], name: str | Path) -> None:
         raise CheckpointError(f"'{name}' is of another architecture: {'; '.join(different)}")
 
 
-def image_token(config: Mapping[str, Any]) -> int | None:
-    """The id of the image's token in a folder's `config.json`; None where it does not say."""
-    found = config.get("image_token_id", config.get("image_token_index"))
-    return found if isinstance(found, int) else None
-
-
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = config.get(name) if name else config
     return found if isinstance(found, Mapping) else {}

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.lora import scale_of
+from ufo.backbones.transformers_net import image_token
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.mllm_base import with_base
 from ufo.checkpoints.mllm_names import is_released_mllm
 from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 from ufo.checkpoints.model_folder import NET
-from ufo.checkpoints.native_config import check_config, image_token, values
+from ufo.checkpoints.native_config import check_config, values
 from ufo.checkpoints.stored_tensors import is_stored, read_tensors
 from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
 from ufo.model import UFO

@@ -17,6 +17,7 @@ from ufo.checkpoints.errors import CheckpointError
 from ufo.command_line import settable
 from ufo.errors import sentence
 from ufo.tasks import task_class
+from ufo.tasks.base import Task
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -77,15 +78,19 @@ def config_folder() -> Path:
 
 def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """The settings of the recipe's tasks by name, as `Task.settings`."""
-    from hydra.utils import instantiate
-
     for name, task in cfg.tasks.items():
         if task and "_target_" not in task:
             known = ", ".join(n for n, t in cfg.tasks.items() if t and "_target_" in t)
             raise CheckpointError(f"conf/ composes no such recipe: it has no task '{name}'; it has: {known}")
+    return {name: task.settings for name, task in make_tasks(cfg).items()}
+
+
+def make_tasks(cfg: DictConfig) -> dict[str, Task]:
+    """The tasks of a config by name, asked about one image as its data are evaluated."""
+    from hydra.utils import instantiate
+
     resized = resizing(cfg)
-    tasks = {name: instantiate(task, **resized.get(name, {})) for name, task in cfg.tasks.items() if task}
-    return {name: task.settings for name, task in tasks.items()}
+    return {name: instantiate(task, **resized.get(name, {})) for name, task in cfg.tasks.items() if task}
 
 
 def resizing(cfg: DictConfig) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from ufo.yaml_files import check_yaml
 
 MIXTURE = "of_the_run"
 TELLS = ("experiment", "mixture", "source", "sweep")  # groups that say what to score
-PARTS = ("sources", "tasks", "prepare", "resolution", "expected", "released")
+PARTS = ("sources", "tasks", "prepare", "resolution", "expected", "released", "callbacks")
 LARGEST = 4 << 20  # bytes
 METRICS = "ufo.metrics."
 OURS = ("ufo.data.", "ufo.tasks.", METRICS)
@@ -83,7 +83,7 @@ def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[s
 
 def store(config: dict[str, Any], given: dict[str, str]) -> None:
     """Make the data's part of a run's config the mixture `of_the_run`."""
-    node = {key: config[key] for key in (*PARTS, "callbacks") if config.get(key) is not None}
+    node = {key: config[key] for key in PARTS if config.get(key) is not None}
     sizes = node.get("resolution") or {}
     for name, task in (node.get("tasks") or {}).items():
         if task and task.get("image_size") == sizes.get(name):
@@ -123,7 +123,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise CheckpointError(f"'{path}' names no source")
     found = {key: config.get(key) for key in (*PARTS, "trainer")}
     found["callbacks"] = _metrics(config.get("callbacks"))
-    _check_targets({key: found[key] for key in (*PARTS, "callbacks")})
+    _check_targets({key: found[key] for key in PARTS})
     return _from_its_folder(found, _folder(run))
 
 
