@@ -100,6 +100,14 @@ def test_a_source_takes_no_other_setting(refused, experiment):
     assert "weigth" in line
 
 
+@pytest.mark.parametrize("samples", [0, 10])
+def test_more_queries_than_a_window_has(refused, samples, tmp_path):
+    few = ["tasks.detection.grid_per_window=3", f"tasks.detection.samples_per_window={samples}"]
+    line = refused("train.py", *few, f"prepare.digits.out={tmp_path / 'scenes'}")
+    assert f"samples_per_window={samples}" in line and "take 1 to 9" in line
+    assert not (tmp_path / "scenes").exists()
+
+
 def test_settings_of_an_experiment_for_another_mixture(refused):
     line = refused("train.py", "experiment=digits", "mixture=coco_caption")
     assert "no tasks.detection to give settings to" in line and "experiment=digits may: leave it out" in line

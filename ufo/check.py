@@ -30,6 +30,7 @@ from ufo.ops.nearest import instead
 from ufo.runs.finite import NonFiniteError
 from ufo.sweeps.record import Refused
 from ufo.tasks import Task, task_names
+from ufo.tasks.dense import DenseTask
 
 # every key that `ufo.build` or an entry point reads; a key that nothing reads is an error
 KEYS = frozenset(
@@ -174,6 +175,21 @@ def check_known(cfg: DictConfig, model: UFO, training: bool) -> None:
     """`check_fit` with what is known of the data before they are generated or read."""
     for data in planned(cfg, training):
         check_source(model, data.source, data.task, known_classes(data.options) or ())
+    for source in cfg.sources.values() if training else ():
+        if source and source.get("weight", 1.0) > 0 and source.dataset.get("train"):
+            _check_samples(model.task(source.task))
+
+
+def _check_samples(task: Task) -> None:
+    """Raises ValueError where more queries of a window are to be trained than it has."""
+    if not isinstance(task, DenseTask):
+        return
+    wanted, there = task.samples_per_window, task.grid_per_window**2
+    if not 1 <= wanted <= there:
+        raise ValueError(
+            f"tasks.{task.name}.samples_per_window={wanted} queries of a window cannot be trained where "
+            f"grid_per_window={task.grid_per_window} makes {there}; take 1 to {there}, or a larger grid"
+        )
 
 
 def check_fit(model: UFO, data: UFODataModule) -> None:
