@@ -110,7 +110,7 @@ def test_other_files_are_refused(tmp_path):
     text, tensor = tmp_path / "a.pth", tmp_path / "b.pth"
     text.write_text("<html>not found</html>")
     torch.save(torch.zeros(2), tensor)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         read_pickle(text)
     with pytest.raises(CheckpointError, match="holds a Tensor"):
         read_pickle(tensor)

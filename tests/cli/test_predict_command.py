@@ -81,6 +81,11 @@ def test_any_task_of_a_folder(ufo, ckpt, images, tmp_path, sees_a_dog):
     assert [r["image_id"] for r in content["caption"]] == [1, 2]
 
 
+def test_a_name_that_is_no_task_is_said_before_a_checkpoint_is_read(ufo, images, tmp_path):
+    answer = ufo("predict", images / "1.jpg", "--ckpt", tmp_path / "none.ckpt", "--task", "detecton")
+    assert answer.err == ["error: there is no task 'detecton'; did you mean 'detection'?"]
+
+
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation", "semantic_segmentation"])
 def test_results_load_in_pycocotools(ufo, ckpt, images, tmp_path, sees_a_dog, task):
     results = tmp_path / "r.json"

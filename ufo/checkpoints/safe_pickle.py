@@ -69,13 +69,13 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except NestedError as error:
         raise CheckpointError(f"'{path}' is not loaded: {error}; get the file from its authors") from error
     except Exception as error:
-        raise CheckpointError(f"'{path}' {_reason(error)}") from error
+        raise CheckpointError(f"'{path}' {_reason(path, error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not a checkpoint's weights")
     return content
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named:
         return (
@@ -83,7 +83,16 @@ def _reason(error: Exception) -> str:
             "Get the file from its authors, or save its state_dict alone"
         )
     first_sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120]
+    if not _starts_like_one(path):
+        return f"is not a checkpoint: torch.save writes no such file ({first_sentence})"
     return f"cannot be read as a checkpoint; it may be cut short: copy it again ({first_sentence})"
+
+
+def _starts_like_one(path: Path) -> bool:
+    """Whether a file starts as torch.save's zip archives or older pickles do; an empty one may have been cut."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return not start or start[:1] == b"\x80" or start == b"PK"
 
 
 def state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

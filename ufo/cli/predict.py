@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     outputs = plan_outputs(args.images, paths, args.json, args.out)
     ids = _ids(args, paths)
+    _check_name(args.task)
     model = _load(args.ckpt, args.device, args.base, args.experiment)
     if args.constrained:
         for answering in model.tasks.values():
@@ -120,6 +121,14 @@ def run(args: argparse.Namespace) -> int:
     if failed and len(paths) > 1:
         print(f"error: {failed} of {len(paths)} images could not be used", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_name(task: str) -> None:
+    """A name that no checkpoint can have is refused before one is loaded."""
+    from ufo.tasks import task_names
+
+    if task != ANY and task not in task_names():
+        raise CommandError(f"there is no task '{task}'; {instead(task, task_names(), 'there are')}")
 
 
 def _ids(args: argparse.Namespace, paths: Sequence[Path]) -> Ids | None:
