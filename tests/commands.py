@@ -27,6 +27,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
@@ -140,6 +141,9 @@ def run(script: str, *overrides: str, out: Path) -> None:
     finally:
         sys.argv = before
         os.chdir(folder)
+        # Lightning leaves DDP's group of one process; in a forked copy of it, a collective never returns
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def command(script: str, *overrides: str, out: Path, env: dict[str, str] | None = None):
@@ -162,7 +166,7 @@ class Finished:
     text: str
 
 
-def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 900) -> Finished:
+def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 300) -> Finished:
     """`torchrun --nproc_per_node=<processes> <script> <overrides>`, in copies of this process.
 
     They need not import anything, and may be killed or leave as they like.

@@ -12,6 +12,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+import torch.distributed as dist
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test asks the hub
 
@@ -76,6 +77,13 @@ def pytest_generate_tests(metafunc):
     for argument, names in (("task_name", TASKS), ("dense_task", DENSE), ("mask_task", MASKED)):
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, names)
+
+
+@pytest.fixture(autouse=True)
+def no_process_group_is_left():
+    """A fork of this process would wait for ever in the group's first collective."""
+    yield
+    assert not dist.is_initialized(), "the test leaves a process group: dist.destroy_process_group()"
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _starts_like_one(path: Path) -> bool:
-    """Whether a file starts as torch.save's zip archives or older pickles do; an empty one may have been cut."""
+    """Whether a file starts as torch.save's zip archives or older pickles do; an empty one was cut."""
     with open(path, "rb") as file:
         start = file.read(2)
     return not start or start[:1] == b"\x80" or start == b"PK"
