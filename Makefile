@@ -1,11 +1,11 @@
-# make setup | demo | check | fix | test | docs | lock; needs Python 3.10 to 3.13 and nothing else
+# make setup | demo | check | fix | slow | test | docs | lock; needs Python 3.10 to 3.13 and nothing else
 PYTHON ?= python3
 BIN := .venv/bin
 # processes of the tests; each computes on one thread
 WORKERS ?= auto
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: setup demo check lint types quick fix test docs lock
+.PHONY: setup demo check lint types quick slow fix test docs lock
 
 setup: .venv/.installed
 
@@ -22,9 +22,8 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/ufo demo
 
-# style, types, and the tests that train nothing and start no process; the last two side by side
-check: lint
-	$(MAKE) --jobs 2 --output-sync=target types quick
+# style, types, and the tests that train nothing and start no process
+check: lint types quick
 
 lint: .venv/.developed
 	$(BIN)/ruff check .
@@ -36,12 +35,15 @@ types: .venv/.developed
 quick: .venv/.developed
 	$(TESTS) -m "not slow"
 
+slow: .venv/.developed
+	$(TESTS) -m slow
+
 fix: .venv/.developed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: .venv/.developed lint
-	$(TESTS)
+# everything; `make check test` runs no test twice
+test: lint quick slow
 
 # the API reference from the docstrings, into build/api
 docs: .venv/.developed
