@@ -66,6 +66,8 @@ QUICK = [
     "~callbacks.progress",
     "callbacks.pictures.num_images=2",
     "++callbacks.pictures.max_side=64",
+    "++callbacks.worst.num_images=2",
+    "++callbacks.worst.max_side=64",
     "mask_points=32",
     # an untrained model never stops by itself
     *(f"tasks.{task}.max_length=12" for task in TASKS),

@@ -17,6 +17,7 @@ SHARED = [
     "+trainer.enable_model_summary=false",
     "~callbacks.progress",
     "~callbacks.pictures",
+    "++callbacks.worst.max_side=64",
     "prepare.digits.train=8",
     "prepare.digits.val=2",
     "trainer.log_every_n_steps=50",

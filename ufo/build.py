@@ -28,6 +28,7 @@ from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
+from ufo.modules.precision import chosen_precision
 from ufo.modules.strategies import for_evaluation
 from ufo.ops.nearest import instead
 from ufo.provenance import settings_of, trace
@@ -192,6 +193,8 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
         arguments["callbacks"] = build_callbacks(cfg, with_loggers=bool(arguments["logger"]))
     if not evaluates:
         arguments["callbacks"] = [*arguments["callbacks"], FinalValidation()]
+    settings = cfg.trainer
+    arguments["precision"] = chosen_precision(settings.get("precision"), settings.get("accelerator", "auto"))
     # what is wrong with the data is found later, and is then the only line that a user sees
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level

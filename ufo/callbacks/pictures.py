@@ -141,7 +141,7 @@ class Pictures(EvaluationCallback):
     def _write(sheet: Image.Image, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(path)
+            sheet.save(path, compress_level=1)  # a third of the time for a sixth more bytes
         except OSError as error:
             log.warning("The pictures %s could not be written: %s", path, error)
 

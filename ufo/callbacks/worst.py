@@ -145,7 +145,7 @@ class WorstPredictions(EvaluationCallback):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path.with_name(path.name + ".csv"), "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([COLUMNS, *rows])
-            sheet.save(path.with_name(path.name + ".png"))
+            sheet.save(path.with_name(path.name + ".png"), compress_level=1)  # as pictures
         except OSError as error:
             log.warning("The worst predictions could not be written to %s: %s", path, error)
 

@@ -76,7 +76,7 @@ def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[s
     """Overrides that make an evaluation that of the run, where the command line does not say otherwise."""
     wanted = {"mixture": MIXTURE, "name": run.resolve().name}
     precision = (config.get("trainer") or {}).get("precision")
-    if precision in ("32-true", "bf16-mixed"):
+    if precision in ("auto", "32-true", "bf16-mixed"):
         wanted["trainer.precision"] = precision
     return [f"{key}='{value}'" for key, value in wanted.items() if key not in given]
 
