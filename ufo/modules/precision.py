@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def chosen_precision(precision: Any, accelerator: str = "auto") -> Any:
-    """The precision for Lightning's trainer: `auto` resolved, any other as it is, with a warning if it is slow."""
+    """The precision for the trainer: `auto` resolved, any other as it is, with a warning if it is slow."""
     device = _device(str(accelerator))
     fast = computes_bfloat16(device)
     if precision == AUTO:
