@@ -22,7 +22,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-FILE = ".owner.json"
+FILE, LOCK = ".owner.json", ".owner.lock"
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without one after which an owner on another machine is taken for dead
 RANKS = (
@@ -118,6 +118,8 @@ def read(folder: Path) -> Owner | None:
     try:
         known = json.loads((folder / FILE).read_bytes())
         values = {f.name: known[f.name] for f in fields(Owner) if f.name in known}
+        if not {"host", "pid", "token"} <= values.keys():  # else it would be this process
+            return None
         owner = Owner(**values)
         sound = isinstance(owner.pid, int) and isinstance(owner.restarts, int) and 0 < owner.pid < 1 << 31
         return owner if sound and isinstance(owner.host, str) else None
@@ -131,30 +133,38 @@ def _take(folder: Path, mine: Owner, silence: float) -> bool:
     part = _write(folder, mine)
     try:
         for _ in range(10):
-            try:
-                os.link(part, folder / FILE)  # fails if it is there, also over NFS
+            if _placed(part, folder / FILE):
                 return True
-            except FileExistsError:
-                _check_gone(folder, mine, silence)
-                _remove_dead(folder, mine)
-            except OSError:  # a file system without links
-                if not (folder / FILE).exists():
-                    os.replace(part, folder / FILE)
-                    return True
-                _check_gone(folder, mine, silence)
-                _remove_dead(folder, mine)
+            dead = _check_gone(folder, mine, silence)
+            _remove(folder, dead)
     finally:
         part.unlink(missing_ok=True)
     raise FolderInUse(f"other processes start in {folder} all the time; give each run a name= of its own")
 
 
-def _check_gone(folder: Path, mine: Owner, silence: float) -> None:
-    """Raises FolderInUse unless the folder's owner is dead; waits where only time can tell."""
+def _placed(part: Path, place: Path) -> bool:
+    """Whether `part` could be put at a place where nothing was."""
+    try:
+        os.link(part, place)  # fails if something is there, also over NFS
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if place.exists():
+            return False
+        os.replace(part, place)
+    return True
+
+
+def _check_gone(folder: Path, mine: Owner, silence: float) -> Owner | None:
+    """The folder's dead owner, None for a file that names nobody; waits where only time can tell.
+
+    Raises FolderInUse where the owner is alive.
+    """
     owner = read(folder)
     if owner is None or (owner.is_here and not owner.is_alive) or owner.was_requeued:
-        return
+        return owner
     if owner.is_here and owner.pid == mine.pid:  # an earlier run of this process that could not tidy up
-        return
+        return owner
     if not owner.is_here:
         log.warning("%s belongs to process %d on %s: is it alive?", folder, owner.pid, owner.host)
         end = time.monotonic() + silence
@@ -162,27 +172,31 @@ def _check_gone(folder: Path, mine: Owner, silence: float) -> None:
             time.sleep(min(1.0, silence / 10))
             now = read(folder)
             if now is None:
-                return
+                return None
             if now.beats != owner.beats or now.token != owner.token:
                 owner = now
                 break
         else:
             log.warning("No sign of life of it for %.0f s: this run takes over", silence)
-            return
+            return owner
     raise FolderInUse(
         f"process {owner.pid} on {owner.host} is working in {folder}; wait for its end, or give this run "
         "another name="
     )
 
 
-def _remove_dead(folder: Path, mine: Owner) -> None:
-    """Take the file of a dead owner away; of several processes that want to, one does."""
-    aside = folder / f"{FILE}.{mine.token}"
-    try:
-        os.rename(folder / FILE, aside)
-    except FileNotFoundError:
-        return
-    aside.unlink(missing_ok=True)
+def _remove(folder: Path, dead: Owner | None) -> None:
+    """Take the file of a dead owner away, unless another process has just put its own in the place.
+
+    Nobody else removes between looking and removing: of several that found the same dead owner, the second
+    would take away the file of the first.
+    """
+    from filelock import FileLock
+
+    with FileLock(folder / LOCK):
+        now = read(folder)
+        if (now and now.token) == (dead and dead.token):
+            (folder / FILE).unlink(missing_ok=True)
 
 
 def _beat(folder: Path, mine: Owner, beat: float, ended: threading.Event) -> None:
