@@ -10,12 +10,13 @@ Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tok
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ufo.backbones.context import AnswerCache, Context
+from ufo.backbones.context import AnswerCache, Context, KeysValues
 from ufo.backbones.quirks import Quirks
 from ufo.ops.grid import Queries
 from ufo.tokenizer import Tokenizer
@@ -41,12 +42,14 @@ class Backbone(nn.Module, ABC):
         prompt_mask: Tensor,
         queries: Queries | None = None,
         causal: bool = False,
+        prompt: Sequence[KeysValues] | None = None,
     ) -> Context:
         """Encode images `[B, 3, H, W]` (uint8 RGB) after their prompts `[B or 1, n]`.
 
         `prompt_mask [B or 1, n]` is True where a prompt token may be seen. Dense tasks pass their `queries`;
         without them the answer attends to the image directly (Q = 1). `causal`: image tokens do not see later
-        image tokens (language models only).
+        image tokens (language models only). `prompt` is what `read_prompt` has made of the prompts, where
+        somebody asked it before.
         """
 
     @abstractmethod
@@ -88,6 +91,10 @@ class Backbone(nn.Module, ABC):
     def follow_up(self, question: str) -> str:
         """A further question of a conversation: the text between the end of one answer and the next."""
         return question
+
+    def read_prompt(self, ids: Tensor, mask: Tensor) -> Sequence[KeysValues] | None:
+        """What `encode` needs of the prompts alone and may remember; None: nothing worth it."""
+        return None
 
     def attach(self, tokenizer: Tokenizer) -> None:
         """Look up the tokens that this backbone must recognise; called once by the model.

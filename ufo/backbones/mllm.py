@@ -77,6 +77,11 @@ class MLLM(Backbone):
         super().__init__()
         self.net = build_net(self.model_class, config, pretrained, vocab_size, getattr(torch, dtype))
         self.net.set_attn_implementation({"text_config": NAME, "vision_config": NAME})
+        rope = self.decoder.rotary_emb
+        if rope.rope_type == "dynamic":
+            # it would stretch beyond the context length, where `check_prompt` lets nothing go; to look
+            # whether it must, every pass would wait for the device
+            rope.rope_type = "default"
         self.system = self.default_system if system is None else system
         self.max_tiles, self.quirks = max_tiles, Quirks(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
@@ -194,7 +199,7 @@ class MLLM(Backbone):
 
     # ---------------------------------------------------------------- prefix
 
-    def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False) -> Context:
+    def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False, prompt=None) -> Context:
         layout = self.layout(*images.shape[-2:])
         image = self.read_images(images, layout)
         last = None

@@ -22,7 +22,7 @@ from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
 from ufo.backbones.vit_layers import Embedding, Layer
 from ufo.ops.grid import Queries
-from ufo.ops.points import Corners
+from ufo.ops.points import Corners, constant
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -137,8 +137,8 @@ class UFOViT(Backbone):
 
     # ---------------------------------------------------------------- prefix: prompt, image, queries
 
-    def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False) -> Context:
-        prompt = self.read_prompt(prompt_ids, prompt_mask)
+    def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False, prompt=None) -> Context:
+        prompt = self.read_prompt(prompt_ids, prompt_mask) if prompt is None else prompt
         image = self.embed_image(images)  # [B, H, W, C]
         stream = state = None
         if queries is not None:
@@ -155,7 +155,7 @@ class UFOViT(Backbone):
         features = mean / len(self.mean_layers)
         return Context(features, memory, 1 if stream is None else stream.start.shape[1])
 
-    def read_prompt(self, ids: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def read_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
         """Keys and values of the prompt in every layer, 2 x `[B or 1, heads, n, d]`.
 
         Without gradients and in `eval` mode a prompt that serves the whole batch is read once: the last few
@@ -228,7 +228,8 @@ class UFOViT(Backbone):
         references = queries.references.expand(batch, -1, -1)
         rows, cols = queries.grid
         table = self._positions((rows, cols))[0]  # [G_h, G_w, C]
-        cell = (references * references.new_tensor([cols, rows])).long()  # (x, y)
+        size = constant((cols, rows), references.dtype, references.device)
+        cell = (references * size).long()  # (x, y)
         order = queries.windows.expand(batch, -1).argsort(dim=1, stable=True)
         return _QueryStream(
             start=table_rows(table.flatten(0, 1), cell[..., 1] * cols + cell[..., 0]).to(image.dtype),
@@ -293,7 +294,8 @@ class UFOViT(Backbone):
             x = x.flatten(0, 1)[packed]  # [M, C]
             # consecutive numbers of the rows that occur: packed rows may have gaps
             number = (packed // ids.shape[1]).unique_consecutive(return_inverse=True)[1]
-        seen = next(m.own[0].shape[2] for m in context.memory if m and m.own)
+        # later chunks look nothing up that is in the cache
+        seen = cache.before if start else next(m.own[0].shape[2] for m in context.memory if m and m.own)
         call = _AnswerCall(
             shape=(len(ids), ids.shape[1]),
             packed=packed,

@@ -6,11 +6,19 @@ Shapes: M masks, P points per mask, `h w` pixels, `B` images, `Q` queries, `C` w
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], kind: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: it waits for each copy from the host."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=kind, device=device)
 
 
 class Corners(NamedTuple):
@@ -24,9 +32,11 @@ class Corners(NamedTuple):
         """Of points `[B, Q, 2]`, for maps `[B, *size, C]` (`align_corners=False`, zeros outside)."""
         height, width = size
         points = points if points.dtype == torch.float64 else points.float()
-        extent = points.new_tensor([width, height])
+        kind, device = points.dtype, points.device
+        extent = constant((width, height), kind, device)
         at = (points * extent - 0.5)[:, :, None]
-        corner = at.floor() + points.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])  # [B, Q, 4, 2]
+        steps = constant((0, 0, 1, 0, 0, 1, 1, 1), kind, device).view(4, 2)
+        corner = at.floor() + steps  # [B, Q, 4, 2]
         weight = (1 - (at - corner).abs()).prod(-1)
         inside = corner.clamp(corner.new_zeros(2), extent - 1)
         weight = weight * (inside == corner).all(-1)
