@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import masks_to_boxes
 
-from ufo.ops import masks as masks_module
+from ufo.ops import mask_windows
 from ufo.ops.masks import (
     arrange_planes,
     binarise,
@@ -121,9 +121,9 @@ def test_binarise_where_rounding_decides():
 def test_binarise_computes_little_of_small_objects(monkeypatch):
     """What is computed follows the objects, not the image."""
     computed = []
-    plain = masks_module._Taps.mix
+    plain = mask_windows._Taps.mix
     monkeypatch.setattr(
-        masks_module._Taps,
+        mask_windows._Taps,
         "mix",
         lambda *arguments: computed.append(plain(*arguments)) or computed[-1],
     )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ufo.ops.nms import _in_one_transfer, mask_iou, matrix_nms, soft_nms
+from ufo.ops.nms import mask_iou, matrix_nms, soft_nms
 
 
 def iou(a: list[float], b: list[float]) -> float:
@@ -150,11 +150,3 @@ def test_mask_iou_of_runs_equals_that_of_pixels(noise, monkeypatch):
         found[pixels] = mask_iou(masks)
     torch.testing.assert_close(found[1e-9], found[1e9], rtol=1e-6, atol=0)
     assert not found[1e9][4].any()
-
-
-def test_few_boxes_reach_the_cpu_unchanged():
-    """What stands for a copy per tensor: one matrix, from which all three are read again."""
-    boxes, scores, labels = candidates(0)
-    labels = labels + 365 * 1000
-    for given, found in zip((boxes, scores, labels), _in_one_transfer(boxes, scores, labels), strict=True):
-        assert torch.equal(given, found) and given.dtype == found.dtype

@@ -6,13 +6,14 @@ image, `H W` pixels.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ufo.ops.faster import faster
 from ufo.ops.masks import rle_encode
 
 _FEW_BOXES = 100
@@ -23,6 +24,17 @@ _PIXELS_PER_RUN = 64
 """Pixels that a processor core multiplies and adds while it compares one run of two masks."""
 
 
+def _few_on_cpu(boxes: Tensor, scores: Tensor, labels: Tensor, **settings: Any) -> Any:
+    """On a GPU: a loop over few boxes takes less on the CPU than launching its kernels."""
+    if not 0 < len(boxes) <= _FEW_BOXES:
+        return NotImplemented
+    columns = [boxes.float(), scores.float()[:, None], labels.float()[:, None]]
+    together = torch.cat(columns, 1).cpu()  # one transfer; labels are whole in float32
+    found = soft_nms(together[:, :4], together[:, 4], together[:, 5].to(labels.dtype), **settings)
+    return tuple(x.to(boxes.device) for x in found)
+
+
+@faster(_few_on_cpu, on_cpu=False)
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -54,10 +66,6 @@ def soft_nms(
     Raises:
         ValueError: unknown `method`.
     """
-    if boxes.device.type != "cpu" and 0 < len(boxes) <= _FEW_BOXES:
-        given = _in_one_transfer(boxes, scores, labels)
-        found = soft_nms(*given, iou_threshold=iou_threshold, sigma=sigma, min_score=min_score, method=method)
-        return found[0].to(boxes.device), found[1].to(boxes.device)
     boxes, remaining = boxes.float(), scores.float()
     if not len(boxes):
         return labels.new_zeros(0), remaining
@@ -76,13 +84,6 @@ def soft_nms(
     order, decayed = torch.stack(kept), torch.stack(kept_scores)
     valid = decayed >= min_score
     return order[valid], decayed[valid]
-
-
-def _in_one_transfer(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All on the CPU, where a loop over few boxes takes less than launching its kernels."""
-    columns = [boxes.float(), scores.float()[:, None], labels.float()[:, None]]
-    together = torch.cat(columns, 1).cpu()  # labels are whole in float32
-    return together[:, :4], together[:, 4], together[:, 5].to(labels.dtype)
 
 
 def _soft_decay(iou: Tensor, method: str, iou_threshold: float, sigma: float) -> Tensor:
@@ -144,14 +145,17 @@ def matrix_nms(
     return order[rank][valid], decayed[valid]
 
 
+def _run_by_run(masks: Tensor) -> Any:
+    """On a CPU: comparing runs beats the product of pixels unless the masks are noise."""
+    rles = rle_encode(masks)
+    if not len(masks) or sum(len(r["counts"]) for r in rles) > masks.numel() / _PIXELS_PER_RUN:
+        return NotImplemented
+    return torch.from_numpy(coco_mask.iou(rles, rles, [0] * len(rles))).float()
+
+
+@faster(_run_by_run, on_cpu=True)
 def mask_iou(masks: Tensor) -> Tensor:
     """Pairwise IoU of masks, `[N, H, W]` (bool or 0/1) -> float32 `[N, N]`; 0 for empty masks."""
-    if masks.device.type == "cpu" and len(masks):
-        rles = rle_encode(masks)
-        # comparing run by run beats the product of pixels unless the masks are noise
-        if sum(len(rle["counts"]) for rle in rles) <= len(masks) * masks[0].numel() / _PIXELS_PER_RUN:
-            overlap: Tensor = torch.from_numpy(coco_mask.iou(rles, rles, [0] * len(rles)))
-            return overlap.float()
     flat = masks.flatten(1)
     step = max(_PIXELS_AT_ONCE // max(len(flat), 1), 1)
     # counts are exact in float32 (below 2^24 pixels) but not in the half types of autocast

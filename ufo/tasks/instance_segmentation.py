@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from ufo.kinds import Kind, Objects
-from ufo.ops.masks import binarise, mask_boxes
+from ufo.ops.masks import binarise, inside, mask_boxes
 from ufo.ops.names import find_class
 from ufo.ops.nms import matrix_nms
 from ufo.tasks.base import Answers
@@ -25,9 +25,7 @@ class InstanceSegmentation(MaskTask):
     kind: ClassVar[Kind] = Objects(masks=True)
     published_classes: ClassVar[str] = "coco_classes.txt"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "masks"})
-    # masks at original size that are held as probabilities at a time: a GPU wants few calls, a CPU its cache
-    chunk: ClassVar[int] = 64
-    cpu_chunk: ClassVar[int] = 4
+    chunk: ClassVar[int] = 64  # masks at original size that are held as probabilities at a time
 
     mask_threshold: float = 0.5
     nms_sigma: float = 2.0
@@ -56,24 +54,17 @@ class InstanceSegmentation(MaskTask):
         )
 
     def _binarise(self, answers: Answers, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks bool `[M, H, W]` and the mean probability inside each `[M]`, 0 for an empty one.
-
-        In chunks: hundreds of probability maps at original size would fill the memory.
-        """
-        masks, quality = [], []
-        if answers.retrieve_logits is not None and rows.device.type == "cpu" and len(rows):
-            for part in rows.split(self.chunk):
-                mask, mean = binarise(answers.retrieve_logits(part), answers.size, self.mask_threshold)
-                masks.append(mask.mT)
-                quality.append(mean)
-            return (masks[0] if len(masks) == 1 else torch.cat(masks)).mT, torch.cat(quality)
-        for part in rows.split(self.cpu_chunk if rows.device.type == "cpu" else self.chunk):
-            probability = answers.retrieve_masks(part)
-            mask = probability > self.mask_threshold
-            inside = (probability * mask).flatten(1).sum(1)
-            masks.append(mask)
-            quality.append(inside / mask.flatten(1).sum(1).clamp(min=1))
-        return torch.cat(masks), torch.cat(quality)
+        """Masks bool `[M, H, W]` and the mean probability inside each `[M]`, 0 for an empty one."""
+        if answers.retrieve_logits is None or not len(rows):
+            return inside(answers.retrieve_masks(rows), self.mask_threshold)
+        found = [
+            binarise(answers.retrieve_logits(part), answers.size, self.mask_threshold)
+            for part in rows.split(
+                self.chunk
+            )  # hundreds of maps at the size of a photo would fill the memory
+        ]
+        # columns of pixels stay together, as RLE reads them
+        return torch.cat([masks.mT for masks, _ in found]).mT, torch.cat([quality for _, quality in found])
 
 
 def read_masks(answers: Answers, mask_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,45 @@
+"""Quicker ways to compute the same on one kind of device, apart from the definition that they stand in for.
+
+    @faster(strided_planes, on_cpu=True, gradients=False)
+    def arrange_planes(planes): ...
+
+The decorated function is the definition and runs on every device; tests call it as `.plain`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def faster(
+    stand_in: Callable[..., Any], *, on_cpu: bool, gradients: bool | None = None
+) -> Callable[[Function], Function]:
+    """Call `stand_in` where the first argument, a tensor, is (not) on a CPU and gradients are (not) recorded.
+
+    Args:
+        stand_in: takes the same arguments; may answer NotImplemented where it would not be quicker.
+        on_cpu: True: on a CPU; False: on every other device.
+        gradients: with gradients, without them, or (None) in both cases.
+    """
+
+    def decorate(definition: Function) -> Function:
+        @functools.wraps(definition)
+        def chosen(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+            here = (first.device.type == "cpu") == on_cpu
+            if here and (gradients is None or gradients == torch.is_grad_enabled()):
+                result = stand_in(first, *args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+            return definition(first, *args, **kwargs)
+
+        cast(Any, chosen).plain = definition
+        return cast(Function, chosen)
+
+    return decorate
