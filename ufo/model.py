@@ -27,8 +27,8 @@ from ufo.head.retrieval import retrieve_masks
 from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
 from ufo.ops.grid import Queries, query_grid
-from ufo.ops.masks import resize_mask_logits
 from ufo.ops.nearest import instead
+from ufo.ops.resize import resize_mask_logits
 from ufo.tasks.base import Answers, Asked, Task
 from ufo.tasks.wording import WORDINGS
 from ufo.tokenizer import Tokenizer

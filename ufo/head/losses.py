@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from ufo.ops.masks import resize_mask_logits
 from ufo.ops.points import point_sample, sample_uncertain_points
+from ufo.ops.resize import resize_mask_logits
 
 DICE_EPS = 1e-3
 
