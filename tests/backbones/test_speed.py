@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ufo.backbones import attention
+from ufo.backbones import attention, cpu_attention
 from ufo.backbones.ufo_vit import PROMPTS_KEPT, TABLES_KEPT, UFOViT
 from ufo.backbones.vit_grids import resize_position_grid
 
@@ -76,7 +76,7 @@ def test_pieces_of_any_size_give_the_same(piece, monkeypatch):
     arguments = (q, k, v, size, tables, (prompt_k, prompt_v, visible))
     with torch.enable_grad():
         expected = attention.image_attention(*arguments)
-    monkeypatch.setattr(attention, "_PIECE", piece)
+    monkeypatch.setattr(cpu_attention, "_PIECE", piece)
     torch.testing.assert_close(attention.image_attention(*arguments), expected, rtol=1e-5, atol=1e-5)
 
 

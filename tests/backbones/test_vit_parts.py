@@ -40,7 +40,7 @@ def test_image_attention_equals_its_definition():
     arguments = (q, k, v, (height, width), (table_h, table_w), (prompt_k, prompt_v, visible))
     same(image_attention(*arguments), expected, 1e-7)  # with gradients: the bias inside the products
     for piece in (1 << 20, 1000, 400, 100, 1):  # without: all at once, ... windows, heads, queries
-        with torch.no_grad(), patch("ufo.backbones.attention._PIECE", piece):
+        with torch.no_grad(), patch("ufo.backbones.cpu_attention._PIECE", piece):
             same(image_attention(*arguments), expected, 1e-7)
 
 

@@ -2,8 +2,7 @@
 
 See docs/published_system.md#vit-network.
 bias[(y,x),(y',x')] = q·Rh[y-y'] + q·Rw[x-x'] is itself a dot product: append (q·Rh)[y'] and (q·Rw)[x'] to the
-query and one-hot (y', x') to the key: no [N, N] bias is built, at the price of wider keys. Where that price
-is the larger one (CPU without gradients) the bias is built piece by piece instead.
+query and one-hot (y', x') to the key: no [N, N] bias is built, at the price of wider keys.
 Shapes: `W` windows in the batch, `h` heads, `d` head width, `N` patches of a window, `n` prompt tokens.
 """
 
@@ -13,14 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# up to this many scores per head, training on a CPU is faster with explicit products than with the fused
-# kernel, whose backward is slow for small heads (bf16, 64 windows of 49 patches: 6 ms against 57 ms)
-_SMALL = 256 * 512
-# scores in one piece's bias (16 MB in float32): written and read again before it leaves the cache
-_PIECE = 1 << 22
-_HIDDEN = -1e4  # added to the logit of a masked prompt token; large enough in bf16, no inf in gradients
+from ufo.backbones.cpu_attention import HIDDEN, biased_pieces, explicit_products
+from ufo.ops.faster import faster
 
 
+@faster(explicit_products, on_cpu=True, gradients=True)
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     """softmax(scale·q·k)·v: q `[..., N, d]`, k `[..., M, d]`, v `[..., M, e]`; mask bool, True = visible.
 
@@ -28,14 +24,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
     """
     width = v.shape[-1]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    explicit = q.device.type == "cpu" and torch.is_grad_enabled()
-    if explicit and q.shape[-2] * k.shape[-2] <= _SMALL:
-        # without autocast: like the fused kernels, keep probabilities in the type of the keys
-        with torch.autocast("cpu", enabled=False):
-            scores = (q * scale) @ k.transpose(-1, -2)
-            if mask is not None:
-                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-            return scores.softmax(-1) @ v
     # the fused kernels want one width for queries, keys and values
     if width < q.shape[-1]:
         v = F.pad(v, (0, q.shape[-1] - width))
@@ -78,37 +66,6 @@ def _relative_bias(q: Tensor, size: tuple[int, int], tables: tuple[Tensor, Tenso
     return by_row.flatten(2, 3), by_col.flatten(2, 3)
 
 
-def _in_pieces(q, k, v, size, tables, prompt) -> Tensor:
-    """`image_attention` without gradients: the bias of some windows, heads and queries at a time."""
-    prompt_k, prompt_v, prompt_mask = prompt
-    windows, heads, patches, _ = q.shape
-    total = patches + prompt_k.shape[2]
-    by_row, by_col = _relative_bias(q, size, tables)
-    hidden = torch.where(prompt_mask, 0.0, _HIDDEN).to(by_row.dtype)[:, None, None]  # [W, 1, 1, n]
-    # whole windows if they fit, else heads of one window, else some queries of one head
-    queries = min(patches, max(_PIECE // total, 1))
-    some_heads = min(heads, max(_PIECE // (queries * total), 1))
-    some_windows = min(windows, max(_PIECE // (heads * patches * total), 1))
-    bias = by_row.new_empty(some_windows, some_heads, queries, total)
-    out = torch.empty_like(v)
-    for w in _slices(windows, some_windows):
-        for h in _slices(heads, some_heads):
-            keys = torch.cat([k[w, h], prompt_k[w, h]], 2)
-            values = torch.cat([v[w, h], prompt_v[w, h]], 2)
-            for n in _slices(patches, queries):
-                part = q[w, h, n]
-                here = bias[: part.shape[0], : part.shape[1], : part.shape[2]]
-                grid = here[..., :patches].unflatten(-1, size)
-                torch.add(by_row[w, h, n, :, None], by_col[w, h, n, None], out=grid)
-                here[..., patches:] = hidden[w]
-                out[w, h, n] = F.scaled_dot_product_attention(part, keys, values, attn_mask=here)
-    return out
-
-
-def _slices(length: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
-
-
 def image_attention(
     q: Tensor,
     k: Tensor,
@@ -122,24 +79,33 @@ def image_attention(
     q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `tables` are the two relative-position tables or None;
     `prompt` = keys and values `[W, h, n, d]` and the mask `[W, n]` (True = visible). Returns `[W, h, N, d]`.
     """
-    # Global attention at 1120 px (4900 patches, d = 64): the augmented width 208 costs three times the
-    # products; a bias costs a pass over [h, N, N], 0.6 GB per layer in bf16. A GPU has the products to
-    # spare rather than the memory, and gradients would need the whole bias: both keep the augmented form.
-    if tables is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
-        return _in_pieces(q, k, v, size, tables, prompt)
+    bias = None if tables is None else _relative_bias(q, size, tables)
+    return _augmented(q, k, v, size, bias, prompt)
+
+
+@faster(biased_pieces, on_cpu=True, gradients=False)
+def _augmented(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    size: tuple[int, int],
+    bias: tuple[Tensor, Tensor] | None,
+    prompt: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """The bias as further columns of queries and keys; `bias` is what each query adds to rows and columns."""
     height, width = size
     prompt_k, prompt_v, prompt_mask = prompt
     scale = q.shape[-1] ** -0.5
     extra_q = [q.new_ones(*q.shape[:3], 1)]  # meets the prompt mask
     extra_k = [k.new_zeros(k.shape[2], 1)]
-    if tables is not None:
-        extra_q += _relative_bias(q, size, tables)
+    if bias is not None:
+        extra_q += bias
         extra_k += [_position_keys(height, width, k)]
     fill = -(q.shape[-1] + 1 + sum(e.shape[-1] for e in extra_q[1:])) % 8  # fused kernels: multiples of 8
     extra_q += [q.new_zeros(*q.shape[:3], fill)]
     extra_k += [k.new_zeros(k.shape[2], fill)]
     image_extra = torch.cat(extra_k, -1).expand(*k.shape[:3], -1)
-    hidden = torch.where(prompt_mask, 0.0, _HIDDEN).to(k.dtype)[:, None, :, None]  # [W, 1, n, 1]
+    hidden = torch.where(prompt_mask, 0.0, HIDDEN).to(k.dtype)[:, None, :, None]  # [W, 1, n, 1]
     text_extra = F.pad(hidden, (0, image_extra.shape[-1] - 1)).expand(-1, k.shape[1], -1, -1)
 
     queries = torch.cat([q * scale, *extra_q], dim=-1)

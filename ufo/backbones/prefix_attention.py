@@ -11,6 +11,7 @@ Shapes: `B` images, `R` rows, `T` new tokens, `S` tokens so far, `N` prefix, `h`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ufo.backbones.attention import attend
 from ufo.backbones.context import AnswerCache, Context, Rows
+from ufo.ops.faster import faster
 
 NAME = "ufo_prefix"
 # of one layer without gradients: hundreds of queries fit any memory, on a CPU a part fits its cache
@@ -60,14 +62,35 @@ def prefix_attention(
         return answer_attention(query, key, value, scaling, prefix), None
     if isinstance(prefix, PrefixPass):
         prefix.keys, prefix.values = key, value
-    if query.device.type == "cpu" and torch.is_grad_enabled() and not dropout and not kwargs.get("is_causal"):
-        groups = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
-        query, key = query.to(value.dtype), key.to(value.dtype)  # as autocast does with the fused kernel
-        return attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    return _attend_prefix(
+        query, key, value, attention_mask, module=module, scaling=scaling, dropout=dropout, **kwargs
     )
+
+
+def _own_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float,
+    **kwargs,
+) -> Any:
+    """On a CPU with gradients, where the fused kernel's backward is slow."""
+    if dropout or kwargs.get("is_causal"):
+        return NotImplemented
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (key, value))
+    query, key = query.to(value.dtype), key.to(value.dtype)  # as autocast does with the fused kernel
+    return attend(query, key, value, mask, scaling).transpose(1, 2), None
+
+
+@faster(_own_products, on_cpu=True, gradients=True)
+def _attend_prefix(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, module: Any, **kwargs
+) -> tuple[Tensor, None]:
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
 AttentionInterface.register(NAME, prefix_attention)
@@ -144,17 +167,27 @@ def _attend_shared(
     return (out, log) if rows is None else (out[place], log[place])
 
 
+def _fewer_at_a_time(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Any:
+    return _attend_parts(query, keys, values, hidden, SCORES_ON_CPU)
+
+
+@faster(_fewer_at_a_time, on_cpu=True)
 def _attend_matrix(
     query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Query `[B, K, n, d]`, `hidden [B, 1, 1, N]`; without gradients a part of the rows at a time."""
+    return _attend_parts(query, keys, values, hidden, SCORES_AT_A_TIME)
+
+
+def _attend_parts(
+    query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Query `[B, K, n, d]`, `hidden [B, 1, 1, N]`; without gradients in parts of `limit` scores."""
 
     def attend(part: Tensor) -> tuple[Tensor, Tensor]:
         scores = part @ keys.transpose(2, 3)  # [B, K, n, N]
         return _softmax(scores if hidden is None else scores.masked_fill(hidden, -torch.inf), values)
 
     per_row = keys.shape[0] * keys.shape[1] * keys.shape[2]
-    limit = SCORES_ON_CPU if keys.device.type == "cpu" else SCORES_AT_A_TIME
     at_a_time = max(limit // max(per_row, 1), 1)
     if torch.is_grad_enabled() or query.shape[2] <= at_a_time:
         return attend(query)
