@@ -21,9 +21,10 @@ import torch.multiprocessing as mp
 from common import NETWORKS, make_tokenizer, show
 from train_step_vit import make_batch
 
+from ufo.memory.sizes import STRATEGIES, Size, gathered, held, rounded, size_of
+
 CONF = Path(__file__).parents[1] / "conf"
 GPUS = (8, 16, 32, 64)
-STRATEGIES = ("ddp", "fsdp", "deepspeed_stage2", "deepspeed_stage3")
 GB = 1e9
 # experiment: rows of the vocabulary, images per GPU, tokens per image that the layers see (patches, query and
 # answer tokens at the recipe's resolution; tiles of 256 or 576 tokens and the answers' tokens)
@@ -47,23 +48,6 @@ class Cluster:
     between: float = 20e9  # and between nodes
 
 
-@dataclass(frozen=True)
-class Size:
-    """Numbers of weights: all, those that train, and those of the largest layer."""
-
-    total: int
-    trained: int
-    layer: int
-
-
-def size_of(backbone: torch.nn.Module) -> Size:
-    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
-    lists = [m for m in backbone.modules() if isinstance(m, torch.nn.ModuleList)]
-    layers = [count(layer) for m in lists for layer in m]
-    trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
-    return Size(count(backbone), trained, max(layers))
-
-
 def meta_size(experiment: str) -> Size:
     """Of an experiment's model, built without memory for its values."""
     import hydra
@@ -83,34 +67,6 @@ def meta_size(experiment: str) -> Size:
 
 
 # ---------------------------------------------------------------- on paper
-
-
-def held(strategy: str, size: Size, n: int, half: bool = True) -> float:
-    """Bytes that each of `n` devices keeps: weights, gradients and AdamW's two moments.
-
-    `half`: training in bfloat16. DDP and FSDP then keep float32 weights (autocast), DeepSpeed keeps bfloat16
-    ones and a float32 copy in parts.
-    """
-    p, t = size.total, size.trained
-    low = 2 if half else 4
-    copy = 4  # ZeRO's float32 master weights, also beside float32 ones
-    return {
-        "ddp": 4 * p + 4 * t + 8 * t,
-        "fsdp": (4 * p + 4 * t + 8 * t) / n,
-        "deepspeed_stage2": low * p + (low + copy + 8) * t / n,
-        "deepspeed_stage3": low * p / n + (low + copy + 8) * t / n,
-    }[strategy]
-
-
-def in_a_step(strategy: str, size: Size, n: int) -> float:
-    """Bytes more while a step runs in bfloat16, without activations: gathered or rounded weights."""
-    p, layer = size.total, size.layer
-    return {
-        "ddp": 2 * p,  # autocast's copies
-        "fsdp": 4 * p * (1 - 1 / n) + 2 * p + 2 * 4 * layer,
-        "deepspeed_stage2": 2 * 2 * 2e8,  # two buckets of DeepSpeed's default size
-        "deepspeed_stage3": 2 * p * (1 - 1 / n) + 2 * 2 * 2e8,
-    }[strategy]
 
 
 def sent(strategy: str, size: Size, n: int) -> float:
@@ -149,8 +105,9 @@ def paper(experiments: list[str]) -> None:
     for name, size in sizes.items():
         images, tokens = EXPERIMENTS[name][1:]
         for s in STRATEGIES:
-            values = [(held(s, size, n) / GB, in_a_step(s, size, n) / GB) for n in GPUS]
-            memory.append([name, s, *(f"{a:.1f} + {b:.1f}" for a, b in values)])
+            kept = [held(s, size, n).total / GB for n in GPUS]
+            more = [(gathered(s, size, n) + rounded(s, size)) / GB for n in GPUS]
+            memory.append([name, s, *(f"{a:.1f} + {b:.1f}" for a, b in zip(kept, more, strict=True))])
             volume.append([name, s, *(f"{sent(s, size, n) / GB:.2f}" for n in GPUS)])
             ranges = [efficiency(s, size, n, images, tokens, cluster) for n in GPUS]
             share.append([name, s, *(f"{100 * a:.0f}-{100 * b:.0f}" for a, b in ranges)])
@@ -252,7 +209,7 @@ def measured(processes: list[int], steps: int) -> None:
     rows = []
     for strategy in ("ddp", "fsdp"):
         *_, found, size = run(2, strategy, 1)
-        expected = held(strategy, size, 2, half=False)
+        expected = held(strategy, size, 2, half=False).total
         rows.append([strategy, f"{found}", f"{expected:.0f}", f"{100 * found / expected - 100:+.2f} %"])
     show("Bytes that one of two processes keeps", ["strategy", "found", "computed", "difference"], rows)
 

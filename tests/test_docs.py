@@ -147,6 +147,7 @@ def test_training_command__composes(arguments, program):
 UFO_COMMANDS = (
     "predict",
     "config",
+    "memory",
     "data",
     "demo",
     "convert",

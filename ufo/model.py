@@ -93,7 +93,13 @@ class UFO(nn.Module):
         task = self.task(batch.task)
         asked = task.supervise(batch, self.grid(task, *batch.image_size))
         ids, mask, forced = encode_training(self.backbone, self.tokenizer, asked, task.max_length)
-        context = self._encode(batch.images, ids, mask, asked.queries, task)
+        return self.forced_pass(batch.images, task, asked, (ids, mask), forced)
+
+    def forced_pass(
+        self, images: Tensor, task: Task, asked: Asked, prompt: tuple[Tensor, Tensor], forced: TeacherForcing
+    ) -> TrainingPass:
+        """`training_pass` from where everything is tokens: `prompt` has ids `[B or 1, n]` and their mask."""
+        context = self._encode(images, *prompt, asked.queries, task)
         parts = self._answer_losses(context, asked, forced)
         weighted = {name: value * self.loss_weights.get(name, 1.0) for name, value in parts.items()}
         total = reduce(torch.add, weighted.values())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ufo.backbones.base import Backbone
+from ufo.ops.autocast import autocasts
 
 SAMPLES = 1024  # values of each tensor that a fingerprint reads
 _INSIDE = ".base_layer."  # how peft names the weight that an adapter sits on
@@ -121,7 +122,7 @@ def _insert(backbone: Backbone, settings: LoRASettings) -> None:
 
 def _cast_where_autocast_does_not(module: Any, inputs: tuple[Any, ...]) -> None:
     """Of an input in bf16 peft makes float32, the type of the adapters, and autocast bf16 again."""
-    module.cast_input_dtype_enabled = not torch.is_autocast_enabled(inputs[0].device.type)
+    module.cast_input_dtype_enabled = not autocasts(inputs[0].device)
 
 
 # ---------------------------------------------------------------- names and values

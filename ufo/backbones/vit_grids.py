@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ufo.ops.autocast import without_autocast
+
 
 def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Resize a position table `[1, H, W, C]` bicubically to another grid, as two products.
@@ -21,7 +23,7 @@ def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> T
         return table
     kind = torch.float64 if table.dtype == torch.float64 else torch.float32
     down, across = (_bicubic(n, m, table.device, kind) for n, m in zip(table.shape[1:3], size, strict=True))
-    with torch.autocast(table.device.type, enabled=False):
+    with without_autocast(table.device):
         columns = across @ table.to(kind)  # [1, H, W', C]
         resized = (down @ columns.flatten(2)).unflatten(2, columns.shape[2:])  # [1, H', W', C]
     return resized.to(table.dtype)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ufo.ops.autocast import autocasts
+
 
 @contextmanager
 def casting_once(model: nn.Module) -> Iterator[None]:
@@ -39,4 +41,4 @@ def _is_frozen(weight: nn.Parameter) -> bool:
 
 
 def _autocasts(model: nn.Module) -> bool:
-    return torch.is_autocast_enabled(next(model.parameters()).device.type)
+    return autocasts(next(model.parameters()).device)

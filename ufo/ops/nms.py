@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ufo.ops.autocast import without_autocast
 from ufo.ops.faster import faster
 from ufo.ops.masks import rle_encode
 
@@ -159,7 +160,7 @@ def mask_iou(masks: Tensor) -> Tensor:
     flat = masks.flatten(1)
     step = max(_PIXELS_AT_ONCE // max(len(flat), 1), 1)
     # counts are exact in float32 (below 2^24 pixels) but not in the half types of autocast
-    with torch.autocast(masks.device.type, enabled=False):
+    with without_autocast(masks.device):
         intersection = flat.new_zeros(len(flat), len(flat), dtype=torch.float32)
         for part in flat.split(step, dim=1):
             pixels = part.float()

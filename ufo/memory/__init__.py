@@ -1,0 +1,1 @@
+"""What a training needs of a device's memory, before it begins: `ufo memory` (docs/recipes.md#memory)."""

@@ -1,0 +1,35 @@
+"""Whether autocast is at work on a device, and leaving it for a while.
+
+The meta device, where memory is estimated (`ufo.memory`), has no autocast of torch: what stands in for it
+says so here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+
+import torch
+
+_ON_META: ContextVar[bool] = ContextVar("autocast on the meta device", default=False)
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether operations on this device are cast to half precision."""
+    return _ON_META.get() if device.type == "meta" else torch.is_autocast_enabled(device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, operations on this device compute in the types that they are given."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def said_of_meta() -> Iterator[None]:
+    """Inside, `autocasts` says of the meta device that it does."""
+    token = _ON_META.set(True)
+    try:
+        yield
+    finally:
+        _ON_META.reset(token)
