@@ -44,7 +44,7 @@ def saved_for_backward(model: nn.Module, loss: Tensor) -> int:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Attention by the fused kernel, also where a CPU is faster with explicit products."""
-    monkeypatch.setattr("ufo.backbones.attention._SMALL", 0)
+    monkeypatch.setattr("ufo.backbones.cpu_attention._SMALL", 0)
 
 
 def both(model, batch, half=None) -> tuple[int, int]:
