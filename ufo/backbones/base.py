@@ -92,9 +92,13 @@ class Backbone(nn.Module, ABC):
         """A further question of a conversation: the text between the end of one answer and the next."""
         return question
 
-    def read_prompt(self, ids: Tensor, mask: Tensor) -> Sequence[KeysValues] | None:
-        """What `encode` needs of the prompts alone and may remember; None: nothing worth it."""
+    def encode_prompt(self, ids: Tensor, mask: Tensor) -> Sequence[KeysValues] | None:
+        """What `encode` needs of the prompts alone, in every layer; None where it reads all at once."""
         return None
+
+    def read_prompt(self, ids: Tensor, mask: Tensor) -> Sequence[KeysValues] | None:
+        """`encode_prompt`, or what it gave for the same prompt before."""
+        return self.encode_prompt(ids, mask)
 
     def attach(self, tokenizer: Tokenizer) -> None:
         """Look up the tokens that this backbone must recognise; called once by the model.

@@ -164,21 +164,21 @@ class UFOViT(Backbone):
         # a step between two uses may have changed weights behind the version counters' back
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._prompts.clear()
-            return self._read_prompt(ids, mask)
+            return self.encode_prompt(ids, mask)
         if len(ids) > 1 or any(p.is_inference() for p in self.parameters()):
-            return self._read_prompt(ids, mask)
+            return self.encode_prompt(ids, mask)
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
         kind = (
             torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else None
         )
         key = (tuple(ids[0].tolist()), tuple(mask[0].tolist()), kind, state)
         found = self._prompts.pop(key, None)
-        self._prompts[key] = found = self._read_prompt(ids, mask) if found is None else found
+        self._prompts[key] = found = self.encode_prompt(ids, mask) if found is None else found
         while len(self._prompts) > PROMPTS_KEPT:
             del self._prompts[next(iter(self._prompts))]  # the one not used for longest
         return found
 
-    def _read_prompt(self, ids: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def encode_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
         x = self.embedding(ids, torch.arange(ids.shape[1], device=ids.device))  # [B or 1, n, C]
         pairs = []
         for layer in self.layers[:-1]:
