@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> float | None:
         build.check_sizes(cfg, model)
         build.apply_tasks(cfg, model)
         check_known(cfg, model, training=False)
-        module = build.evaluation_module(model)
+        module = build.evaluation_module(model, cfg.cuda_graphs)
         trainer = build.build_trainer(cfg, evaluates=True)
         data = build.build_data(cfg)
         data.prepare_data()

@@ -79,6 +79,12 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(argument, names)
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture(autouse=True)
 def no_process_group_is_left():
     """A fork of this process would wait for ever in the group's first collective."""

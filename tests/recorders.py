@@ -49,6 +49,7 @@ class Tapes:
 
     def __init__(self) -> None:
         self.recorded: list[str] = []  # the pass of each recording
+        self.chunks: list[int] = []  # tokens that recorded answers are fed
         self.played = self.forgotten = 0
         self.tapes: list[Tape] = []
         self._last: Tape | None = None
@@ -63,6 +64,7 @@ class Tapes:
             results = function(inputs)
         self.tapes.append(tape)
         self._destroy_last(tape)
+        self.chunks += [x.shape[1] for name, x in results.items() if name == "hidden"]
         known = {"hidden": "answer", "features": "encode"}
         self.recorded.append(next((known[name] for name in results if name in known), "prompt"))
 

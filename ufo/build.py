@@ -119,12 +119,13 @@ def build_module(cfg: DictConfig, model: UFO) -> UFOModule:
         schedule=instantiate(cfg.schedule) if cfg.schedule else None,
         ramp=instantiate(cfg.backbone.ramp),
         compile=cfg.compile,
+        cuda_graphs=cfg.cuda_graphs,
     )
 
 
-def evaluation_module(model: UFO) -> UFOModule:
+def evaluation_module(model: UFO, cuda_graphs: bool = False) -> UFOModule:
     """A LightningModule that only evaluates: it has no optimizer, whatever strategy trained the model."""
-    return UFOModule(model)
+    return UFOModule(model, cuda_graphs=cuda_graphs)
 
 
 FIXED = ("image_size", "num_bins", "mask_tokens")

@@ -55,6 +55,7 @@ KEYS = frozenset(
         "num_workers",
         "mixing_temperature",
         "compile",
+        "cuda_graphs",
         "init",
         "resume",
         "deterministic",

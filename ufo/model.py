@@ -23,6 +23,7 @@ from ufo.backbones.context import Context
 from ufo.head.casting import casting_once
 from ufo.head.decoding import Decoded, decode
 from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
+from ufo.head.replay import replay
 from ufo.head.retrieval import retrieve_masks
 from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
@@ -280,6 +281,10 @@ class UFO(nn.Module):
         """Compile the two entry points of the backbone with `torch.compile`; names of weights stay."""
         for name in ("encode", "answer"):
             setattr(self.backbone, name, torch.compile(getattr(self.backbone, name), dynamic=True))
+
+    def use_cuda_graphs(self) -> None:
+        """From now on record what is predicted on a CUDA device and replay it (`ufo.head.replay`)."""
+        replay(self.backbone)
 
     def task(self, name: str) -> Task:
         """The task of that name. Raises ValueError that lists the tasks of this model."""

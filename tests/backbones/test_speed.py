@@ -25,7 +25,7 @@ def features(backbone: UFOViT, ids: list[int]) -> Tensor:
 def test_a_prompt_is_read_once(make_backbone):
     backbone = make_backbone()
     first = features(backbone, [2, 9, 7])
-    with patch.object(backbone, "_read_prompt", side_effect=AssertionError("read again")):
+    with patch.object(backbone, "encode_prompt", side_effect=AssertionError("read again")):
         assert torch.equal(features(backbone, [2, 9, 7]), first)
     assert not torch.equal(features(backbone, [2, 7, 9]), first)
     for i in range(PROMPTS_KEPT + 3):

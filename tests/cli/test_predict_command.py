@@ -320,3 +320,8 @@ def test_constrained_is_for_all_tasks_but_free_text(ufo, ckpt, images, monkeypat
     assert answer.code == 0, answer.err
     assert seen == {name: task.has_grammar for name, task in tiny_model().tasks.items()}
     assert seen["detection"] and seen["grounding"] and not seen["caption"]
+
+
+def test_cuda_graphs_need_a_cuda_device(ufo, ckpt, images):
+    answer = ufo("predict", images / "1.jpg", "--ckpt", ckpt, "--cuda-graphs", "--device", "cpu")
+    assert answer.code and "--cuda-graphs needs a CUDA device, not cpu" in answer.err

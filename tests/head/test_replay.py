@@ -31,7 +31,6 @@ SETTINGS = {
     "grammar": ("detection", {"constrained": True}),
     "expansion": ("instance_segmentation", {"top_tokens": 2, "keep_queries": 5}),
     "masks": ("instance_segmentation", {"constrained": True}),
-    "drafts": ("grounding", {"drafts": ("the owl 1 2 3 4", "the red cat")}),
 }
 
 
@@ -91,7 +90,8 @@ def test_every_way_of_decoding(model, make_batch, kind):
     name, settings = SETTINGS[kind]
     for setting, value in settings.items():
         setattr(model.tasks[name], setting, value)
-    compare(model.backbone, of_batches(model, [make_batch(name, seed=seed) for seed in (0, 1)]))
+    recorder = compare(model.backbone, of_batches(model, [make_batch(name, seed=seed) for seed in (0, 1)]))
+    assert max(recorder.chunks) > 1 or kind != "masks", "the tokens of a mask are fed at once"
 
 
 @pytest.mark.parametrize("name", ["internvl", "internvl3", "llava_qwen", "qwen3_vl"])
@@ -119,7 +119,7 @@ def test_language_models(name, queries):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         recorder = compare(backbone, ways)
-    assert "answer" in recorder.recorded
+    assert max(recorder.chunks) > 2, "a draft is fed at once"
     refused = {str(w.message).split("`")[1] for w in said if "is not recorded" in str(w.message)}
     assert refused == ({"encode"} if name == "qwen3_vl" else set())
 
@@ -292,7 +292,7 @@ def test_no_pass_of_a_published_backbone_waits():
         backbone, tokenizer = make_backbone(name)
         replay(backbone, Tapes())
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.filterwarnings("error", message=".*is not recorded")
             for _ in range(2):
                 encode(backbone, tokenizer, size=tall(backbone), grid=query_grid(2, 1, 2))
         assert len(backbone.replay.recordings) == 1

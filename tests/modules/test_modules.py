@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from ufo.modules.internvl import InternVLModule
-from ufo.modules.strategies import ENTRIES
+from ufo.modules.strategies import ENTRIES, FSDP
 from ufo.modules.ufo_vit import UFOViTModule
 
 
@@ -19,8 +22,28 @@ def test_module__is_for_one_kind_of_backbone(make_model):
 
 def test_whatever_a_module_calls_gathers_a_sharded_model_first():
     """`ENTRIES` of the strategies holds every method of `UFO` that runs the network in a module."""
-    others = {"compile_backbone", "describe", "task"}  # they read no weight
+    others = {"compile_backbone", "describe", "task", "use_cuda_graphs"}  # they read no weight
     called = set()
     for path in (Path(__file__).parents[2] / "ufo" / "modules").glob("*.py"):
         called |= set(re.findall(r"self\.model\.(\w+)\(", path.read_text(encoding="utf-8")))
     assert called - others <= set(ENTRIES) and "training_pass" in called
+
+
+@pytest.mark.parametrize("strategy", [FSDP, DeepSpeedStrategy])
+def test_cuda_graphs__need_weights_that_stay(make_model, strategy):
+    module = UFOViTModule(make_model(), cuda_graphs=True)
+    module._trainer = SimpleNamespace(strategy=object.__new__(strategy))
+    with (
+        patch("ufo.modules.base.shard"),
+        patch.object(UFOViTModule, "device_mesh", {"data_parallel": None}),
+        pytest.raises(ValueError, match="leave it out, or use trainer=ddp"),
+    ):
+        module.configure_model()
+
+
+def test_cuda_graphs__are_in_front_of_the_passes(make_model):
+    module = UFOViTModule(make_model(), cuda_graphs=True)
+    module._trainer = SimpleNamespace(strategy=None)
+    for _ in range(2):  # before training and before the last validation
+        module.configure_model()
+    assert module.model.backbone.encode.__self__ is module.model.backbone.replay

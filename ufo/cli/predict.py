@@ -81,6 +81,7 @@ def add_parser(subparsers: Any) -> None:
     add("--ids", type=Path, metavar="FILE", help="your COCO json: --json then has its image and category ids")
     add("--out", type=Path, metavar="PATH", help="picture file of one image, or folder of pictures")
     add("--constrained", action="store_true", help="let answers be nothing but well-formed (boxes, masks)")
+    add("--cuda-graphs", action="store_true", help="record the passes of the model and replay them (CUDA)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: CUDA if there is one")
     parser.set_defaults(run=run)
 
@@ -95,6 +96,12 @@ def run(args: argparse.Namespace) -> int:
     ids = _ids(args, paths)
     _check_name(args.task)
     model = _load(args.ckpt, args.device, args.base, args.experiment)
+    if args.cuda_graphs:
+        if model.backbone.device.type != "cuda":
+            raise CommandError(
+                f"--cuda-graphs needs a CUDA device, not {model.backbone.device}; leave it out"
+            )
+        model.use_cuda_graphs()
     if args.constrained:
         for answering in model.tasks.values():
             answering.constrained = answering.has_grammar

@@ -41,6 +41,7 @@ class UFOModule(L.LightningModule):
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
         ramp: LayerRamp | None = None,
         compile: bool = False,
+        cuda_graphs: bool = False,
     ):
         super().__init__()
         if isinstance(model, UFO) and not isinstance(model.backbone, self.backbone_type):
@@ -53,6 +54,7 @@ class UFOModule(L.LightningModule):
         self._optimizer, self._schedule = optimizer, schedule
         self._ramp = ramp or LayerRamp()
         self._compile = self.is_compiled = compile
+        self._cuda_graphs = cuda_graphs
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, FSDP):
@@ -62,6 +64,13 @@ class UFOModule(L.LightningModule):
         if self._compile:
             self._compile = False
             self.model.compile_backbone()
+        if self._cuda_graphs:
+            if isinstance(self.trainer.strategy, (FSDP, DeepSpeedStrategy)):
+                raise ValueError(
+                    "cuda_graphs=true needs whole weights that stay where they are, and this strategy moves "
+                    "them; leave it out, or use trainer=ddp"
+                )
+            self.model.use_cuda_graphs()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly

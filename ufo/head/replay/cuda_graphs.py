@@ -6,6 +6,7 @@ and what it reads besides is kept alive. Its results lie in memory that other gr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,14 +66,16 @@ class CudaGraphs:
         """The pool goes with the last graph that was captured into it."""
         if self._pool is not None:
             torch.cuda.synchronize()  # the last replay may not have ended
-        self._pool = None
+        self._stream = self._pool = None  # the next weights may lie on another device
 
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
     """Inside, an operation that waits for the device raises RuntimeError."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it may overlook something
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
