@@ -324,4 +324,4 @@ def test_constrained_is_for_all_tasks_but_free_text(ufo, ckpt, images, monkeypat
 
 def test_cuda_graphs_need_a_cuda_device(ufo, ckpt, images):
     answer = ufo("predict", images / "1.jpg", "--ckpt", ckpt, "--cuda-graphs", "--device", "cpu")
-    assert answer.code and "--cuda-graphs needs a CUDA device, not cpu" in answer.err
+    assert answer.code and "--cuda-graphs needs a CUDA device, not cpu" in answer.err[0]
