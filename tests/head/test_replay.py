@@ -13,7 +13,7 @@ import pytest
 import torch
 from mllm_models import FAMILIES, encode, make_backbone, tall
 from recorders import Tapes
-from tiny_mllm import make_mllm, prepared, training_batch
+from tiny_mllm import learn, make_mllm, prepared, training_batch
 
 from ufo.backbones.base import Backbone
 from ufo.head.decoding import Decoded, decode
@@ -147,6 +147,16 @@ def test_under_autocast_weights_are_cast_for_all_recordings(model, make_batch, n
     found, recorded = ways[0](), len(recorder.recorded)
     assert recorded == len(recorder.recorded)
     same(found, decoded(plain(model), make_batch(name), True))
+
+
+def test_adapters_that_change_in_their_place_are_followed():
+    """A recording must not read what autocast remembers of them."""
+    model, batch = prepared().eval(), training_batch()
+    model.tasks["detection"].max_length = 3
+    [way] = of_batches(model, [batch], autocast=True)
+    compare(model.backbone, [way])
+    learn(model, 0.5)
+    same(way(), decoded(plain(model), batch, True))
 
 
 def test_prompts_of_many_lengths_share_recordings(model, make_batch):
