@@ -278,9 +278,8 @@ class UFO(nn.Module):
         }
 
     def compile_backbone(self) -> None:
-        """Compile the two entry points of the backbone with `torch.compile`; names of weights stay."""
-        for name in ("encode", "answer"):
-            setattr(self.backbone, name, torch.compile(getattr(self.backbone, name), dynamic=True))
+        """Compile the passes of training through each layer (`ufo.backbones.layer_pass`)."""
+        self.backbone.compiles = True
 
     def use_cuda_graphs(self) -> None:
         """From now on record what is predicted on a CUDA device and replay it (`ufo.head.replay`)."""

@@ -31,15 +31,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
 
 
 def relative_rows(table: Tensor, size: int) -> Tensor:
-    """Rows of a relative-position table for all pairs of positions: `[2·S-1, d]` -> `[size, size, d]`.
-
-    A table of another size is resized linearly first, as SAM does.
-    """
-    if table.shape[0] != 2 * size - 1:
-        resized = F.interpolate(table.T[None].float(), size=2 * size - 1, mode="linear")
-        table = resized[0].T.to(table.dtype)  # [2·size-1, d]
+    """Rows of a relative-position table for all pairs of positions: `[2·S-1, d]` -> `[size, size, d]`."""
+    table = resize_table(table, size)
     position = torch.arange(size, device=table.device)
     return table_rows(table, position[:, None] - position[None, :] + size - 1)
+
+
+def resize_table(table: Tensor, size: int) -> Tensor:
+    """A relative-position table for `size` positions, `[2·size-1, d]`: resized linearly, as SAM does."""
+    if table.shape[0] == 2 * size - 1:
+        return table
+    resized = F.interpolate(table.T[None].float(), size=2 * size - 1, mode="linear")
+    return resized[0].T.to(table.dtype)
 
 
 def table_rows(table: Tensor, index: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tok
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ufo.backbones.context import AnswerCache, Context, KeysValues
+from ufo.backbones.layer_pass import Pass, compile_pass
 from ufo.backbones.quirks import Quirks
 from ufo.ops.grid import Queries
 from ufo.tokenizer import Tokenizer
@@ -133,6 +135,23 @@ class Backbone(nn.Module, ABC):
     def answer_features(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """What masks are retrieved with `[R, T, C]`: the states that emitted the decoded ids `[R, T]`."""
         return hidden
+
+    # ---------------------------------------------------------------- layers
+
+    # what the backward pass computes again: no layer, every one (True), every N-th one
+    gradient_checkpointing: bool | int = False
+    compiles: bool = False  # the passes of training, see `ufo.backbones.layer_pass`
+
+    def run_layer(self, index: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`: a pass through layer `index`, made again in the backward pass if so set."""
+        every = int(self.gradient_checkpointing)
+        if every and index % every == 0 and self.training and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    def compiled(self, function: Pass) -> Pass:
+        """The pass, compiled if so set; as written without gradients, where every call has other sizes."""
+        return compile_pass(function) if self.compiles and torch.is_grad_enabled() else function
 
     # ---------------------------------------------------------------- weights
 

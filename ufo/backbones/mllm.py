@@ -9,12 +9,11 @@ Shapes: `B` images, `I` image tokens, `N` prefix tokens, `Q` queries, `R = B*Q` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ufo.backbones.base import Backbone
@@ -28,7 +27,7 @@ from ufo.backbones.prefix import (
     prefix_layer,
     prefix_mask,
 )
-from ufo.backbones.prefix_attention import NAME, AnswerPass
+from ufo.backbones.prefix_attention import NAME
 from ufo.backbones.quirks import Quirks
 from ufo.backbones.tiles import Layout, cut_tiles, mosaic, tile_layout
 from ufo.backbones.transformers_net import build_net, image_token, json_values, longest_context
@@ -48,7 +47,7 @@ class MLLM(Backbone):
         max_tiles: most tiles that an image is cut into.
         system: what the chat format tells the model at first; default: as the published models were told.
         compat: departures of the published code to repeat, flags of `ufo.backbones.quirks.Quirks`.
-        gradient_checkpointing: compute the decoder's layers again in the backward pass.
+        gradient_checkpointing: which decoder layers the backward pass computes again: none, all, every N-th.
         dtype: of the weights.
     """
 
@@ -71,7 +70,7 @@ class MLLM(Backbone):
         max_tiles: int = 12,
         system: str | None = None,
         compat: Mapping[str, Any] | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | int = False,
         dtype: str = "float32",
     ):
         super().__init__()
@@ -218,7 +217,7 @@ class MLLM(Backbone):
             local = None
             if index and points is not None:
                 local = points.sample(mosaic(image_part(x, inside, layout.tokens), layout)).flatten(0, 1)
-            x, k, v = self._run(partial(prefix_layer, layer), x, mask, rope)
+            x, k, v = self.run_layer(index, self.compiled(prefix_layer), layer, x, mask, rope)
             memory.append(LayerMemory(shared=(k, v), local=local))
             if index < len(image.added):
                 x = x + at_image(image.added[index].to(x.dtype), inside, 0.0)
@@ -252,15 +251,10 @@ class MLLM(Backbone):
         position = position.expand(batch)
         return FirstToken(embedding, position.repeat_interleave(len(embedding) // batch))
 
-    def _run(self, function, *arguments):
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
-
     # ---------------------------------------------------------------- answers
 
     def answer(self, context, ids, packed=None, cache=None) -> Tensor:
-        rows, length = ids.shape
+        length = ids.shape[1]
         begin, first_token = cache.length if cache else 0, context.first_token
         x = self.decoder.embed_tokens(ids)  # [R, T, C]
         if begin == 0:
@@ -275,8 +269,12 @@ class MLLM(Backbone):
             local = context.memory[index].local
             if local is not None and begin == 0:
                 x = add_local(x, local, first)
-            now = AnswerPass(index, context, (rows, length), packed, cache)
-            x = self._run(partial(answer_layer, layer, now), x, rope)
+            # a whole answer knows of its own layer only, so the pass is the same one in all layers
+            known = (index, context)
+            if cache is None:
+                known = (0, replace(context, memory=[context.memory[index]]))
+            arguments = (layer, *known, x, rope, ids, packed, cache)
+            x = self.run_layer(index, self.compiled(answer_layer), *arguments)
         if cache:
             cache.length += length
         x = self.decoder.norm(x)

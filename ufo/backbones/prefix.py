@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ufo.backbones.context import AnswerCache, Context
+from ufo.backbones.layer_pass import lengths
 from ufo.backbones.prefix_attention import AnswerPass, PrefixPass
 
 
@@ -45,6 +47,7 @@ def prefix_mask(inside: Tensor, visible: Tensor, causal: bool) -> Tensor:
     return (allowed & visible[:, None])[:, None]
 
 
+@lengths(x=(0, 1), mask=(0, 2, 3), rope=(-3, -2))
 def prefix_layer(
     layer: nn.Module, x: Tensor, mask: Tensor | None, rope: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,8 +58,22 @@ def prefix_layer(
     return x, kept.keys, kept.values
 
 
-def answer_layer(layer: nn.Module, now: AnswerPass, x: Tensor, rope: Any) -> Tensor:
-    """A decoder layer on answers `[R, T, C]`, or on their packed tokens `[1, M, C]`."""
+@lengths(
+    **{"context.memory.0.shared": (0, 2), "context.visible": (0, 1)},
+    **{"x": (0, 1), "rope": (-3, -2), "ids": (0, 1), "packed": (0,)},
+)
+def answer_layer(
+    layer: nn.Module,
+    index: int,
+    context: Context,
+    x: Tensor,
+    rope: Any,
+    ids: Tensor,
+    packed: Tensor | None,
+    cache: AnswerCache | None,
+) -> Tensor:
+    """A decoder layer on answers to `ids [R, T]`: `[R, T, C]`, or their packed tokens `[1, M, C]`."""
+    now = AnswerPass(index, context, (ids.shape[0], ids.shape[1]), packed, cache)
     return layer(x, attention_mask=None, position_embeddings=rope, prefix=now)
 
 

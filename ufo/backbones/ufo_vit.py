@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ufo.backbones.attention import answer_mask, attend, image_attention, query_attention, table_rows
+from ufo.backbones.attention import answer_mask, attend, resize_table, table_rows
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
 from ufo.backbones.vit_layers import Embedding, Layer
+from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
 from ufo.ops.grid import Queries
 from ufo.ops.points import Corners, constant
 
@@ -82,7 +82,7 @@ class UFOViT(Backbone):
         drop_path_rate: float = 0.0,
         text_dropout: float = 0.1,
         query_update_at_global: QueryUpdate = "never",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | int = False,
     ):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -116,7 +116,7 @@ class UFOViT(Backbone):
                 round(width * mlp_ratio),
                 grid if i in global_layers else window_size,
                 windowed=i not in global_layers,
-                drop=drop_path_rate * i / max(layers - 1, 1),
+                drop=drop_path_rate * i / max(layers - 1, 1) if drop_path_rate else None,
             )
             for i in range(layers)
         )
@@ -147,8 +147,8 @@ class UFOViT(Backbone):
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         memory: list[LayerMemory | None] = []
         for index, (layer, text) in enumerate(zip(self.layers, prompt, strict=True)):
-            arguments = (index, layer, text, prompt_mask, image, state, stream)
-            image, state, kept = self._run(self._encode_layer, *arguments)
+            arguments = (layer, text, prompt_mask, image, state, stream)
+            image, state, kept = self.run_layer(index, self._encode_layer, *arguments)
             memory.append(LayerMemory(**kept) if kept else None)
             if index in self.mean_layers:
                 mean = mean + image
@@ -162,7 +162,7 @@ class UFOViT(Backbone):
         are remembered until a weight changes or the mode is set.
         """
         # a step between two uses may have changed weights behind the version counters' back
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled():
             self._prompts.clear()
             return self.encode_prompt(ids, mask)
         if len(ids) > 1 or any(p.is_inference() for p in self.parameters()):
@@ -181,25 +181,19 @@ class UFOViT(Backbone):
     def encode_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
         x = self.embedding(ids, torch.arange(ids.shape[1], device=ids.device))  # [B or 1, n, C]
         pairs = []
-        for layer in self.layers[:-1]:
-            x, k, v = self._run(self._prompt_layer, layer, x, mask)
+        for index, layer in enumerate(self.layers[:-1]):
+            x, k, v = self.run_layer(index, self._prompt_layer, layer, x, mask)
             pairs.append((k, v))
         return [*pairs, cast(Layer, self.layers[-1]).heads_of(x)[1:]]
 
     def _prompt_layer(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = layer.heads_of(x)
-        return layer.finish(x, attend(q, k, v, mask[:, None, None, :])), k, v
+        return self.compiled(prompt_pass)(layer, x, mask)
 
     def train(self, mode: bool = True) -> UFOViT:
         # averaged weights are swapped in and out between the modes
         self._prompts.clear()
         self._tables.clear()
         return super().train(mode)
-
-    def _run(self, function, *arguments):
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
 
     def embed_image(self, images: Tensor) -> Tensor:
         """uint8 RGB `[B, 3, H, W]` pixels -> patches with positions `[B, H/p, W/p, C]`."""
@@ -209,7 +203,7 @@ class UFOViT(Backbone):
 
     def _positions(self, size: tuple[int, int] | torch.Size) -> Tensor:
         """The position table of a grid `[1, *size, C]`; without gradients and in `eval` mode made once."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled():
             self._tables.clear()
             return resize_position_grid(self.pos_embed, size)
         table = self.pos_embed
@@ -239,18 +233,17 @@ class UFOViT(Backbone):
             windows=(height // self.window_size) * (width // self.window_size),
         )
 
-    def _encode_layer(self, index, layer, text, text_mask, image, state, queries):
+    def _encode_layer(self, layer, text, text_mask, image, state, queries):
         """One layer of all prefix streams; also returns what answers may see of it."""
         height, width = image.shape[1:3]
         if queries is not None:
-            state = self._update_queries(layer, index, state, image, queries)
+            state = self._update_queries(layer, state, image, queries)
 
         size = (self.window_size, self.window_size) if layer.windowed else (height, width)
         tiles = partition(image, size)  # [B*windows, N, C]
         keys, values, seen = (to_windows(x, len(tiles)) for x in (*text, text_mask))
-        q, k, v = layer.heads_of(tiles)
-        tables = (layer.rel_pos_h, layer.rel_pos_w)
-        out = layer.finish(tiles, image_attention(q, k, v, size, tables, (keys, values, seen)))
+        rows, columns = resize_table(layer.rel_pos_h, size[0]), resize_table(layer.rel_pos_w, size[1])
+        out, k, v = self.compiled(image_pass)(layer, tiles, keys, values, seen, rows, columns, size)
         kept = {}
         if queries is None:
             # the answer is the image's only one: the image is its own memory
@@ -261,7 +254,7 @@ class UFOViT(Backbone):
         image = unpartition(out, (height, width), size)
         return image, state, kept
 
-    def _update_queries(self, layer, index, state, image, queries: _QueryStream) -> Tensor:
+    def _update_queries(self, layer, state, image, queries: _QueryStream) -> Tensor:
         """Add the start state and a bilinear sample of the image stream entering this layer."""
         if not self.quirks.updates_queries(not layer.windowed, self.training):
             return state
@@ -272,9 +265,8 @@ class UFOViT(Backbone):
         batch, count, width = state.shape
         index = queries.order[..., None].expand(-1, -1, width)
         x = state.gather(1, index).view(batch * queries.windows, -1, width)  # [B*W, S, C]
-        q, k, v = layer.heads_of(x)
-        x = layer.finish(x, query_attention(q, k, v, image_k, image_v)).view(batch, count, width)
-        state = x.gather(1, queries.back[..., None].expand(-1, -1, width))
+        x, k, v = self.compiled(query_pass)(layer, x, image_k, image_v)
+        state = x.view(batch, count, width).gather(1, queries.back[..., None].expand(-1, -1, width))
 
         def rows(t: Tensor) -> Tensor:
             t = t.transpose(1, 2).reshape(batch, count, width)
@@ -308,7 +300,7 @@ class UFOViT(Backbone):
         for index, (layer, memory) in enumerate(zip(self.layers, context.memory, strict=True)):
             if memory is not None:
                 own = memory.own if start == 0 else None  # later it is in the cache
-                x = self._run(self._answer_layer, index, layer, x, own, call)
+                x = self.run_layer(index, self._answer_layer, index, layer, x, own, call)
             if index in self.mean_layers:
                 mean = mean + x
         if cache:
@@ -323,7 +315,7 @@ class UFOViT(Backbone):
         Tokens attend to their row's memory and, causally, to the tokens of their own answer.
         """
         rows, length = call.shape
-        qkv = layer.qkv(layer.norm1(x))
+        qkv = self.compiled(open_pass)(layer, x)
         if call.packed is not None:
             qkv = qkv.new_zeros(rows * length, qkv.shape[-1]).index_copy(0, call.packed, qkv)
         q, k, v = layer.split(qkv.view(rows, length, qkv.shape[-1]))
@@ -334,7 +326,7 @@ class UFOViT(Backbone):
         attended = attend(q, k, v, call.mask).transpose(1, 2).flatten(2)  # [R, T, C]
         if call.packed is not None:
             attended = attended.flatten(0, 1)[call.packed]
-        return layer.mlp(x + layer.proj(attended), call.number)
+        return self.compiled(close_pass)(layer, x, attended, call.number)
 
     @property
     def output_embedding(self) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def drop_path(x: Tensor, rate: float, rows: Tensor | None = None) -> Tensor:
+def drop_path(x: Tensor, rate: Tensor, rows: Tensor | None = None) -> Tensor:
     """Stochastic depth: drop whole rows of a residual branch.
 
     A row is an entry of the first dimension, or `rows [M]` says which row each of M packed tokens is of.
@@ -36,9 +36,12 @@ class Embedding(nn.Module):
 class Layer(nn.Module):
     """A pre-norm transformer layer; which stream calls it decides what it attends to."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float):
+    drop: Tensor | None  # the rate of stochastic depth: as a tensor it is no constant of a compiled graph
+
+    def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float | None):
         super().__init__()
-        self.heads, self.windowed, self.drop = heads, windowed, drop
+        self.heads, self.windowed = heads, windowed
+        self.register_buffer("drop", None if drop is None else torch.tensor(drop), persistent=False)
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -63,6 +66,6 @@ class Layer(nn.Module):
     def mlp(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """The MLP residual branch, dropped per row (`rows`: of packed tokens)."""
         branch = self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        if self.training and self.drop > 0:
+        if self.training and self.drop is not None:
             branch = drop_path(branch, self.drop, rows)
         return x + branch
