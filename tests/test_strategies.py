@@ -93,6 +93,17 @@ def test_training_and_validation_are_those_of_ddp(trainer, ddp, start, scenes, t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_compiled_layers_change_nothing(trainer, ddp, start, scenes, tmp_path, monkeypatch):
+    """All five tasks, in two processes; Python runs what was captured, which is what is tested here."""
+    monkeypatch.setattr("ufo.backbones.layer_pass.BACKEND", "eager")
+    out = tmp_path / "run"
+    compiled = [f"trainer={trainer}", "compile=true", "trainer.limit_val_batches=0"]
+    finished(*ALL, *scenes, *compiled, out=out, processes=2)
+    assert error(out, ddp, start) < 1e-3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", SHARDED)
 def test_bfloat16_rounds_and_nothing_else(trainer, ddp, start, scenes, tmp_path):
     """Sharded and in mixed precision: the weights stay float32 and go where DDP in float32 takes them."""
