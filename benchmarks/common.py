@@ -148,11 +148,11 @@ class Scripted:
 
     def context(self, context: Context) -> ScriptedContext:
         own = {f.name: getattr(context, f.name) for f in fields(context)}
-        return ScriptedContext(**own, spoken=torch.arange(context.num_rows))
+        return ScriptedContext(**own, spoken=torch.arange(context.num_rows, device=self.device))
 
     def answer(self, context: ScriptedContext, ids: Tensor, packed=None, cache=None) -> Tensor:
         self.fed += ids.numel()
-        at = torch.arange(ids.shape[1]) + cache.length
+        at = torch.arange(ids.shape[1], device=ids.device) + cache.length
         hidden = self.backbone.answer(context, ids, packed, cache)
         told = self.script[context.spoken][:, at.clamp(max=self.script.shape[1] - 1)]  # [R', t]
         return hidden + PUSH * self.output_embedding[told]

@@ -102,11 +102,11 @@ class Scripted:
         self.output_embedding, self.device = backbone.output_embedding, backbone.device
 
     def context(self, context: Context) -> ScriptedContext:
-        return ScriptedContext(**vars(context), lines=torch.arange(context.num_rows))
+        return ScriptedContext(**vars(context), lines=torch.arange(context.num_rows, device=self.device))
 
     def answer(self, context: ScriptedContext, ids: Tensor, packed=None, cache=None) -> Tensor:
         self.calls += 1
-        at = torch.arange(ids.shape[1]) + cache.length
+        at = torch.arange(ids.shape[1], device=ids.device) + cache.length
         hidden = self.backbone.answer(context, ids, packed, cache)
         return self.push(hidden, self.said[context.lines][:, at.clamp(max=self.said.shape[1] - 1)])
 

@@ -39,8 +39,8 @@ class GrowingCache(AnswerCache):
 
 def lock_step(backbone: Scripted, context: Context, tokenizer, task) -> Decoded:
     rows, cache = context.num_rows, GrowingCache(task.max_length)
-    token = torch.full((rows,), tokenizer.start_id)
-    ended = torch.zeros(rows, dtype=torch.bool)
+    token = torch.full((rows,), tokenizer.start_id, device=backbone.device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=backbone.device)
     ids, scores, features = [], [], []
     for _ in range(task.max_length):
         hidden = backbone.answer(context, token[:, None], cache=cache)[:, -1]

@@ -1,0 +1,120 @@
+"""One table of what matters on a GPU: steps, prefix, decoding, language models, memory, what fits 24 GB.
+
+    python benchmarks/gpu.py [--parts train infer] [--json after.json] [--versus before.json]
+
+Without CUDA, or with --miniature, tiny networks run on the CPU: that shows that the script works and counts
+pieces of work (`ufo.ops.launches`) for kernels; its times mean nothing. A row that runs out of memory or time
+says so, and the script goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from gpu_memory import fits, memory
+from gpu_mllm import lora, mllm
+from gpu_rows import Bench, Row
+from gpu_vit import infer, train
+
+# part: what yields its rows, and its time limit in seconds; together less than four minutes
+PARTS = {
+    "train": (train, 50),
+    "infer": (infer, 60),
+    "mllm": (mllm, 40),
+    "lora": (lora, 30),
+    "memory": (memory, 30),
+    "fits": (fits, 30),
+}
+COLUMNS = ("ms", "images/s", "boxes/s", "TFLOP", "of rate", "kernels", "busy ms", "GB", "estimated GB")
+
+
+class OverTimeError(Exception):
+    """A part has reached its limit."""
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise OverTimeError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(parts: list[str], bench: Bench, limit: float) -> list[Row]:
+    """The rows of all parts. A part yields the name of a row and a function that measures it."""
+    rows: list[Row] = []
+    for part in parts:
+        make, seconds = PARTS[part]
+        name = ""
+        try:
+            with at_most(max(round(seconds * limit), 1)):
+                for name, measure in make(bench):
+                    try:
+                        rows.append(Row(part, name, measure()))
+                    except torch.OutOfMemoryError:
+                        rows.append(Row(part, name, {}, "out of memory"))
+                    bench.forget()
+        except OverTimeError:
+            rows.append(Row(part, name, {}, f"over the part's {seconds * limit:.0f} s, the rest is left out"))
+        except torch.OutOfMemoryError:
+            rows.append(Row(part, name or "all", {}, "out of memory before the first row"))
+        bench.forget()
+    return rows
+
+
+def table(rows: list[Row], before: dict[str, dict[str, float]]) -> str:
+    """Markdown; with the rows of an earlier run each number is followed by its ratio to the earlier one."""
+    used = [c for c in COLUMNS if any(c in row.values for row in rows)]
+    lines = [f"| part | row | {' | '.join(used)} | |", "|" + "---|" * (len(used) + 3)]
+    for row in rows:
+        old = before.get(row.key, {})
+        cells = [_cell(row.values.get(c), old.get(c)) for c in used]
+        lines.append(f"| {row.part} | {row.name} | {' | '.join(cells)} | {row.note} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, old: float | None) -> str:
+    if value is None:
+        return ""
+    ratio = f" ({value / old:.2f}x)" if old else ""
+    return (f"{value:.0f}" if value >= 100 else f"{value:.3g}") + ratio
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    made.add_argument("--miniature", action="store_true", help="tiny networks; always so without CUDA")
+    made.add_argument("--limit", type=float, default=1.0, help="times the parts' time limits")
+    made.add_argument("--json", type=Path, help="also write the rows to this file")
+    made.add_argument("--versus", type=Path, help="an earlier --json: ratios to it are printed")
+    arguments = made.parse_args()
+    before = {}
+    if arguments.versus:
+        earlier = json.loads(arguments.versus.read_text(encoding="utf-8"))
+        before = {row["key"]: row["values"] for row in earlier["rows"]}
+    start, bench = time.perf_counter(), Bench.here(arguments.miniature)
+    print(f"{bench.name}, torch {torch.__version__}, {bench.rate / 1e12:.3g} TFLOP/s in a matrix product\n")
+    rows = run(arguments.parts, bench, arguments.limit)
+    print(table(rows, before))
+    print(f"\n{time.perf_counter() - start:.0f} s")
+    if arguments.json:
+        content = [{"key": row.key, "values": row.values, "note": row.note} for row in rows]
+        about = {"device": bench.name, "torch": torch.__version__, "rate": bench.rate, "rows": content}
+        arguments.json.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
