@@ -201,9 +201,13 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
     level = lightning.level
     lightning.setLevel(logging.WARNING)
     try:
-        return instantiate(cfg.trainer, **arguments)
+        trainer: L.Trainer = instantiate(cfg.trainer, **arguments)
     finally:
         lightning.setLevel(level)
+    device = trainer.strategy.root_device.type
+    if cfg.get("cuda_graphs") and device != "cuda":
+        log.warning("cuda_graphs=true records nothing on the device '%s'; it is for CUDA", device)
+    return trainer
 
 
 def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callback]:

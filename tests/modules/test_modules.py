@@ -6,8 +6,13 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
+from commands import compose
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from recorders import Tapes
+from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
+from ufo.build import build_trainer
 from ufo.modules.internvl import InternVLModule
 from ufo.modules.strategies import ENTRIES, FSDP
 from ufo.modules.ufo_vit import UFOViTModule
@@ -47,3 +52,19 @@ def test_cuda_graphs__are_in_front_of_the_passes(make_model):
     for _ in range(2):  # before training and before the last validation
         module.configure_model()
     assert module.model.backbone.encode.__self__ is module.model.backbone.replay
+
+
+def test_cuda_graphs__where_there_are_none_are_said_to_do_nothing(caplog):
+    cfg = compose("experiment=digits", "trainer.accelerator=cpu", "cuda_graphs=true")
+    build_trainer(cfg, callbacks=[], logger=False)
+    assert "cuda_graphs=true records nothing on the device 'cpu'" in caplog.text
+
+
+def test_cuda_graphs__are_replayed_when_lightning_evaluates(make_model, make_batch):
+    """It evaluates in inference mode, in which nothing is recorded; predictions leave it."""
+    tapes = Tapes()
+    module = UFOViTModule(make_model(), cuda_graphs=True)
+    with patch("ufo.head.replay.CudaGraphs", lambda: tapes):
+        batches = DataLoader([make_batch("detection")] * 4, batch_size=None)
+        quiet_trainer().validate(module, batches, verbose=False)
+    assert tapes.played > 0
