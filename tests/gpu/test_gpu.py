@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import TASKS
 from tiny_mllm import make_mllm, training_batch
 
 from ufo.backbones.context import AnswerCache
 from ufo.memory.meta import activations
+from ufo.tasks import task_names
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,7 +45,7 @@ def assert_same(found, expected) -> None:
             assert (mine.cpu() != theirs.cpu()).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_predictions__are_those_of_a_cpu(task, make_model, make_batch):
     model, batch = make_model(), make_batch(task)
     expected = model.predict_batch(batch)
@@ -54,7 +54,7 @@ def test_predictions__are_those_of_a_cpu(task, make_model, make_batch):
         assert_same(mine, theirs)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_bfloat16__loss_is_near_that_of_float32(task, make_model, make_batch):
     model, batch = make_model().cuda(), make_batch(task).to("cuda")
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_bfloat16__loss_is_near_that_of_float32(task, make_model, make_batch):
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_encode_and_answer__do_not_wait_for_the_device(task, make_model, make_batch):
     model, batch = make_model().cuda(), make_batch(task).to("cuda")
     chosen = model.task(task)

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import TASKS
 from tiny_mllm import make_mllm, training_batch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -16,6 +15,7 @@ from ufo.cli.main import main
 from ufo.memory.meta import LiveBytes, activations
 from ufo.memory.sizes import STRATEGIES, held, moments_of, size_of
 from ufo.ops.autocast import autocasts
+from ufo.tasks import task_names
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 ADAPTERS = LoRASettings(r=2, alpha=4, targets=r"layers\.\d+\.(qkv|proj)", train_vision=False, train_lm=False)
@@ -56,7 +56,7 @@ def both(model, batch, half=None) -> tuple[int, int]:
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_activations__are_those_of_a_real_step(task, make_model, make_batch):
     # wide enough that the numbers of tensors, not their sizes, do not decide
     model = make_model(width=128, heads=4).train()
