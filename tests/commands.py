@@ -27,6 +27,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
@@ -169,14 +170,14 @@ class Finished:
 
 
 def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 300) -> Finished:
-    """`torchrun --nproc_per_node=<processes> <script> <overrides>`, in copies of this process.
+    """`torchrun --nproc_per_node=<processes> <script> <overrides>`, if possible in copies of this process.
 
     They need not import anything, and may be killed or leave as they like.
     """
     for module in IMPORTED:
         importlib.import_module(module)
     port = free_port()
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork" if _can_be_copied() else "spawn")
     printed = out.with_name(f"{out.name}.printed")
     out.parent.mkdir(parents=True, exist_ok=True)
     printed.write_text("")
@@ -194,6 +195,22 @@ def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout:
     text = printed.read_text(errors="replace")
     assert not late, f"{len(late)} processes did not end:\n{text[-3000:]}"
     return Finished([process.exitcode for process in started], text)
+
+
+def _can_be_copied() -> bool:
+    """Whether a copy of this process can train: not where a compiler has started threads of autograd."""
+    trial = multiprocessing.get_context("fork").Process(target=_backward)
+    trial.start()
+    trial.join()
+    return trial.exitcode == 0
+
+
+def _backward() -> None:
+    try:
+        torch.ones(1, requires_grad=True).sum().backward()
+    except RuntimeError:
+        os._exit(1)
+    os._exit(0)
 
 
 def free_port() -> int:
