@@ -31,6 +31,7 @@ def test_a_stand_in_is_called_where_it_was_made_for(on_cpu, gradients):
                 wanted = (device == "cpu") == on_cpu and gradients in (None, recorded)
                 assert (algorithm(torch.empty(1, device=device)) == "stand-in") == wanted
     assert algorithm.plain(torch.empty(1)) == "definition"
+    assert algorithm(x=torch.empty(1)) == algorithm(torch.empty(1))
 
 
 def test_a_stand_in_may_decline():

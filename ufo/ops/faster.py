@@ -31,13 +31,14 @@ def faster(
 
     def decorate(definition: Function) -> Function:
         @functools.wraps(definition)
-        def chosen(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def chosen(*args: Any, **kwargs: Any) -> Any:
+            first: Tensor = args[0] if args else next(iter(kwargs.values()))
             here = (first.device.type == "cpu") == on_cpu
             if here and (gradients is None or gradients == torch.is_grad_enabled()):
-                result = stand_in(first, *args, **kwargs)
+                result = stand_in(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-            return definition(first, *args, **kwargs)
+            return definition(*args, **kwargs)
 
         cast(Any, chosen).plain = definition
         return cast(Function, chosen)
