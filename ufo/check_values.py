@@ -67,6 +67,7 @@ NUMBERS = {
     "trainer.num_nodes": COUNT,
     "callbacks.checkpoint.every_n_train_steps": COUNT,
 }
+SWITCHES = ("compile", "cuda_graphs", "deterministic")
 MANY_PROCESSES = 8
 """So many processes of a CPU run are never refused, however few cores there are."""
 
@@ -82,6 +83,10 @@ def check_values(cfg: DictConfig) -> None:
                 and not number.allows(value)
             ):
                 raise ValueError(f"{key} must be {number}, not {value!r}")
+    for name in SWITCHES:
+        if not isinstance(plain.get(name, False), bool):
+            raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
+    _check_layers(plain)
     _check_interval(plain["trainer"].get("val_check_interval"))
     _check_devices(plain["trainer"])
     _check_objective(plain)
@@ -97,6 +102,16 @@ def _leaves(value: Any, at: str = "") -> Any:
             yield from _leaves(child, name)
         else:
             yield name, child
+
+
+def _check_layers(cfg: dict[str, Any]) -> None:
+    network = (cfg.get("backbone") or {}).get("network") or {}
+    every = network.get("gradient_checkpointing", False)
+    if not isinstance(every, bool) and not COUNT.allows(every):
+        raise ValueError(
+            "backbone.network.gradient_checkpointing must be true, false or a number N (every N-th layer), "
+            f"not {every!r}"
+        )
 
 
 def _check_interval(value: Any) -> None:
