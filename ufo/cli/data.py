@@ -29,6 +29,8 @@ def add_parser(subparsers: Any) -> None:
     _add_show(kinds)
     _add_mix(kinds)
     _add_digits(kinds)
+    _add_import(kinds)
+    _add_new(kinds)
 
 
 def _add(kinds: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
@@ -132,6 +134,72 @@ def _add_mix(kinds: Any) -> None:
     parser.add_argument("overrides", nargs="+", metavar="OVERRIDE", help=OVERRIDES)
     parser.add_argument("--steps", type=positive, help="batches per process (default: as the run would have)")
     parser.add_argument("--devices", type=positive, default=1, help="processes of the run (default 1)")
+
+
+def _add_import(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "import",
+        "turn the export of a label tool into a source that can be trained",
+        "Import YOLO, Pascal VOC, LabelMe, CVAT, COCO, Label Studio, Roboflow, Supervisely, VIA, image"
+        "folders of Hugging Face, CSV or class maps: writes data, a split and the yaml of "
+        "the source, and checks them. The originals are not changed.",
+    )
+    add = parser.add_argument
+    add(
+        "words",
+        nargs="+",
+        metavar="[FORMAT] PATH",
+        help="a format (or `auto`), and the exported folder or file",
+    )
+    add("--images", type=Path, help="folder of the pictures, if they are not with the labels")
+
+
+def _add_new(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "new",
+        "write the source for data that need no conversion",
+        "Write the yaml of a source for a COCO json, a folder of label maps or a JSONL (docs/your_data.md), "
+        "and check it. The data are not changed.",
+    )
+    _add_placing(parser)
+    add = parser.add_argument
+    add("kind", choices=("coco", "maps", "jsonl"), help="the form of the data")
+    add("pictures", type=Path, metavar="IMAGES", help="folder of the pictures")
+    add("data", type=Path, metavar="DATA", help="the COCO json, the folder of maps, or the JSONL")
+    add("--val-data", type=Path, help="the same for validation (default: the data are divided)")
+    add("--val-images", type=Path, help="folder of the pictures of --val-data, if it is another one")
+    add(
+        "--task",
+        choices=("referring_segmentation", "grounding", "vqa"),
+        help="of a JSONL (default: by its records)",
+    )
+    add("--zero-is-nothing", action="store_true", help="in maps: 0 means no class, and 1 is the first one")
+
+
+def _add_placing(parser: argparse.ArgumentParser) -> None:
+    """Where `import` and `new` write, and how they divide."""
+    add = parser.add_argument
+    add("--out", type=Path, help="folder to write (default: mine/NAME)")
+    add("--name", dest="name_", help="name of the source (default: that of the folder)")
+    add(
+        "--val",
+        type=_share,
+        help="share to validate on (default 0.1, or the data's own split; 0: all of train)",
+    )
+    add("--classes", help="names that count, in their order: a,b,c or a file (default: those of the data)")
+    add("--force", action="store_true", help="replace what is there")
+
+
+def _share(value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"'{value}' is not a share from 0 to below 1")
+    return share
 
 
 def _add_digits(kinds: Any) -> None:

@@ -7,7 +7,7 @@ A part of an object is "car wheel" or "the wheel of the car"; a training batch d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ufo.data.datasets.base import require
@@ -59,13 +59,14 @@ def part_wordings(classes: tuple[str, ...], separator: str) -> tuple[tuple[str, 
     return plain, other
 
 
-def read_split(path: str | Path) -> list[str]:
-    """Names of the images that a split file lists: the first word of each line."""
+def read_split(path: str | Path, known: Container[str] = ()) -> list[str]:
+    """Names of the images that a split file lists: the line if it is a `known` name, else its first word."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text at byte {error.start}.") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    words = (line.strip() for line in lines)
+    names = [word if word in known else word.split()[0] for word in words if word]
     if not names:
         raise DataError(f"{path} lists no images.")
     if wrong := next((name for name in names if ".." in name or name.startswith("/")), None):

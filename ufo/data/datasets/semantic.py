@@ -80,7 +80,7 @@ class SemanticDataset(ImageDataset):
         self.image_suffix, self.label_suffix = image_suffix, label_suffix
         self.problems = Problems(str(self.labels), quiet=True)
         images_of, maps_of = self._listed()
-        names = read_split(require(split, "split")) if split is not None else sorted(images_of)
+        names = read_split(require(split, "split"), images_of) if split is not None else sorted(images_of)
         if not names:
             what = f"*{image_suffix}" if image_suffix else "picture"
             raise DataError(f"There is no {what} in {self.images}: change `images` or `image_suffix`.")

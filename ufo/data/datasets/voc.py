@@ -16,6 +16,7 @@ from ufo.data.datasets.coco_table import PROBLEM
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
 from ufo.data.pictures import IMAGE_SUFFIXES, find_file
+from ufo.data.xml_files import parse_xml
 
 MAX_XML = 4_000_000
 """Bytes of the largest annotation file that is read."""
@@ -80,7 +81,7 @@ class VocDataset(CocoDataset):
         trees = dict(self._trees(path))
         names = self._class_names
         if names is None:
-            found = {_name(element) for tree in trees.values() for element in tree.iter("object")}
+            found = {name_of(element) for tree in trees.values() for element in tree.iter("object")}
             names = tuple(sorted(found - {""}))
         for number, name in enumerate(names):
             yield "categories", {"id": number, "name": name}
@@ -95,12 +96,12 @@ class VocDataset(CocoDataset):
         places = ((stem, element) for stem, tree in trees.items() for element in tree.iter("object"))
         forgotten: set[str] = set()
         for place, (stem, element) in enumerate(places):
-            name = _name(element)
+            name = name_of(element)
             record = {
                 "id": place,
                 "image_id": stem,
                 "category_id": numbers.get(name, -1),
-                "bbox": _box(element),
+                "bbox": corners_of(element),
                 "iscrowd": int(not self._difficult and element.findtext("difficult") == "1"),
             }
             if name not in numbers and (name in forgotten or len(forgotten) < MAX_FORGOTTEN):
@@ -112,13 +113,13 @@ class VocDataset(CocoDataset):
         """The XML files by the names of their images without suffix."""
         if path != self._objects:
             for stem in read_split(path):
-                yield stem, _parse(require(find_file(self._objects, f"{stem}.xml"), "objects"))
+                yield stem, parse_xml(require(find_file(self._objects, f"{stem}.xml"), "objects"), MAX_XML)
             return
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".xml")
         if not files:
             raise DataError(f"There is no XML file in {path}: set `objects` to their folder.")
         for file in files:
-            yield file.relative_to(path).with_suffix("").as_posix(), _parse(file)
+            yield file.relative_to(path).with_suffix("").as_posix(), parse_xml(file, MAX_XML)
 
     def _depends(self) -> dict[str, Any]:
         return {"objects": str(self._objects), "names": self._class_names, "difficult": self._difficult}
@@ -142,22 +143,12 @@ def _file(images: Path, stem: str, tree: ElementTree.Element, stems: dict[str, s
     return stems.get(stem) or f"{stem}.jpg"
 
 
-def _name(element: ElementTree.Element) -> str:
+def name_of(element: ElementTree.Element) -> str:
+    """The class of an object."""
     return (element.findtext("name") or "").strip()
 
 
-def _parse(path: Path) -> ElementTree.Element:
-    """The root of an XML file without a document type: those may define entities that grow without bound."""
-    content = path.read_bytes()
-    if len(content) > MAX_XML or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise DataError(f"{path} is not a VOC annotation: too large, or it defines its own entities.")
-    try:
-        return ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path} is not valid XML ({error}): fetch the file again.") from error
-
-
-def _box(element: ElementTree.Element) -> list[float] | None:
+def corners_of(element: ElementTree.Element) -> list[float] | None:
     """x, y, width, height from 0, or None if the element has no usable corners."""
     corners = [_number(element.findtext(f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax")]
     known = [corner for corner in corners if corner is not None]

@@ -1,0 +1,168 @@
+"""`ufo data import`: what a label tool exported becomes a source that can be trained, checked at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ufo.cli import CommandError
+from ufo.cli.data_place import (
+    Place,
+    check_free,
+    check_sources,
+    new_folder,
+    note,
+    place_for,
+    say_next,
+    short,
+    source_texts,
+    write_sources,
+)
+from ufo.data.datasets.naming import read_names
+from ufo.data.formats import Format, format_named, recognised
+from ufo.data.labels.reading import Source
+from ufo.data.labels.record import Labels
+from ufo.data.labels.split import divide
+from ufo.data.labels.tidy import tidy
+from ufo.data.labels.writing import Written, picture_names, write
+from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT, Problems
+from ufo.ops.nearest import beside
+
+AUTO = "auto"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, say what was left out, check. 1 if the check finds the result not usable."""
+    name, path = _words(args.words)
+    classes = class_names(args.classes)
+    place = place_for(path, args.out, args.name_)
+    kept_out = [path if path.is_dir() else path.parent, *([args.images] if args.images else [])]
+    with new_folder(place, kept_out if path.is_dir() else kept_out[1:], args.force) as scratch:
+        source = Source(path, _folder(args.images), scratch, classes)
+        found = _format(name, source)
+        with _bar() as source.seen:
+            labels = found.read(source)
+        tidy(labels, classes)
+        root, names = picture_names(labels.pictures, scratch, place.out)
+        splits, how = divide(labels.pictures, names, args.val)
+        by_picture = {id(picture): n for picture, n in zip(labels.pictures, names, strict=True)}
+        written = write(labels, splits, by_picture, root, scratch)
+        about = f"written by `ufo data import {found.name}` from {path.absolute()}"
+        texts = source_texts(place, written.sources, root, " ".join(about.split()))
+        check_free(texts, place, args.force)
+        problems = labels.problems
+        counts = {split: len(part) for split, part in splits.items()}
+        note(scratch, texts, format=found.name, path=str(path.absolute()), pictures=counts, split=how)
+    write_sources(texts)
+    _say(labels, written, place, {s: len(p) for s, p in splits.items()}, how)
+    say_problems(problems)
+    code = check_sources(list(texts), args)
+    if not code:
+        say_next(place, list(texts))
+    return code
+
+
+def class_names(given: str | None) -> list[str] | None:
+    """The names of `--classes`: a text file with one per line, or a,b,c."""
+    if given is None:
+        return None
+    names = given if Path(given).is_file() else [name.strip() for name in given.split(",") if name.strip()]
+    found = list(read_names(names))
+    if not found:
+        raise CommandError(f"--classes {given}: give names, a,b,c, or a text file with one per line")
+    return found
+
+
+def _words(words: list[str]) -> tuple[str, Path]:
+    """FORMAT and PATH; the format may be left out. Raises CommandError."""
+    if len(words) == 1:
+        name, path = AUTO, Path(words[0])
+        if not path.exists():
+            format_named(words[0])  # an unknown word is answered with the nearest format
+            raise CommandError(f"name the folder or file, too: ufo data import {words[0]} PATH")
+    elif len(words) == 2:
+        name, path = words[0], Path(words[1])
+    else:
+        raise CommandError(f"FORMAT and PATH are expected, not {len(words)} words; quote paths with blanks")
+    if name != AUTO:
+        format_named(name)
+    if not path.exists():
+        raise CommandError(f"there is no file or folder {path}{beside(path)}")
+    if path.is_file() and path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"):
+        raise CommandError(f"{path} is packed; unpack it and give the folder")
+    return name, path
+
+
+def _folder(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise CommandError(f"--images {path} is not a folder{beside(path)}")
+    return path
+
+
+def _format(name: str, source: Source) -> Format:
+    """The format that was named, or the one that the files show; says which."""
+    if name != AUTO:
+        return format_named(name)
+    found = recognised(source)
+    if not found:
+        from ufo.data.formats import formats
+
+        raise CommandError(
+            f"{source.path} is not recognised as the export of any tool; name its format, one of: "
+            f"{', '.join(formats())}. Data that need no conversion: ufo data new"
+        )
+    taken, sign = found[0]
+    others = [other.name for other, _ in found[1:]]
+    also = f"; it may also be {' or '.join(others)}: name the format to take that" if others else ""
+    print(f"taken as {taken.name} ({sign}){also}")
+    return taken
+
+
+def _say(labels: Labels, written: Written, place: Place, counts: dict[str, int], how: str) -> None:
+    """What there was and where it is now."""
+    pictures = labels.pictures
+    things = [thing for picture in pictures for thing in picture.things]
+    masked = sum(bool(thing.polygons or thing.rle) for thing in things)
+    parts = [f"{len(pictures):,} pictures"]
+    if things:
+        masks = f", {masked:,} of them with a mask" if masked else ""
+        parts.append(f"{len(things):,} objects of {len(labels.classes)} classes{masks}")
+    if maps := sum(picture.class_map is not None for picture in pictures):
+        parts.append(f"{maps:,} class maps of {len(labels.map_classes)} classes")
+    if captions := sum(len(picture.captions) for picture in pictures):
+        parts.append(f"{captions:,} captions")
+    if texts := sum(bool(thing.text) for thing in things):
+        parts.append(f"{texts:,} expressions")
+    print(", ".join(parts))
+    names = labels.classes or labels.map_classes
+    if names:
+        print(f"  classes: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}")
+    for text in labels.notes:
+        print(f"  note: {text}")
+    print(f"  split ({how}): " + ", ".join(f"{n:,} {split}" for split, n in counts.items()))
+    if "test" in counts:
+        print("  test.json is for a last evaluation: no source uses it")
+    print(f"  written: {short(place.out)}: {', '.join(written.files)}")
+    print(f"  pictures stay in {written.root}; names in the files start from there")
+
+
+def say_problems(problems: Problems) -> None:
+    """What was not imported, or not as it is in the files, by kind with the first place."""
+    for counts, effect in ((problems.left_out, EFFECTS[LEFT_OUT]), (problems.doubtful, EFFECTS[DOUBTFUL])):
+        for kind, number in counts.most_common():
+            print(f"  {number:,}x {kind}, {effect} (first: {problems.first[kind]})")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[], None]]:
+    """A bar on stderr that counts pictures, if somebody watches."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("pictures", total=None)
+        yield lambda: bar.advance(task)

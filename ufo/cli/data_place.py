@@ -1,0 +1,172 @@
+"""Where `ufo data import` and `ufo data new` write: a folder of data, and the yaml of each source beside it.
+
+`mine/birds/` holds the data and `mine/source/birds.yaml` the source, so that `--config-dir mine` finds it.
+What these commands wrote themselves they replace; a yaml that was edited since is the user's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ufo
+from ufo.cli import CommandError
+from ufo.data.labels.sources import SourceFile, source_key
+from ufo.files import replace_folder, write_json, write_text
+
+NOTE = "import.json"
+"""The file that says what a folder was written from."""
+GENERIC = re.compile(
+    r"^(annotations?|labels?|maps|masks|instances?_?\w*|export|result|data|dataset|images?|train|val|valid|test|default|"
+    r"project-\d+-at-.*|via_.*|_annotations.*|metadata|task.*)$",
+    re.IGNORECASE,
+)
+"""Names of files and folders that say nothing about the data."""
+
+
+@dataclass
+class Place:
+    """The folder of the data and the one of the sources."""
+
+    name: str
+    out: Path
+    written: list[Path] = field(default_factory=list)  # yamls
+
+    @property
+    def config(self) -> Path:
+        """The folder for `--config-dir`."""
+        return self.out.parent
+
+    def yaml(self, key: str) -> Path:
+        """The file of a source."""
+        return self.config / "source" / f"{key}.yaml"
+
+
+def place_for(path: Path, out: Path | None, name: str | None) -> Place:
+    """Where data from `path` go: `mine/NAME` unless the user says otherwise. Raises CommandError."""
+    if name is not None and name != slug(name):
+        raise CommandError(
+            f"--name {name}: letters, digits and _ only, and no digit first; take {slug(name)}"
+        )
+    if name is None:
+        name = slug(out.name) if out else _name_of(path)
+    out = (out or Path("mine") / name).absolute()
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"--out {out} is a file; give a folder")
+    return Place(name, out)
+
+
+def slug(text: str) -> str:
+    """A text as a name that Hydra takes: letters, digits and _."""
+    found = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "data"
+    return f"data_{found}" if found[0].isdigit() else found
+
+
+def _name_of(path: Path) -> str:
+    path = path.absolute()
+    candidates = [path.stem if path.is_file() else path.name, *(parent.name for parent in path.parents)]
+    return slug(next((n for n in candidates if n and not GENERIC.match(n)), candidates[0] or "data"))
+
+
+@contextmanager
+def new_folder(place: Place, keep_out_of: Sequence[Path], force: bool) -> Iterator[Path]:
+    """A scratch folder that takes the place of `place.out` when the block ends well. Raises CommandError."""
+    out = place.out
+    for folder in keep_out_of:
+        inner, outer = out.resolve(), folder.resolve()
+        if inner == outer or outer in inner.parents:
+            raise CommandError(
+                f"{out} lies inside of the data themselves ({folder}), which stay as they are; give --out "
+                "FOLDER outside of them, for example --out ~/mine/NAME"
+            )
+    if out.is_dir() and any(out.iterdir()) and not (out / NOTE).is_file() and not force:
+        raise CommandError(f"{out} has other files; give another --out, or --force to replace it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")
+    scratch.mkdir()
+    try:
+        yield scratch
+        replace_folder(scratch, out, out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.old"))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def source_texts(place: Place, sources: Sequence[SourceFile], images: Path, about: str) -> dict[Path, str]:
+    """The yamls of some sources, the first one being the main one."""
+    found = {}
+    for number, source in enumerate(sources):
+        key = source_key(place.name, source.task, main=not number)
+        found[place.yaml(key)] = source.text(key, place.name, images, place.out, about)
+    return found
+
+
+def check_free(texts: dict[Path, str], place: Place, force: bool) -> None:
+    """CommandError if a yaml is there that was not written by these commands, or was edited since."""
+    known = _noted(place.out)
+    for path, text in texts.items():
+        if force or not path.is_file():
+            continue
+        there = path.read_text(encoding="utf-8")
+        if there != text and _digest(there) != known.get(path.name):
+            raise CommandError(
+                f"{path} is another source or was edited; give another --name, or --force to replace it"
+            )
+
+
+def write_sources(texts: dict[Path, str]) -> None:
+    """Write the yamls."""
+    for path, text in texts.items():
+        write_text(path, text)
+
+
+def note(scratch: Path, texts: dict[Path, str], **about: Any) -> None:
+    """Write what a folder was made from, and the yamls that belong to it."""
+    digests = {path.name: _digest(text) for path, text in texts.items()}
+    write_json(scratch / NOTE, {"ufo": ufo.__version__, **about, "sources": digests}, indent=1)
+
+
+def check_sources(paths: Sequence[Path], args: argparse.Namespace) -> int:
+    """`ufo data check` of every source, at once; 1 if one of them is not usable."""
+    from ufo.cli.data_check import run
+
+    code = 0
+    for path in paths:
+        print(f"\ncheck of {short(path)}")
+        options = {"name": str(path), "root": args.root, "overrides": [], "decode": "200", "strict": False}
+        code |= run(argparse.Namespace(**options))
+    return code
+
+
+def say_next(place: Place, paths: Sequence[Path]) -> None:
+    """The commands that come next."""
+    keys = ",".join(path.stem for path in paths)
+    print(
+        f"\nnext:\n  ufo data show {short(paths[0])} -n 16\n"
+        f"  python train.py --config-dir {short(place.config)} mixture=own +source=[{keys}] name={place.name}"
+    )
+
+
+def short(path: Path) -> str:
+    """A path below the working folder without it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _noted(out: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((out / NOTE).read_text(encoding="utf-8"))["sources"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""Plain CSV: a row per box, under a head that names the columns or, as RetinaNet's, without one.
+
+RetinaNet's columns are path,x1,y1,x2,y2,class. Corners (xmin, x1, left, ...), or x, y, width, height; in
+pixels, or in shares of the picture if none is above 1. `classes.csv` (`name,number`) gives the order. Files
+called after a split, or a column `split`, are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ufo.data.errors import DataError
+from ufo.data.labels.reading import Source, peek, rows_of
+from ufo.data.labels.record import Labels, Picture, Thing, split_of
+from ufo.data.labels.shapes import corners, number
+
+ABOUT = "CSV with a row per box: with a head, or RetinaNet's path,x1,y1,x2,y2,class"
+ALIASES = ("retinanet", "keras_retinanet", "tensorflow_csv", "tf_csv", "table")
+ORDER = 60
+COLUMNS = {
+    "file": "filename file_name file image image_name image_path image_id path img img_path imagename",
+    "x1": "xmin x1 x_min left xtl bbox_xmin bbox_x1 x0 xmin_px",
+    "y1": "ymin y1 y_min top ytl bbox_ymin bbox_y1 y0 ymin_px",
+    "x2": "xmax x2 x_max right xbr bbox_xmax bbox_x2 xmax_px",
+    "y2": "ymax y2 y_max bottom ybr bbox_ymax bbox_y2 ymax_px",
+    "x": "x bbox_x box_x x_left",
+    "y": "y bbox_y box_y y_top",
+    "w": "w bbox_width bbox_w box_width box_w width",
+    "h": "h bbox_height bbox_h box_height box_h height",
+    "class": "class label name class_name category label_name classname object type",
+    "width": "image_width img_width width",
+    "height": "image_height img_height height",
+    "split": "split set subset partition usage",
+}
+"""What tools call their columns; `width` is the picture's where there are corners, else the box's."""
+RETINANET = ("file", "x1", "y1", "x2", "y2", "class")
+LISTS = ("classes.csv", "class_mapping.csv", "class-descriptions.csv", "_classes.csv")
+
+
+def recognise(source: Source) -> str:
+    for path in _files(source)[:20]:
+        if _columns_of(peek(path)):
+            return source.place(path)
+    return ""
+
+
+def read(source: Source) -> Labels:
+    """The boxes of all files that have the columns of boxes."""
+    labels = Labels([], source.problems)
+    if listed := source.first(*LISTS):
+        numbered = [(int(row[1]), row[0]) for _, row in rows_of(listed) if len(row) > 1 and row[1].isdigit()]
+        labels.classes = [name for _, name in sorted(numbered)]
+    pictures: dict[tuple[str, str], Picture | None] = {}
+    read_any = False
+    for path in _files(source):
+        rows = rows_of(path)
+        columns = _columns(rows[0][1]) if rows else {}
+        if not columns:
+            continue
+        read_any = True
+        if columns.pop("head", 0):
+            rows = rows[1:]
+        for line, row in rows:
+            _row(source, pictures, columns, row, path, line)
+    if not read_any:
+        raise DataError(
+            f"No CSV file of {source.path} has columns for a file name, a box and a class; a head is "
+            "for example filename,xmin,ymin,xmax,ymax,class."
+        )
+    labels.pictures = [picture for picture in pictures.values() if picture is not None]
+    return labels
+
+
+def _files(source: Source) -> list[Path]:
+    return [path for path in source.files(".csv", ".tsv") if path.name.lower() not in LISTS]
+
+
+def _columns_of(start: str) -> dict[str, int]:
+    """The columns of a file that begins like this."""
+    line = next((line for line in start.splitlines() if line.strip()), "")
+    mark = max(",;\t", key=line.count)
+    return _columns([cell.strip().strip('"') for cell in line.split(mark)])
+
+
+def _columns(row: list[str]) -> dict[str, int]:
+    """Place of each column that counts, and `head` if the row names them; empty for another table."""
+    names = [cell.lower().replace(" ", "_").replace("-", "_") for cell in row]
+    found = {}
+    for key, known in COLUMNS.items():
+        for name in known.split():
+            if name in names:
+                found[key] = names.index(name)
+                break
+    by_corners = {"x1", "y1", "x2", "y2"} <= found.keys()
+    if {"file", "class"} <= found.keys() and (by_corners or {"x", "y", "w", "h"} <= found.keys()):
+        for key in ("x", "y", "w", "h") if by_corners else ("x1", "y1", "x2", "y2"):
+            found.pop(key, None)
+        for side, key in (("w", "width"), ("h", "height")):
+            if found.get(side) == found.get(key):
+                found.pop(key, None)
+        return {**found, "head": 1}
+    filled = [number(cell) is not None for cell in row[1:5]]
+    if len(row) == 6 and number(row[0]) is None and (all(filled) or not any(row[1:])):
+        return {key: place for place, key in enumerate(RETINANET)}
+    return {}
+
+
+def _row(
+    source: Source,
+    pictures: dict[tuple[str, str], Picture | None],
+    columns: dict[str, int],
+    row: list[str],
+    path: Path,
+    line: int,
+) -> None:
+    """One box; a row with a name alone is a picture without objects."""
+    cells = {key: row[place] for key, place in columns.items() if place < len(row)}
+    where, name = source.place(path, line), cells.get("file", "")
+    split = split_of(cells.get("split", "")) or _split(source, path, name)
+    if (name, split) not in pictures:
+        size = (cells.get("height"), cells.get("width"))
+        found = source.find(name, path.parent) or source.with_stem(name, path.parent)
+        pictures[name, split] = source.open(found, f"{where}: {name[:200]}", size=size, split=split)
+    picture = pictures[name, split]
+    values = {
+        key: cells.get(key, "") for key in ("x1", "y1", "x2", "y2", "x", "y", "w", "h") if key in columns
+    }
+    if picture is None or not any(values.values()):
+        return
+    known = [number(value) for value in values.values()]
+    if len(known) < 4 or None in known:
+        source.problems.report("row without four numbers", where)
+        return
+    a, b, c, d = (value for value in known if value is not None)
+    if max(abs(v) for v in (a, b, c, d)) <= 1:  # shares of the picture
+        height, width = picture.size
+        a, b, c, d = a * width, b * height, c * width, d * height
+    box = corners((a, b), (c, d)) if "x1" in values else (a, b, a + c, b + d)
+    picture.things.append(Thing(cells.get("class", ""), box, where=where))
+
+
+def _split(source: Source, path: Path, name: str) -> str:
+    """The split after which the file, its folder, or the picture's folder is called."""
+    inside = path.relative_to(source.folder).parts[:-1] if path.is_relative_to(source.folder) else ()
+    return next(_named([path.stem, *reversed(inside), *name.replace("\\", "/").split("/")[:-1]]), "")
+
+
+def _named(words: list[str]) -> Iterator[str]:
+    return (split for word in words if (split := split_of(word)))

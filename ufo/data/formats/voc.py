@@ -1,0 +1,117 @@
+"""Pascal VOC: an XML file per picture, splits in `ImageSets/Main`, class maps in `SegmentationClass`.
+
+Corners count pixels from 1 and include the last one. Also as Roboflow writes it: XML files among the pictures
+of `train/` and `valid/`, some with a polygon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from ufo.data.datasets.naming import read_split
+from ufo.data.datasets.voc import MAX_XML, corners_of, name_of
+from ufo.data.errors import DataError
+from ufo.data.formats.masks import add_maps
+from ufo.data.labels.reading import Source, lines_of, peek, stem_of, xml_of
+from ufo.data.labels.record import SPLITS, Labels, Picture, Thing, split_of
+from ufo.data.labels.shapes import number
+from ufo.data.problems import DOUBTFUL
+
+ABOUT = "Pascal VOC xml files, their split files and SegmentationClass maps"
+ALIASES = ("pascal", "pascal_voc", "pascalvoc")
+ORDER = 40
+
+
+def recognise(source: Source) -> str:
+    for path in source.files(".xml")[:50]:
+        start = peek(path)
+        if "<annotation" in start and "<annotations" not in start and "<object" in peek(path, 1 << 16):
+            return source.place(path)
+    return ""
+
+
+def read(source: Source) -> Labels:
+    """Every XML file is a picture; what split files list stands before the names of folders."""
+    labels = Labels([], source.problems)
+    if listed := source.first("labelmap.txt"):
+        names = [line.split(":")[0].strip() for line in lines_of(listed) if not line.startswith("#")]
+        labels.classes = [name for name in names if name and name != "background"]
+    splits = _split_files(source)
+    for path in source.files(".xml"):
+        try:
+            root = xml_of(path, MAX_XML)
+        except DataError as error:
+            source.problems.report("file that cannot be read", str(error))
+            continue
+        if root.tag != "annotation":
+            source.problems.report("xml file that is no VOC annotation", source.place(path))
+            continue
+        picture = _picture(source, root, path, splits)
+        if picture is None:
+            continue
+        picture.things = [t for t in _things(source, root, path) if t is not None]
+        labels.pictures.append(picture)
+    names = sorted({t.label for p in labels.pictures for t in p.things} | set(labels.classes))
+    add_maps(source, labels, names, splits)
+    if not labels.pictures:
+        raise DataError(f"No VOC annotation in {source.path} can be used: {source.problems.summary()}.")
+    return labels
+
+
+def _split_files(source: Source) -> dict[str, str]:
+    """Split by name, of the files of `ImageSets` called `train.txt` and so on, not `bird_train.txt`."""
+    found: dict[str, str] = {}
+    for path in source.files(".txt"):
+        if "ImageSets" in path.parts and (split := SPLITS.get(path.stem.lower())):
+            try:
+                found.update({name: split for name in read_split(path, source.stems) if name not in found})
+            except DataError as error:
+                source.problems.report("split file that cannot be used", str(error), effect=DOUBTFUL)
+    return found
+
+
+def _picture(source: Source, root: Element, path: Path, splits: dict[str, str]) -> Picture | None:
+    """The picture that the file names, or the one that is called as the file is."""
+    said = (root.findtext("filename") or "").strip()
+    found = source.find(said, path.parent) if said and stem_of(said) == path.stem else None
+    found = (
+        found
+        or source.with_stem(path.stem, path.parent)
+        or (source.find(said, path.parent) if said else None)
+    )
+    split = splits.get(path.stem, "")
+    if not split:
+        inside = path.relative_to(source.folder).parts[:-1] if path.is_relative_to(source.folder) else ()
+        split = next((split_of(part) for part in inside if split_of(part)), "")
+    size = (root.findtext("size/height"), root.findtext("size/width"))
+    return source.open(found, said or path.stem, size=size, split=split)
+
+
+def _things(source: Source, root: Element, path: Path) -> Iterator[Thing | None]:
+    for place, element in enumerate(root.iter("object"), start=1):
+        where = f"{source.place(path)}, object {place}"
+        corners = corners_of(element)
+        if corners is None:
+            source.problems.report("object without usable corners", where)
+            continue
+        x, y, width, height = corners
+        thing = Thing(name_of(element), (x, y, x + width, y + height), where=where)
+        if element.findtext("difficult") == "1":
+            source.problems.report("marked as difficult: neither found nor missed", where, effect=DOUBTFUL)
+            thing.crowd = True
+        if (polygon := element.find("polygon")) is not None:
+            thing.polygons = _polygon(polygon)
+        yield thing
+
+
+def _polygon(element: Element) -> list[list[float]]:
+    """Roboflow's polygon: x1, y1, x2, y2, ... as elements of their own."""
+    found: list[float] = []
+    for k in range(1, len(element) + 1):
+        x, y = number(element.findtext(f"x{k}")), number(element.findtext(f"y{k}"))
+        if x is None or y is None:
+            break
+        found += [x, y]
+    return [found] if len(found) >= 6 else []

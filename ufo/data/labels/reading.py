@@ -1,0 +1,298 @@
+"""What the readers of label formats read with: files of bounded size, and pictures found by their names.
+
+A name leads only to pictures in the folders that the user gave: `../` and absolute paths are names like any
+other. XML with a document type is refused, since those define entities that grow without bound.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import PIL.Image
+
+from ufo.data.datasets.base import read_json
+from ufo.data.errors import DataError
+from ufo.data.labels.record import Picture
+from ufo.data.pictures import IMAGE_FORMATS, IMAGE_SUFFIXES, image_sizes
+from ufo.data.problems import DOUBTFUL, Problems
+from ufo.data.xml_files import parse_xml
+
+MAX_FILE = 512 << 20
+"""Bytes of the largest annotation file that is read as a whole."""
+MAX_FILES = 5_000_000
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of an uploaded file."""
+
+MISSING = "picture that is not there"
+OTHER_SIZE = "picture of another size than its labels say"
+SWAPPED = "picture whose labels name its height as its width"
+
+
+class Source:
+    """The folder or file that is imported, and its pictures.
+
+    Args:
+        path: what the user named.
+        images: where the pictures are, if not below `path` (or beside it, if that is a file).
+        scratch: folder for pictures that the files themselves hold.
+        classes: the names that count, in their order; None: those of the files.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None = None,
+        scratch: Path | None = None,
+        classes: list[str] | None = None,
+    ) -> None:
+        self.path, self.scratch, self.classes = path, scratch, classes
+        self.folder = path if path.is_dir() else path.parent
+        self.problems = Problems(str(path), quiet=True)
+        self.images = images or self.folder
+        self.seen: Callable[[], None] = lambda: None  # called for every picture that is read
+        self._all: list[Path] | None = None
+        self._found: dict[str, list[Path]] | None = None
+        self._seen: dict[Path, list[tuple[int, int]] | None] = {}
+
+    # --- files
+
+    def files(self, *suffixes: str, under: Path | None = None) -> list[Path]:
+        """The files with one of some suffixes, sorted; of a single file that one."""
+        if self.path.is_file() and under is None:
+            return [self.path] if self.path.suffix.lower() in suffixes else []
+        if self._all is None:
+            self._all = list(walk(self.folder))
+        return [p for p in self._all if p.suffix.lower() in suffixes and (not under or under in p.parents)]
+
+    def first(self, *names: str) -> Path | None:
+        """The uppermost file with one of some names (in lower case)."""
+        found = [p for p in self.files(*{Path(n).suffix for n in names}) if p.name.lower() in names]
+        return min(found, key=lambda p: (len(p.parts), p), default=None)
+
+    def place(self, path: Path, line: int | None = None) -> str:
+        """A file as it is named in messages."""
+        name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+        return name if line is None else f"{name}, line {line}"
+
+    # --- pictures
+
+    @property
+    def pictures(self) -> dict[str, list[Path]]:
+        """All pictures by their names in lower case."""
+        if self._found is None:
+            self._found = {}
+            for path in walk(self.images):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    self._found.setdefault(path.name.lower(), []).append(path)
+        return self._found
+
+    @property
+    def stems(self) -> set[str]:
+        """The names of all pictures without suffix."""
+        return {path.stem for paths in self.pictures.values() for path in paths}
+
+    def find(self, name: str, near: Path | None = None) -> Path | None:
+        """The picture that a label file names: as a path, a URL or a bare name, with any slashes.
+
+        Of several with the name, the one in `near`, else the one with most of the path's last folders.
+        """
+        words = re.split(
+            r"[\\/]+", unquote(urlsplit(name).query.removeprefix("d=")) if "?d=" in name else name
+        )
+        words = [unquote(word) if "://" in name else word for word in words if word not in ("", ".", "..")]
+        if not words:
+            return None
+        last = words[-1].lower()
+        spellings = [last, unquote(last)]
+        spellings += [UPLOADED.sub("", spelling) for spelling in spellings]
+        found = next((self.pictures[s] for s in spellings if s in self.pictures), [])
+        if len(found) <= 1:
+            return found[0] if found else None
+        ranked = sorted(((_alike(p, words, near), p) for p in found), key=lambda pair: pair[0], reverse=True)
+        if ranked[0][0] == ranked[1][0]:
+            self.problems.report("name of several pictures", name[:200])
+            return None
+        return ranked[0][1]
+
+    def with_stem(self, stem: str, near: Path | None = None) -> Path | None:
+        """The picture of a name without suffix."""
+        for suffix in sorted(IMAGE_SUFFIXES, key=lambda s: (s not in (".jpg", ".jpeg", ".png"), s)):
+            if (stem + suffix).lower().rsplit("/", 1)[-1] in self.pictures and (
+                found := self.find(stem + suffix, near)
+            ):
+                return found
+        return None
+
+    def open(
+        self,
+        path: Path | None,
+        where: str,
+        *,
+        size: tuple[Any, Any] | None = None,
+        split: str = "",
+        exact: bool = True,
+    ) -> Picture | None:
+        """A picture ready to be labelled; None, and counted, if it is not there or cannot be read.
+
+        `size` is the (height, width) that the labels were made for, as the file says it. Unless `exact`, they
+        are shares of the picture and fit any size.
+        """
+        if path is None:
+            self.problems.report(MISSING, where)
+            return None
+        sizes = self._sizes(path)
+        if sizes is None:
+            return None
+        given = _size(size) or sizes[0]
+        if given not in sizes:
+            said = f"{self.place(path)}: {given[1]}x{given[0]} and {sizes[0][1]}x{sizes[0][0]}"
+            if exact and given[::-1] not in sizes:
+                self.problems.report(OTHER_SIZE, said)
+                return None
+            self.problems.report(SWAPPED if exact else OTHER_SIZE, said, effect=DOUBTFUL)
+            given = sizes[0]
+        return Picture(path, given, split)
+
+    def _sizes(self, path: Path) -> list[tuple[int, int]] | None:
+        if path not in self._seen:
+            self.seen()
+            try:
+                self._seen[path] = image_sizes(path)
+                _decode(path)
+            except DataError as error:
+                self.problems.report("picture that cannot be read", str(error))
+                self._seen[path] = None
+        return self._seen[path]
+
+    def keep(self, name: str, content: bytes) -> Path:
+        """Write a picture that a label file holds; returns where it is."""
+        if self.scratch is None:
+            raise DataError(f"{self.path} holds pictures itself; there is no folder to write them to.")
+        path = self.scratch / "images" / re.sub(r"[^\w.-]", "_", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, sorted, without hidden ones; links in a circle are followed once."""
+    seen: set[tuple[int, int]] = set()
+    count = 0
+    for base, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(base)
+        if (status.st_dev, status.st_ino) in seen:
+            folders[:] = []
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        for name in sorted(files):
+            if not name.startswith("."):
+                count += 1
+                if count > MAX_FILES:
+                    raise DataError(
+                        f"{folder} has more than {MAX_FILES} files; name the folder of one data set."
+                    )
+                yield Path(base) / name
+
+
+def bounded(path: Path, most: int = MAX_FILE) -> Path:
+    """The path, or DataError if the file is too large to be read as a whole."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    if path.stat().st_size > most:
+        raise DataError(f"{path} has more than {most >> 20} MB; export it in parts.")
+    return path
+
+
+def json_of(path: Path, most: int = MAX_FILE) -> Any:
+    """A JSON file of bounded size. Raises DataError."""
+    return read_json(bounded(path, most))
+
+
+def lines_of(path: Path, most: int = MAX_FILE) -> list[str]:
+    """The lines of a UTF-8 text file. Raises DataError."""
+    try:
+        return bounded(path, most).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text at byte {error.start}: save it as UTF-8.") from error
+
+
+def rows_of(path: Path) -> list[tuple[int, list[str]]]:
+    """(line, cells) of a CSV file with commas, semicolons or tabs; empty lines are left out."""
+    lines = lines_of(path)
+    head = next((line for line in lines if line.strip()), "")
+    mark = max(",;\t", key=head.count)
+    try:
+        reader = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
+    except csv.Error as error:
+        raise DataError(f"{path} is not a CSV file: {error}.") from error
+
+
+def objects_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, object) of a JSONL file. Raises DataError."""
+    for line, text in enumerate(lines_of(path), start=1):
+        if text.strip():
+            try:
+                record = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}, line {line} is not valid JSON: {error}.") from error
+            if isinstance(record, dict):
+                yield line, record
+
+
+def xml_of(path: Path, most: int = MAX_FILE) -> ElementTree.Element:
+    """The root of an XML file without document type or entities. Raises DataError."""
+    return parse_xml(bounded(path, most), most)
+
+
+def peek(path: Path, count: int = 4096) -> str:
+    """The beginning of a file as text, whatever it is; empty if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _alike(path: Path, words: list[str], near: Path | None) -> tuple[int, int]:
+    """How well a picture fits a name: in the folder `near`, and how many last parts are the same."""
+    same = 0
+    for ours, theirs in zip(reversed(path.parts), reversed(words), strict=False):
+        if ours.lower() != theirs.lower():
+            break
+        same += 1
+    close = 0 if near is None else len(os.path.commonpath([path.resolve(), near.resolve()]))
+    return same, close
+
+
+def _size(size: tuple[Any, Any] | None) -> tuple[int, int] | None:
+    """(height, width) as whole numbers; None if there are none, or zeros, as some tools write."""
+    try:
+        height, width = (int(float(side)) for side in size or ())
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (height, width) if height > 0 and width > 0 else None
+
+
+def _decode(path: Path) -> None:
+    """DataError unless the whole picture can be read; a JPEG is read at an eighth of its size."""
+    try:
+        with PIL.Image.open(path, formats=IMAGE_FORMATS) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except Exception as error:  # whatever PIL's plug-ins raise on broken files
+        raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error
+
+
+def stem_of(name: str) -> str:
+    """A file's name without folders and suffix."""
+    return PurePosixPath(name.replace("\\", "/")).stem

@@ -1,0 +1,105 @@
+"""What of the labels cannot be used is left out, counted and named; the rest gets boxes and classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ufo.data.errors import DataError
+from ufo.data.labels.record import Labels, Picture, Thing
+from ufo.data.labels.shapes import area, around, pairs_of, rle_area, rle_box
+from ufo.data.problems import DOUBTFUL
+from ufo.data.texts import usable_text
+
+
+def tidy(labels: Labels, classes: Sequence[str] | None = None) -> None:
+    """Leave out what cannot be used; `classes` are the only ones that count, in their order.
+
+    Raises DataError if nothing is left.
+    """
+    _merge(labels)
+    if classes is not None:
+        labels.classes = list(classes)
+    else:
+        labels.classes = [name for name in labels.classes if name.strip()]
+        names = {
+            thing.label for picture in labels.pictures for thing in picture.things if thing.label.strip()
+        }
+        labels.classes += sorted(names - set(labels.classes))
+    known = set(labels.classes)
+    for picture in labels.pictures:
+        picture.things = [thing for thing in picture.things if _usable(labels, picture, thing, known)]
+        picture.captions = [text for text in picture.captions if _said(labels, picture, text)]
+    if not any(p.things or p.captions or p.class_map for p in labels.pictures):
+        why = labels.problems.summary() if labels.problems.counts else "the files name no object"
+        raise DataError(f"Nothing can be imported from {labels.problems.source}: {why}.")
+
+
+def _merge(labels: Labels) -> None:
+    """One entry for each picture; two splits must not have the same one."""
+    found: dict[str, Picture] = {}
+    for picture in labels.pictures:
+        first = found.setdefault(str(picture.path.absolute()), picture)
+        if first is picture:
+            continue
+        if picture.split and first.split and picture.split != first.split:
+            labels.problems.report(
+                "picture in two splits, kept in the first", picture.path.name, effect=DOUBTFUL
+            )
+        first.things += picture.things
+        first.captions += [text for text in picture.captions if text not in first.captions]
+        first.class_map = first.class_map or picture.class_map
+        first.labelled = first.labelled or picture.labelled
+    labels.pictures = sorted(found.values(), key=lambda picture: str(picture.path))
+
+
+def _usable(labels: Labels, picture: Picture, thing: Thing, known: set[str]) -> bool:
+    """Whether an object counts; it gets its box, and loses polygons without area."""
+    where = thing.where or picture.path.name
+    problem = None
+    if not thing.label.strip():
+        problem = "object without a class"
+    elif thing.label not in known:
+        problem = f"object of class {thing.label[:60]!r}, which is not among the classes"
+    else:
+        problem = _shape(labels, thing, where) or _place(picture, thing)
+    if problem:
+        labels.problems.report(problem, where)
+    return not problem
+
+
+def _shape(labels: Labels, thing: Thing, where: str) -> str | None:
+    """Keep the shapes that have an area. Returns what is wrong if none is left."""
+    kept = [p for p in thing.polygons if len(p) >= 6 and all(map(math.isfinite, p)) and area(p) > 0]
+    lost = len(thing.polygons) - len(kept)
+    thing.polygons = kept
+    if thing.rle is not None and rle_area(thing.rle) == 0:
+        thing.rle, lost = None, lost + 1
+    if thing.box is None and thing.rle is not None:
+        thing.box = rle_box(thing.rle)
+    if thing.box is None and kept:
+        thing.box = around(pair for polygon in kept for pair in pairs_of(polygon))
+    if thing.box is None:
+        return "empty polygon or mask" if lost else "object without a box or shape"
+    if lost:
+        labels.problems.report("empty polygon or mask beside others", where, effect=DOUBTFUL, number=lost)
+    return None
+
+
+def _place(picture: Picture, thing: Thing) -> str | None:
+    """What is wrong with a box as a part of its picture."""
+    height, width = picture.size
+    x1, y1, x2, y2 = thing.box or (0.0, 0.0, 0.0, 0.0)
+    if not x1 < x2 or not y1 < y2:
+        return "box without area"
+    if min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
+        return "box outside its picture"
+    return None
+
+
+def _said(labels: Labels, picture: Picture, text: str) -> bool:
+    said, problem = usable_text(text, train=True)
+    problem = problem or (None if said.strip() else "empty caption")
+    if problem:
+        labels.problems.report(problem, picture.path.name)
+    return not problem
