@@ -1,45 +1,9 @@
-"""Evaluate a checkpoint: `python evaluate.py ckpt=runs/digits`; on other data with `experiment=`."""
+"""Evaluate a checkpoint: `python evaluate.py ckpt=runs/digits`; on other data with `experiment=`.
 
-import hydra
-from omegaconf import DictConfig
+The evaluation itself, in one screenful, is ufo/entry/evaluate.py, which `ufo evaluate` runs, too.
+"""
 
-from ufo import build
-from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
-from ufo.checkpoints.load import load
-from ufo.command_line import chosen_experiment, clear_command_line
-from ufo.runs import results
-from ufo.runs.evaluation import check_told, of_the_run
-from ufo.sweeps.record import recorded
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-@recorded
-def main(cfg: DictConfig) -> float | None:
-    with clear_errors():
-        check_run(cfg, training=False)
-        build.seed_everything(cfg)
-        model = load(cfg.ckpt, base=cfg.base, experiment=chosen_experiment())
-        check_told(cfg)
-        build.check_sizes(cfg, model)
-        build.apply_tasks(cfg, model)
-        check_known(cfg, model, training=False)
-        module = build.evaluation_module(model, cfg.cuda_graphs)
-        trainer = build.build_trainer(cfg, evaluates=True)
-        data = build.build_data(cfg)
-        data.prepare_data()
-        data.setup("validate")
-        check_fit(model, data)
-
-    with clear_errors(RUNNING):
-        trainer.validate(module, data, verbose=False)
-
-    measured = results.measured(trainer)
-    if trainer.is_global_zero:
-        print(results.text(measured, results.published(cfg)))
-    with clear_errors():
-        return build.objective(cfg, measured)
-
+from ufo.entry.evaluate import evaluate
 
 if __name__ == "__main__":
-    with of_the_run(), clear_command_line("resolution"):  # which puts options before overrides
-        main()
+    evaluate()

@@ -1,50 +1,9 @@
-"""Train a UFO model: `python train.py experiment=digits`, or any combination of the groups in conf/."""
+"""Train a UFO model: `python train.py experiment=digits`, or any combination of the groups in conf/.
 
-import hydra
-from omegaconf import DictConfig
+The training itself, in one screenful, is ufo/entry/train.py, which `ufo train` runs, too.
+"""
 
-from ufo import build
-from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
-from ufo.checkpoints.load import check_base, check_start, initialise
-from ufo.command_line import clear_command_line
-from ufo.runs import identity, resume
-from ufo.sweeps.record import recorded
-from ufo.training import finish, fit, nothing_left
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@recorded
-def main(cfg: DictConfig) -> float | None:
-    with clear_errors():
-        check_run(cfg, training=True)
-        build.seed_everything(cfg)
-        model = build.build_model(cfg)
-        check_known(cfg, model, training=True)
-        folder = build.output_folder()
-        if cfg.init and not resume.may_go_on(cfg.resume, folder):
-            check_start(model, cfg.init)
-        module = build.build_module(cfg, model)
-        trainer = build.build_trainer(cfg)
-        data = build.build_data(cfg)
-        data.prepare_data()
-        data.setup("fit")
-        check_fit(model, data)
-        model.classes = build.class_names(data, model)
-        module.identity = identity.describe(cfg, model, data)
-        start = resume.find(cfg.resume, folder, module, module.identity)
-        if cfg.init and (not start or model.backbone.lora):  # checkpoints lack what does not train
-            initialise(model, cfg.init)
-        if start:
-            check_base(model, start.path)
-
-    with clear_errors(RUNNING):
-        if start and start.steps >= trainer.max_steps > -1:
-            return nothing_left(cfg, folder, start, module, data)
-        fit(trainer, module, data, start, folder)
-    with clear_errors():
-        return finish(cfg, trainer, module, folder)
-
+from ufo.entry.train import train
 
 if __name__ == "__main__":
-    with clear_command_line("resolution"):
-        main()
+    train()

@@ -10,9 +10,11 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from ufo import places
 from ufo.runs import naming
 
 naming.register()  # before any config is composed
+places.register()
 
 
 class OwnFilesFirst(SearchPathPlugin):

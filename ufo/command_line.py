@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from ufo import places
 from ufo.errors import sentence
 from ufo.yaml_files import check_folders
 
@@ -143,6 +144,5 @@ def chosen_experiment() -> str | None:
 
 
 def _groups() -> list[str]:
-    """The folders of the script's conf/."""
-    conf = Path(sys.argv[0]).absolute().parent / "conf"
-    return [folder.name for folder in conf.iterdir() if folder.is_dir()] if conf.is_dir() else []
+    """The groups of the project's configs."""
+    return [folder.name for folder in places.conf().iterdir() if folder.is_dir()]

@@ -10,6 +10,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import ufo
+from ufo import places
 from ufo.checkpoints import recipes, released, released_vit
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.load import build, initialise, load, save
@@ -166,20 +167,13 @@ def test_another_size_needs_an_experiment(file, state):
 
 
 def test_a_running_hydra_job_is_not_disturbed():
-    folder = str(recipes.config_folder())
+    folder = str(places.conf())
     with hydra.initialize_config_dir(folder, version_base="1.3"):
         outer = GlobalHydra.instance().hydra
         assert recipes.compose(["experiment=ufo_vit_b_multi"]).name == "ufo_vit_b_multi"
         assert GlobalHydra.instance().hydra is outer
         assert hydra.compose("train").seed is not None
     assert not GlobalHydra.instance().is_initialized()
-
-
-def test_without_the_projects_configs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recipes, "__file__", str(tmp_path / "site" / "ufo" / "checkpoints" / "recipes.py"))
-    with pytest.raises(CheckpointError, match="run in the project's folder"):
-        recipes.compose([])
 
 
 @pytest.mark.parametrize(

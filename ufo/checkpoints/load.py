@@ -94,7 +94,7 @@ def check_start(model: UFO, path: str | Path | Mapping[str, str | None]) -> None
         return
     if start := pretrained_sam.source(path):
         return pretrained_sam.check(model, *start)
-    place = Path(str(path))
+    place = places.shipped(str(path)) or Path(str(path))
     if place.exists() or previous(place).is_dir():
         return
     if not pretrained_lm.recognises(model.backbone, str(path)):

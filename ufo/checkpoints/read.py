@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ufo import places
 from ufo.backbones import make_backbone
 from ufo.backbones.lora import apply_lora
 from ufo.checkpoints import bounds, released
@@ -44,7 +45,7 @@ def read(
         overrides: of the config that describes a released one, as `experiment=NAME`; default: what its
             name tells.
     """
-    path = Path(path)
+    path = places.shipped(path) or Path(path)
     last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
     path = last if last.is_file() else path
     path = path if path.exists() or not previous(path).is_dir() else previous(path)

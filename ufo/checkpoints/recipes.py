@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ufo import places
 from ufo.checkpoints.errors import CheckpointError
 from ufo.command_line import settable
 from ufo.errors import sentence
@@ -23,18 +24,17 @@ from ufo.tasks.base import Task
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The config of `train.py` with these overrides, unresolved; also inside of a Hydra job.
 
-    Raises CheckpointError where there is no `conf/` or it lacks what an override names.
+    Raises CheckpointError where the configs lack what an override names.
     """
     import hydra
     from hydra.errors import HydraException
 
-    folder = config_folder()
+    folder = places.conf()
     try:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra.compose("train", overrides=settable(overrides))
     except HydraException as error:
         raise CheckpointError(f"{folder} composes no such recipe: {sentence(error)}") from error
-    cfg.paths.root = str(folder.parent)  # the default asks a Hydra job where it was started
     return cfg
 
 
@@ -45,12 +45,12 @@ def names_experiment(overrides: Sequence[str]) -> bool:
 
 def experiments() -> list[str]:
     """The names that `experiment=` takes."""
-    return sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+    return sorted(path.stem for path in (places.conf() / "experiment").glob("*.yaml"))
 
 
 def experiment_of(path: Path) -> str | None:
     """The experiment that a released file or folder of this name came from; None where none claims it."""
-    for file in sorted((config_folder() / "experiment").glob("*.yaml")):
+    for file in sorted((places.conf() / "experiment").glob("*.yaml")):
         if path.name.removesuffix(".pth") not in file.read_text(encoding="utf-8"):
             continue  # parsing all of them takes a second
         settings: Any = OmegaConf.load(file)
@@ -60,20 +60,6 @@ def experiment_of(path: Path) -> str | None:
         }:
             return file.stem
     return None
-
-
-def config_folder() -> Path:
-    """The project's `conf/`: in the working directory, or beside the package.
-
-    Raises CheckpointError where there is none.
-    """
-    for root in (Path.cwd(), Path(__file__).parents[2]):
-        if (root / "conf" / "train.yaml").is_file():
-            return (root / "conf").resolve()
-    raise CheckpointError(
-        "the tasks' settings of released checkpoints are in the project's conf/, which is not here; run "
-        "in the project's folder, or convert the checkpoint there once: ufo convert SRC OUT"
-    )
 
 
 def task_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
@@ -121,7 +107,7 @@ def class_names(task: str) -> tuple[str, ...]:
     from ufo.data.datasets.semantic import read_classes
 
     file = task_class(task).published_classes
-    return read_classes(config_folder() / "vocab" / file) if file else ()
+    return read_classes(places.conf() / "vocab" / file) if file else ()
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What `pip install` puts on PATH: `ufo COMMAND`, one module per command (see main.py)."""
 
+import sys
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 
 
 class CommandError(Exception):
@@ -12,3 +14,14 @@ def positive(value: str) -> int:
     if not value.isdecimal() or not int(value):
         raise ArgumentTypeError(f"'{value[:20]}' is not a whole number from 1 on")
     return int(value)
+
+
+def hand_over(script: str, arguments: Sequence[str]) -> None:
+    """Make this process look as if it had been started as `python SCRIPT ARGUMENTS`.
+
+    Hydra reads the arguments there, and Lightning starts the further processes of a run on several devices
+    with the same command.
+    """
+    sys.argv = [script, *arguments]
+    # else Lightning would start them as `python -m MODULE`, without the command's name
+    sys.modules["__main__"].__spec__ = None

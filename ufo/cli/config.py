@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ufo import places
 from ufo.cli import CommandError
 
 if TYPE_CHECKING:
@@ -61,14 +62,12 @@ def composed(name: str, overrides: list[str]) -> tuple[DictConfig, Setters]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from ufo.checkpoints.recipes import config_folder
     from ufo.command_line import settable
     from ufo.errors import sentence
     from ufo.provenance import trace
 
-    folder = config_folder()
     try:
-        with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        with hydra.initialize_config_dir(str(places.conf()), version_base="1.3"):
             overrides = settable(overrides)
             whole = hydra.compose(name, overrides, return_hydra_config=True)
             setters = trace(name, overrides, whole.hydra.runtime.config_sources)

@@ -21,8 +21,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ufo import places
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.recipes import compose, config_folder
+from ufo.checkpoints.recipes import compose
 from ufo.cli import CommandError
 from ufo.command_line import quoted, searched
 from ufo.errors import sentence
@@ -54,7 +55,7 @@ class Found:
 
     def task_settings(self, task: str) -> DictConfig:
         """The settings of a task that its mixture does not have. Raises CommandError if there are none."""
-        if not (_conf() / "task" / f"{task}.yaml").is_file():
+        if not (places.conf() / "task" / f"{task}.yaml").is_file():
             raise CommandError(f"there is no conf/task/{task}.yaml; choose a mixture that has the task")
         settings = _compose([f"+task@{HERE}={task}"])[HERE]
         whole: Any = OmegaConf.merge(self.cfg, {})  # a copy, in which the settings find what they refer to
@@ -87,7 +88,7 @@ def tasks_for(provides: set[str] | frozenset[str]) -> list[str]:
 
 def dataset_names() -> list[str]:
     """The options of `dataset=`."""
-    return sorted(path.stem for path in (_conf() / "dataset").glob("*.yaml"))
+    return sorted(path.stem for path in (places.conf() / "dataset").glob("*.yaml"))
 
 
 def find(
@@ -192,7 +193,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
             "conf/dataset/coco_instances.yaml), or `dataset` with these, if it is a source"
         )
     task = inspected.get("task")
-    if task and not cfg.tasks.get(task) and (_conf() / "task" / f"{task}.yaml").is_file():
+    if task and not cfg.tasks.get(task) and (places.conf() / "task" / f"{task}.yaml").is_file():
         # the source's transform asks its task for the size of images
         cfg = _composed_with(path, [*overrides, f"+task@tasks.{task}={task}"])
         inspected = cfg[HERE]
@@ -243,15 +244,6 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return compose(overrides)
     except CheckpointError as error:
         raise CommandError(sentence(error.__cause__ or error)) from error
-
-
-def _conf() -> Path:
-    try:
-        return config_folder()
-    except CheckpointError:
-        raise CommandError(
-            "the data sets are described in the project's conf/, which is not here; run in its folder"
-        ) from None
 
 
 @contextmanager

@@ -6,11 +6,11 @@ Runs the same experiment as `python train.py experiment=digits_shifted`, with as
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ufo import places
 from ufo.cli import positive
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, fine-tune, evaluate; print one table and where the pictures are."""
-    root = Path.cwd()
-    if not (root / "conf" / "train.yaml").is_file():
-        print("error: run the demo in the project's folder, where conf/ is", file=sys.stderr)
-        return 2
     from ufo import build
     from ufo.baselines import TrivialPredictor
     from ufo.check import check_fit, clear_errors
@@ -42,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     out = Path(args.out)
     with clear_errors():
-        cfg = compose(root, out, args)
+        cfg = compose(out, args)
         print("Shifted digit scenes: other backgrounds, colours and sizes than the model has seen.")
         data = build.build_data(cfg)
         data.prepare_data()
@@ -74,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def compose(root: Path, out: Path, args: argparse.Namespace) -> DictConfig:
+def compose(out: Path, args: argparse.Namespace) -> DictConfig:
     """The experiment's config without a Hydra job around it."""
     import hydra
 
@@ -82,7 +78,6 @@ def compose(root: Path, out: Path, args: argparse.Namespace) -> DictConfig:
 
     fixed = [
         "experiment=digits_shifted",
-        f"paths.root={root}",
         "logger=none",
         "name=demo",
         f"trainer.default_root_dir={out}",
@@ -90,7 +85,7 @@ def compose(root: Path, out: Path, args: argparse.Namespace) -> DictConfig:
         f"+trainer.limit_val_batches={args.batches}",
         "+trainer.enable_model_summary=false",
     ]
-    with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(places.conf()), version_base="1.3"):
         return hydra.compose("train", overrides=settable([*fixed, *args.overrides]))
 
 

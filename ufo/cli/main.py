@@ -8,13 +8,14 @@ to show the help: what is slow to import (torch) belongs inside their functions.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import io
 import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ufo
@@ -24,18 +25,24 @@ from ufo.data.errors import DataError
 from ufo.ops.nearest import instead
 
 TRACEBACK = "UFO_TRACEBACK"
+PASSED_ON = ("train", "evaluate")
+"""Commands whose arguments are Hydra's: their `run` takes the words as they are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 1 for an expected error, 2 for wrong arguments."""
-    parser = build_parser()
-    args = parse(parser, argv)
-    if args.command is None:
-        parser.print_help()
-        return 2
-    _set_up_output()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    run = _passed_on(argv)
+    if run is None:
+        parser = build_parser()
+        args = parse(parser, argv)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        run = functools.partial(args.run, args)
+        _set_up_output()
     try:
-        code = args.run(args) or 0
+        code = run() or 0
         sys.stdout.flush()  # at exit, a closed pipe could not be caught any more
         return code
     except BrokenPipeError:  # `ufo ... | head`: the reader has seen enough
@@ -49,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+
+
+def _passed_on(argv: Sequence[str]) -> Callable[[], int | None] | None:
+    """The command whose arguments are for another parser (Hydra's); None for any other command."""
+    if not argv or argv[0] not in PASSED_ON or (len(argv) == 2 and argv[1] in ("-h", "--help")):
+        return None
+    return functools.partial(importlib.import_module(f"{ufo.cli.__name__}.{argv[0]}").run, argv[1:])
 
 
 class Parser(argparse.ArgumentParser):
