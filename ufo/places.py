@@ -1,8 +1,8 @@
 """Where the project's configs and shipped weights are: the only module that knows.
 
-In a checkout they are the folders `conf/` and `weights/` beside the package, in an installed wheel folders inside
-of it (`setup.py` copies them there). What is read belongs to the code that runs, whatever the current folder is;
-what is written (`runs/`, `data/`) goes to the current folder.
+In a checkout they are the folders `conf/` and `weights/` beside the package, in an installed wheel folders
+inside of it (`setup.py` copies them there). What is read belongs to the code that runs, whatever the current
+folder is; what is written (`runs/`, `data/`) goes to the current folder.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ufo import places
 from ufo.backbones.lora import (
     ADAPTER,
     LoRASettings,
