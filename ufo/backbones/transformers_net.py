@@ -7,13 +7,15 @@ layers are all there is to them are taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.transformers_private import from_config
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which a UFO-ViT does not need
+    from transformers import PreTrainedModel
 
 # others scale their embeddings, soften their scores or choose among experts outside of the layers' arguments
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text"})
