@@ -31,6 +31,7 @@ def add_parser(subparsers: Any) -> None:
     _add_digits(kinds)
     _add_import(kinds)
     _add_new(kinds)
+    _add_export(kinds)
 
 
 def _add(kinds: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
@@ -141,10 +142,11 @@ def _add_import(kinds: Any) -> None:
         kinds,
         "import",
         "turn the export of a label tool into a source that can be trained",
-        "Import YOLO, Pascal VOC, LabelMe, CVAT, COCO, Label Studio, Roboflow, Supervisely, VIA, image"
-        "folders of Hugging Face, CSV or class maps: writes data, a split and the yaml of "
-        "the source, and checks them. The originals are not changed.",
+        "Import YOLO, Pascal VOC, LabelMe, CVAT, COCO, Label Studio, Roboflow, Supervisely, VIA, CSV, class "
+        "maps or an imagefolder of Hugging Face: writes data, a split and the yaml of the source, and checks "
+        "them. The originals are not changed.",
     )
+    _add_placing(parser)
     add = parser.add_argument
     add(
         "words",
@@ -176,6 +178,28 @@ def _add_new(kinds: Any) -> None:
         help="of a JSONL (default: by its records)",
     )
     add("--zero-is-nothing", action="store_true", help="in maps: 0 means no class, and 1 is the first one")
+
+
+def _add_export(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "export",
+        "write predictions as pre-annotations for a label tool",
+        "Write what `ufo predict --json` or `evaluate.py predictions=` found for Label Studio, CVAT or "
+        "LabelMe; corrected there, `ufo data import` reads it again.",
+    )
+    add = parser.add_argument
+    add("format", metavar="FORMAT", help="label_studio, cvat or labelme")
+    add("predictions", type=Path, metavar="PREDICTIONS", help="the json of the predictions")
+    add("--images", type=Path, required=True, help="folder of the pictures")
+    add("--out", type=Path, required=True, help="folder to write to")
+    add("--score", type=float, default=0.3, help="leave out objects below this score (default 0.3)")
+    add("--task", help="of predictions with several tasks (default: masks, else boxes)")
+    add("--ids", type=Path, metavar="FILE", help="the COCO json whose ids the predictions have")
+    add("--polygons", action="store_true", help="outlines in place of masks: points can be moved")
+    add("--model-version", help="what Label Studio calls the predictions (default ufo)")
+    add("--prefix", help="before the picture's name in Label Studio (default /data/local-files/?d=)")
+    add("--force", action="store_true", help="replace files that are there")
 
 
 def _add_placing(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 A module here has `ABOUT` (one line), `recognise(source) -> str` (by what it is known, or an empty text) and
 `read(source) -> Labels`. It may have `ALIASES` (other names), `ORDER` (lower ones are asked first) and
-`write(predicted, out)`, with which `ufo data export` gives predictions back to the tool.
+`write(pictures, out, ...)`, with which `ufo data export` gives predictions back to the tool.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from ufo.data.labels.shapes import (
     rle_box,
     turned,
 )
+from ufo.data.labels.writing import free
 from ufo.data.pictures import MAX_PIXELS
 from ufo.data.problems import DOUBTFUL
 from ufo.files import writing
@@ -161,8 +162,11 @@ def _mask(text: str, width: int, height: int) -> np.ndarray:
 # --- predictions for it
 
 
-def write(pictures: Sequence[Picture], out: Path, *, names: Sequence[str], **_: Any) -> list[Path]:
+def write(
+    pictures: Sequence[Picture], out: Path, *, names: Sequence[str], force: bool = False, **_: Any
+) -> list[Path]:
     """`annotations.xml`, to be uploaded to a task that has the pictures; CVAT keeps no scores."""
+    (path,) = free([out / "annotations.xml"], force)
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     labels = ElementTree.SubElement(
@@ -177,7 +181,6 @@ def write(pictures: Sequence[Picture], out: Path, *, names: Sequence[str], **_: 
         for thing in picture.things:
             _write_thing(element, thing)
     ElementTree.indent(root)
-    path = out / "annotations.xml"
     with writing(path, "wb") as file:
         ElementTree.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
     return [path]

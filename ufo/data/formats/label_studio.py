@@ -22,6 +22,7 @@ from ufo.data.labels.brush import brush_mask, brush_rle
 from ufo.data.labels.reading import Source, peek
 from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import around, ellipse, flat, mask_rle, number, pairs_of, points, turned
+from ufo.data.labels.writing import free
 from ufo.data.problems import DOUBTFUL
 from ufo.files import write_json, write_text
 
@@ -226,9 +227,11 @@ def write(
     names: Sequence[str],
     model_version: str = "ufo",
     prefix: str = "/data/local-files/?d=",
+    force: bool = False,
     **_: Any,
 ) -> list[Path]:
     """`tasks.json` to be imported, and `label_config.xml` with the tags that it names."""
+    paths = free([out / "tasks.json", out / "label_config.xml"], force)
     tasks = []
     for picture, name in zip(pictures, names, strict=True):
         results = [
@@ -238,15 +241,15 @@ def write(
         prediction: dict[str, Any] = {"model_version": model_version, "result": results}
         prediction |= {"score": round(sum(scores) / len(scores), 5)} if scores else {}
         tasks.append({"data": {"image": prefix + quote(name)}, "predictions": [prediction]})
-    write_json(out / "tasks.json", tasks)
+    write_json(paths[0], tasks)
     labels = dict.fromkeys(thing.label for picture in pictures for thing in picture.things)
     values = "".join(f"    <Label value={quoteattr(label)}/>\n" for label in labels)
     tags = "".join(
         f'  <{tag} name="{name}" toName="image">\n{values}  </{tag}>\n'
         for tag, name in (("RectangleLabels", "box"), ("PolygonLabels", "polygon"), ("BrushLabels", "brush"))
     )
-    write_text(out / "label_config.xml", f'<View>\n  <Image name="image" value="$image"/>\n{tags}</View>\n')
-    return [out / "tasks.json", out / "label_config.xml"]
+    write_text(paths[1], f'<View>\n  <Image name="image" value="$image"/>\n{tags}</View>\n')
+    return paths
 
 
 def _written(thing: Thing, size: tuple[int, int], place: int) -> Iterator[dict[str, Any]]:

@@ -35,6 +35,7 @@ from ufo.data.labels.shapes import (
     rle_box,
     unpack,
 )
+from ufo.data.labels.writing import free
 from ufo.data.problems import DOUBTFUL
 from ufo.files import write_json
 
@@ -157,24 +158,24 @@ def _thing(source: Source, shape: dict[str, Any], picture: Picture, where: str) 
 # --- predictions for it
 
 
-def write(pictures: Sequence[Picture], out: Path, **_: Any) -> list[Path]:
-    """A json per picture, each beside the others in `out`, with the score in every shape."""
-    written = []
-    for picture in pictures:
+def write(
+    pictures: Sequence[Picture], out: Path, *, names: Sequence[str], force: bool = False, **_: Any
+) -> list[Path]:
+    """A json per picture, in `out` as the pictures lie in their folder, with the score in every shape."""
+    paths = free([(out / name).with_suffix(".json") for name in names], force)
+    for picture, path in zip(pictures, paths, strict=True):
         height, width = picture.size
         content: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": [s for group, thing in enumerate(picture.things, 1) for s in _shapes(thing, group)],
-            "imagePath": os.path.relpath(picture.path, out),
+            "imagePath": os.path.relpath(picture.path, path.parent),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         }
-        path = out / f"{picture.path.stem}.json"
         write_json(path, content, indent=2)
-        written.append(path)
-    return written
+    return paths
 
 
 def _shapes(thing: Thing, group: int) -> list[dict[str, Any]]:

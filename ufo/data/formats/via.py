@@ -141,7 +141,7 @@ def _attribute(regions: list[dict[str, Any]]) -> str:
     if len(counts) <= 1:
         return next(iter(counts), "")
     usual = [key for key in counts if key.lower() in USUAL]
-    return max(usual or counts, key=lambda key: (counts[key], key))
+    return max(usual or counts, key=lambda key: counts[key])  # of several the first one
 
 
 def _label(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Shapes of label tools as boxes, polygons and RLE of the picture.
 
-Circles and ellipses become polygons that differ by less than half a pixel; of a turned box the enclosing one
-is taken. Sizes are (height, width), boxes x1, y1, x2, y2.
+Circles and ellipses become polygons, off by a tenth of a pixel at most; of a turned box the enclosing one is
+taken. Sizes are (height, width), boxes x1, y1, x2, y2.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def turned(
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, degrees: float = 0.0) -> list[float]:
-    """An ellipse, turned clockwise, as a polygon that is off by less than a quarter of a pixel."""
+    """An ellipse, turned clockwise, as a polygon that is off by a tenth of a pixel at most."""
     largest = min(max(abs(rx), abs(ry), 1.0), 1e5)
-    steps = max(16, math.ceil(math.pi / math.acos(1 - min(0.25 / largest, 1.0))))
+    steps = max(16, math.ceil(math.pi / math.acos(1 - min(0.1 / largest, 1.0))))
     angles = [2 * math.pi * k / steps for k in range(steps)]
     rim = [(cx + rx * math.cos(a), cy + ry * math.sin(a)) for a in angles]
     return flat(turned(rim, degrees, (cx, cy)))

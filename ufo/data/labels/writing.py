@@ -33,6 +33,17 @@ class Written:
     files: list[str] = field(default_factory=list)
 
 
+def free(paths: Sequence[Path], force: bool) -> list[Path]:
+    """The paths of files to write. DataError if one is there, unless `force`."""
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        raise DataError(
+            f"{there[0]} is there already ({len(there)} of {len(paths)} files); take another --out, or "
+            "--force to replace it"
+        )
+    return list(paths)
+
+
 def picture_names(pictures: Sequence[Picture], scratch: Path, out: Path) -> tuple[Path, list[str]]:
     """The folder of all pictures, and their names below it; those in `scratch` will be in `out`."""
     paths = []

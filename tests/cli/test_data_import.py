@@ -1,0 +1,278 @@
+"""`ufo data import, new, export` as a user types them, without the check: that is a slow test at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the exports of label tools
+
+from files import write_image, write_json
+from label_files import BOXES, CLASSES, TOOLS, boxes, coco, imported, masks, pictures, tree_hash, true_boxes
+from pycocotools import mask as coco_mask
+
+from ufo.cli import data_check, data_find, main
+from ufo.data.formats import format_named
+from ufo.data.labels.shapes import area, mask_rle
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def ufo(monkeypatch, tmp_path, capsys):
+    """Run a command in `tmp_path`; returns its exit code and what it printed. Checks are only noted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data_check, "run", lambda args: print(f"checked {args.name}") or 0)
+
+    def run(*words: object) -> tuple[int, str]:
+        code = main.main(["data", *map(str, words)])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_import_writes_a_source_that_composes(tool, ufo, tmp_path):
+    path = TOOLS[tool](tmp_path / "my birds 2")
+    before = tree_hash(path)
+    code, said = ufo("import", path)
+    assert code == 0 and f"taken as {tool} (" in said, said
+    assert tree_hash(path) == before
+    source = tmp_path / "mine" / "source" / "my_birds_2.yaml"
+    assert f"checked {source}" in said and "+source=[my_birds_2" in said
+    masks_source = source.with_name("my_birds_2_instance_segmentation.yaml")
+    # a polygon is in one picture only, so that it is on one side of the split
+    assert not masks_source.exists() and ("no source of masks" in said) == (tool not in BOXES)
+    found = data_find.find(str(source))
+    assert found.source.task == "detection" and found.name == "my_birds_2/detection"
+    train, val = found.build("train"), found.build("val")
+    assert train.train and not val.train
+    assert sorted(train.classes) == sorted(val.classes) == sorted(CLASSES)
+    names = [Path(name).name for data in (train, val) for name in data.files()]
+    assert sorted(names) == sorted(true_boxes())
+    for data in (train, val):
+        for place, name in enumerate(data.files()):
+            target = data.target(place)
+            pairs = zip(target.labels, target.boxes.tolist(), strict=True)
+            here = [(data.classes[k], tuple(b)) for k, b in pairs]
+            assert here == true_boxes()[Path(name).name]
+
+
+def test_masks_get_a_source_of_their_own(ufo, tmp_path):
+    path = coco(tmp_path / "birds")
+    code, said = ufo("import", "coco", path, "--val", "0", "--out", tmp_path / "data" / "owls")
+    assert code == 0, said
+    folder = tmp_path / "data" / "source"
+    assert sorted(p.name for p in folder.iterdir()) == ["owls.yaml", "owls_instance_segmentation.yaml"]
+    found = data_find.find(str(folder / "owls_instance_segmentation.yaml"))
+    data = found.build("train")
+    data.serve(frozenset({"boxes", "labels", "masks"}))
+    assert found.source.task == "instance_segmentation" and data[0]["masks"].sum() > 300
+    head = (folder / "owls.yaml").read_text().splitlines()[0]
+    assert head == "# @package sources.owls"
+
+
+def test_maps_and_captions_get_sources(ufo, tmp_path):
+    code, said = ufo("import", masks(tmp_path / "land"))
+    assert code == 0, said
+    found = data_find.find(str(tmp_path / "mine/source/land.yaml"))
+    train, val = found.build("train"), found.build("val")
+    assert found.source.task == "semantic_segmentation" and (len(train), len(val)) == (2, 1)
+    assert train.classes == ("background", *CLASSES) and not train.problems.counts
+    pictures(tmp_path / "said" / "train")
+    lines = [json.dumps({"file_name": name, "text": f"A bird in {name}."}) for name in true_boxes()]
+    (tmp_path / "said" / "train" / "metadata.jsonl").write_text("\n".join(lines))
+    code, said = ufo("import", "hf", tmp_path / "said")
+    found = data_find.find(str(tmp_path / "mine/source/said.yaml"))
+    assert found.source.task == "caption" and len(found.build("train")) == 2
+
+
+def test_again_and_what_is_not_replaced(ufo, tmp_path):
+    path = coco(tmp_path / "birds")
+    assert ufo("import", path)[0] == ufo("import", path)[0] == 0
+    assert ufo("import", path, "--val", "0.5")[0] == 0  # the data change, the sources do not
+    yaml_file = tmp_path / "mine" / "source" / "birds.yaml"
+    yaml_file.write_text(yaml_file.read_text().replace("weight: 1.0", "weight: 3.0"))
+    before = (tmp_path / "mine" / "birds" / "train.json").read_text()
+    code, said = ufo("import", path)
+    assert code == 1 and "was edited" in said and "--force" in said
+    assert (tmp_path / "mine" / "birds" / "train.json").read_text() == before
+    assert ufo("import", path, "--force")[0] == 0 and "weight: 1.0" in yaml_file.read_text()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    code, said = ufo("import", path, "--out", tmp_path / "other")
+    assert code == 1 and "has other files" in said and (tmp_path / "other" / "thesis.txt").is_file()
+    left = [p.name for p in tmp_path.rglob(".*")]
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["yollo", "birds"], r"no format 'yollo'; did you mean 'yolo'?"),
+        (["labelmee"], r"no format 'labelmee'; did you mean 'labelme'?"),
+        (["yolo"], "name the folder or file, too"),
+        (["yolo", "brids"], "did you mean 'birds'?"),
+        (["birds", "--out", "birds/out"], "inside of the data themselves"),
+        (["birds", "--images", "nowhere"], "--images nowhere is not a folder"),
+        (["cvat", "empty"], "export the task as 'CVAT for images 1.1'"),
+        (["empty"], "not recognised as the export of any tool"),
+        (["birds.zip"], "unpack it"),
+        (["birds", "--classes", "dog"], "object of class 'owl', which is not among the classes"),
+        (["birds", "--name", "a b"], "take a_b"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, message, ufo, tmp_path):
+    coco(tmp_path / "birds")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "birds.zip").write_bytes(b"PK")
+    code, said = ufo("import", *words)
+    assert code == 1 and message in said and "Traceback" not in said
+    assert not (tmp_path / "mine").exists() or not any((tmp_path / "mine").rglob("*.yaml"))
+
+
+def test_what_is_left_out_is_printed(ufo, tmp_path):
+    path = coco(tmp_path / "birds")
+    (path / "images" / "default" / "c.jpeg").unlink()
+    code, said = ufo("import", path)
+    assert code == 0 and "1x picture that is not there, left out (first: c.jpeg)" in said
+    assert "1x annotation of a picture that was left out, left out" in said
+
+
+# ---------------------------------------------------------------- new
+
+
+def test_new_coco_maps_and_jsonl(ufo, tmp_path):
+    path = coco(tmp_path / "birds")
+    images, file = path / "images" / "default", path / "annotations" / "instances_default.json"
+    before = tree_hash(path)
+    code, said = ufo("new", "coco", images, file, "--val", "0.4")
+    assert code == 0 and "40% by a hash" in said, said
+    found = data_find.find(str(tmp_path / "mine/source/birds.yaml"))
+    parts = [found.build(split) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [2, 1] and parts[0].category_ids == (3, 13)
+    code, said = ufo("new", "coco", images, file, "--val-data", file, "--name", "named", "--classes", "owl")
+    found = data_find.find(str(tmp_path / "mine/source/named.yaml"))
+    assert code == 0 and found.build("val").classes == ("owl",)
+    assert found.splits["val"]["annotations"] == str(file)
+
+    for name in ("a", "b 1", "c"):
+        labels = np.zeros((48, 64), np.uint8)
+        labels[20:] = 1
+        import PIL.Image
+
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        PIL.Image.fromarray(labels).save(tmp_path / "maps" / f"{name}.png")
+    code, said = ufo("new", "maps", images, tmp_path / "maps", "--classes", "sky,sea", "--name", "land")
+    found = data_find.find(str(tmp_path / "mine/source/land.yaml"))
+    parts = [found.build(split) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [2, 1] and not any(part.problems.counts for part in parts)
+    code, said = ufo("new", "maps", images, tmp_path / "maps", "--name", "other")
+    assert code == 1 and "--classes" in said
+
+    lines = [{"image": name, "text": "the owl", "bbox": [1, 2, 30, 30]} for name in true_boxes()]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, said = ufo("new", "jsonl", images, tmp_path / "texts.jsonl")
+    found = data_find.find(str(tmp_path / "mine/source/texts.yaml"))
+    assert code == 0 and found.source.task == "grounding" and len(found.build("train")) == 2
+    assert tree_hash(path) == before
+    for text in (tmp_path / "mine" / "source").iterdir():
+        assert yaml.safe_load(text.read_text())["dataset"]["train"]["train"] is True
+
+
+# ---------------------------------------------------------------- export
+
+
+def predictions(folder: Path) -> tuple[Path, list[dict]]:
+    """Boxes and masks in two pictures, as `ufo predict --json` writes them."""
+    write_image(folder / "pictures" / "sub" / "0001.jpg")
+    write_image(folder / "pictures" / "x y.png", 60, 40)
+    ys, xs = np.mgrid[:48, :64]
+    disc = ((xs - 30) / 14) ** 2 + ((ys - 22) / 9) ** 2 < 1
+    rle = mask_rle(disc)
+    x, y, w, h = coco_mask.toBbox(rle).tolist()
+    head = {"image_id": 1, "file_name": "0001.jpg", "category_id": 1}
+    records = [
+        {**head, "category": "owl", "bbox": [3.5, 4.25, 20, 30.5], "score": 0.9},
+        {**head, "category": "great tit", "bbox": [x, y, w, h], "segmentation": rle, "score": 0.7},
+        {**head, "category": "owl", "bbox": [1, 1, 9, 9], "score": 0.1},
+        {"image_id": "x y", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
+        {"image_id": "gone", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
+    ]
+    return write_json(folder / "found.json", records), records
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+@pytest.mark.parametrize("tool", ["label_studio", "cvat", "labelme"])
+def test_export_and_import_give_the_same(tool, polygons, ufo, tmp_path):
+    path, records = predictions(tmp_path)
+    images, out = tmp_path / "pictures", tmp_path / "out"
+    before = tree_hash(images)
+    options = ["--images", images, "--out", out, *(["--polygons"] if polygons else [])]
+    code, said = ufo("export", tool, path, *options)
+    assert code == 0 and "3 objects in 2 pictures (1 below --score 0.3)" in said, said
+    assert "1x picture that is not there, left out" in said and tree_hash(images) == before
+    source = out
+    if tool == "label_studio":  # predictions become annotations when somebody accepts them
+        tasks = json.loads((out / "tasks.json").read_text())
+        assert {task["predictions"][0]["model_version"] for task in tasks} == {"ufo"}
+        assert tasks[0]["predictions"][0]["result"][0]["score"] == 0.9
+        for task in tasks:
+            task["annotations"] = [{"result": task.pop("predictions")[0]["result"], "was_cancelled": False}]
+        source = write_json(tmp_path / "accepted" / "tasks.json", tasks)
+    labels = imported(format_named(tool), source, images=images)
+    found = boxes(labels)
+    assert found["x y.png"] == [("owl", (0, 0, 40, 60))]
+    (first, box), (second, around) = found["0001.jpg"]
+    assert (first, second) == ("owl", "great tit")
+    assert box == pytest.approx((3.5, 4.25, 23.5, 34.75), abs=0.01)
+    x, y, w, h = records[1]["bbox"]
+    assert around == pytest.approx((x, y, x + w, y + h), abs=1)
+    thing = labels.pictures[0].things[1]
+    if polygons:
+        covered = coco_mask.area(records[1]["segmentation"])
+        assert sum(map(area, thing.polygons)) == pytest.approx(covered, rel=0.05)
+    else:
+        assert thing.rle == records[1]["segmentation"]
+    code, said = ufo("export", tool, path, *options)
+    assert code == 1 and "is there already" in said
+    assert ufo("export", tool, path, *options, "--force")[0] == 0
+
+
+def test_export_of_ids_and_several_tasks(ufo, tmp_path):
+    path, _ = predictions(tmp_path)
+    ids = {"images": [{"id": 77, "file_name": "0001.jpg"}], "categories": [{"id": 5, "name": "kite"}]}
+    write_json(tmp_path / "own.json", ids)
+    write_json(path, {"caption": [], "detection": [{"image_id": 77, "category_id": 5, "bbox": [1, 2, 3, 4]}]})
+    options = ["--images", tmp_path / "pictures", "--out", tmp_path / "out"]
+    code, said = ufo("export", "cvat", path, *options, "--ids", tmp_path / "own.json")
+    assert code == 0 and "the predictions of detection" in said
+    assert 'label="kite"' in (tmp_path / "out" / "annotations.xml").read_text()
+    code, said = ufo("export", "yolo", path, *options)
+    assert code == 1 and "there is no format 'yolo'" in said.lower() and "cvat" in said
+    code, said = ufo("export", "cvat", path, *options, "--task", "grounding", "--force")
+    assert code == 1 and "it has caption, detection" in said
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+@pytest.mark.slow
+def test_import_then_check_as_a_user(tmp_path):
+    """Real processes: an import says that its result is usable, and so does `ufo data check`."""
+    path = coco(tmp_path / "birds")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ufo.cli.main", "data"]
+    for words in (["import", str(path), "--val", "0"], ["check", "mine/source/birds.yaml"]):
+        given = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        done = subprocess.run([*command, *words], **given)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "usable, nothing is wrong" in done.stdout
