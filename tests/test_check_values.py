@@ -51,6 +51,12 @@ def default():
         ("sources.caption.batch_size", None),
         ("sources.caption.weight", float("inf")),
         ("schedule.warmup_steps", -5),
+        ("schedule.warmup_start", float("nan")),
+        ("schedule.max_steps", 0),
+        ("trainer.max_steps", -1),
+        ("trainer.max_steps", 0),
+        ("trainer.check_val_every_n_epoch", -1),
+        ("callbacks.stall_watch.seconds", float("nan")),
         ("loss_weights.dice", "much"),
         ("seed", -1),
         ("objective", "val/digits/detecton/mAP"),
@@ -70,7 +76,7 @@ def test_a_value_that_no_run_can_use(default, key, value):
     "key, value",
     [
         ("trainer.val_check_interval", 0.5),
-        ("trainer.max_steps", -1),
+        ("schedule.max_steps", 7),
         ("cuda_graphs", True),
         ("backbone.network.gradient_checkpointing", True),
         ("backbone.network.gradient_checkpointing", 3),
@@ -225,3 +231,12 @@ def test_what_a_model_has_learned_is_refused(evaluated):
         evaluated("resolution.bins.detection=28")
     with pytest.raises(ValueError, match=r"num_bins=48, .* to 56; leave it out \(conf/resolution/112.yaml:"):
         evaluated("resolution='112'")
+
+
+def test_a_training_without_an_end_needs_a_schedule_of_its_own(default):
+    cfg = default.copy()
+    cfg.trainer.max_steps = -1
+    with pytest.raises(ValueError, match=r"schedule\.max_steps must be .* as trainer\.max_steps=-1 names"):
+        check_values(cfg)
+    cfg.schedule.max_steps = 100
+    check_values(cfg)

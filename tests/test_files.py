@@ -116,3 +116,11 @@ def test_nobody_else_renames_scratch_files():
                 if known is not None and node.attr not in known:
                     found.append(f"{name}:{node.lineno} {'.'.join(call)}")
     assert not found
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="a system without /dev/stdout")
+def test_a_link_of_the_system_is_not_replaced(tmp_path, monkeypatch):
+    """/dev/stdout leads to a file where the output goes into one; root could replace the link."""
+    monkeypatch.setattr(os, "replace", None)
+    with pytest.raises(OSError, match="a device or a pipe"), scratch_for(Path("/dev/stdout")):
+        raise AssertionError("nothing is written")

@@ -55,12 +55,14 @@ NUMBERS = {
     "optimizer.lr": Number(above=0),
     "optimizer.weight_decay": SHARE,
     "schedule.warmup_steps": INDEX,
+    "schedule.warmup_start": SHARE,
     "schedule.min_lr": SHARE,
     "sources.*.weight": SHARE,
     "sources.*.batch_size": COUNT,
     "sources.*.val_batch_size": Number(least=1, whole=True, none=True),
     "sources.*.max_samples": Number(least=1, whole=True, none=True),
     "trainer.accumulate_grad_batches": COUNT,
+    "trainer.check_val_every_n_epoch": Number(least=1, whole=True, none=True),
     "trainer.gradient_clip_val": Number(least=0, none=True),
     "trainer.log_every_n_steps": COUNT,
     "trainer.max_steps": Number(least=-1, whole=True),
@@ -83,10 +85,13 @@ def check_values(cfg: DictConfig) -> None:
                 and not number.allows(value)
             ):
                 raise ValueError(f"{key} must be {number}, not {value!r}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{key} must be a number, not nan")
     for name in SWITCHES:
         if not isinstance(plain.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
     _check_layers(plain)
+    _check_length(plain)
     _check_interval(plain["trainer"].get("val_check_interval"))
     _check_devices(plain["trainer"])
     _check_objective(plain)
@@ -111,6 +116,19 @@ def _check_layers(cfg: dict[str, Any]) -> None:
         raise ValueError(
             "backbone.network.gradient_checkpointing must be true, false or a number N (every N-th layer), "
             f"not {every!r}"
+        )
+
+
+def _check_length(cfg: dict[str, Any]) -> None:
+    """Raises ValueError where a training has no step, or its schedule no length."""
+    steps, schedule = cfg["trainer"].get("max_steps"), cfg.get("schedule") or {}
+    if steps == 0:
+        raise ValueError("trainer.max_steps=0 trains nothing; ask for at least 1, or -1 for no end")
+    if "max_steps" in schedule and not COUNT.allows(schedule["max_steps"]):
+        why = ", as trainer.max_steps=-1 names no end" if steps == -1 == schedule["max_steps"] else ""
+        raise ValueError(
+            f"schedule.max_steps must be {COUNT}, not {schedule['max_steps']!r}{why}; it is where the "
+            "learning rate has fallen to schedule.min_lr"
         )
 
 

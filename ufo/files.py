@@ -15,6 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+SYSTEM = (Path("/dev"), Path("/proc"), Path("/sys"))
+"""Names in here are no files of anybody: /dev/stdout is a link, and may lead to a file."""
+
+
+def _of_the_system(path: Path) -> bool:
+    folder = path.parent.resolve()
+    return not folder.is_relative_to("/dev/shm") and any(folder.is_relative_to(place) for place in SYSTEM)
+
 
 @contextmanager
 def scratch_for(path: Path, alone: bool = False) -> Iterator[Path]:
@@ -26,7 +34,7 @@ def scratch_for(path: Path, alone: bool = False) -> Iterator[Path]:
             killed process left of a large file does not stay beside the next.
     """
     path = Path(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if _of_the_system(path) or (path.exists() and not (path.is_file() or path.is_dir())):
         raise OSError(f"{path} is a device or a pipe, which a file would replace; give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{uuid.uuid4().hex[:12]}.part")

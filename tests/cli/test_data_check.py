@@ -343,3 +343,22 @@ def test_a_class_without_any_object_in_either_half(ufo, coco):
 def test_everything_used_is_the_only_thing_that_is_not_wrong(ufo, coco):
     answer = ufo("data", "check", source(coco()))
     assert answer.code == 0 and answer.out[-1] == "usable, nothing is wrong"
+
+
+def test_names_that_no_file_can_have_are_missing_files(coco):
+    def change(content):
+        content["images"][0]["file_name"] = "a" * 5000
+        content["images"][1]["file_name"] = "a\0.png"
+
+    assert sorted(missing_files(read(coco(change), train=False)))[1:] == ["a" * 5000]
+
+
+def test_a_class_of_many_lines_takes_one(ufo, coco):
+    def change(content):
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 5]
+
+    path = source(coco(change, names=("a very\nlong\nboat" * 20, "kite\nor\nnot")))
+    answer = ufo("data", "check", path, "--decode", 1)
+    assert any(line.strip().startswith("kite or not  ") for line in answer.out)
+    without = next(line for line in answer.out if "without any object" in line)
+    assert "a very long boat" in without and len(without) < 200

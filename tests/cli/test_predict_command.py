@@ -157,6 +157,8 @@ def test_images_are_counted_once(ufo, ckpt, images, sees_a_dog):
         (["--task", "caption", "--classes", "cat"], ["caption", "leave out --classes"]),
         (["--task", "grounding", "--text", "red " * 100], ["tokens", "reads 64"]),
         (["--task", "detection", "--classes", "ねこ"], ["vocabulary", "ねこ"]),
+        (["--task", "detection", "--classes", "cat,a <mask>"], ["a <mask>", "stands for a mask"]),
+        (["--task", "grounding", "--text", "the <MASK> cat"], ["<MASK>", "leave it out"]),
         (["--device", "cuda:99"], ["--device cuda:99"]),
         (["--device", "abacus"], ["--device abacus"]),
     ],

@@ -7,6 +7,7 @@ from files import write_image, write_json
 from ufo.data.datasets import CaptionDataset, clean_text
 from ufo.data.datasets.captions import image_id
 from ufo.data.errors import DataError
+from ufo.data.texts import NO_TEXT
 
 TRAIN = [
     {"image": "val2014/COCO_val2014_000000000042.jpg", "caption": "A man's  hat.", "image_id": "x"},
@@ -152,3 +153,16 @@ def test_karpathys_own_file_for_all_splits(tmp_path):
         flickr(tmp_path, images, split="test")
     with pytest.raises(DataError, match="has no splits"):
         make(tmp_path, TRAIN, split="train")
+
+
+@pytest.mark.parametrize("caption", [None, 3, {"a": 1}, [None], [["a"]]])
+def test_a_caption_that_is_no_text_is_counted_and_left_out(tmp_path, caption):
+    records = [*TRAIN, {"image": TRAIN[1]["image"], "caption": caption}]
+    for train in (True, False):
+        data = make(tmp_path, records, train=train)
+        assert data.problems.left_out == {NO_TEXT: 1}
+    assert sorted(text for i in range(len(data)) for text in data.target(i).captions) == sorted(
+        text for i in range(len(data)) for text in make(tmp_path, TRAIN).target(i).captions
+    )
+    with pytest.raises(DataError, match="has no reference caption"):
+        make(tmp_path, [{"image": TRAIN[1]["image"], "caption": caption}])

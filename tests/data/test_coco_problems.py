@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from test_coco import make, square
 
 from ufo.data.datasets import CocoDataset
+from ufo.data.datasets.coco_table import SHARED
 from ufo.data.errors import DataError
 
 RLE_OF_ANOTHER_SIZE = {"size": [24, 64], "counts": [24 * 64]}
@@ -144,3 +145,15 @@ def test_each_kind_is_logged_once_with_its_count_and_first_place(tmp_path, caplo
 
 
 # --- bad files
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_two_images_with_one_file(tmp_path, train):
+    """Boxes of one picture land on another: counted, though each of the two may be the wrong one."""
+    content = coco_content({}, {"image_id": 11}, {"image_id": 12}, images=3)
+    content["images"][2]["file_name"] = "0.jpg"
+    for name in ("0.jpg", "1.jpg"):
+        write_image(tmp_path / "images" / name)
+    data = CocoDataset(tmp_path / "images", write_json(tmp_path / "coco.json", content), train=train)
+    assert data.problems.doubtful == {SHARED: 1} and len(data) == 3
+    assert data.problems.first[SHARED] == "0.jpg: images 10 and 12"

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
 from ufo.data.datasets import CocoDataset
-from ufo.data.datasets.naming import part_wordings
+from ufo.data.datasets.naming import part_wordings, read_names
 from ufo.data.errors import DataError
 from ufo.data.mixer import Key
 from ufo.data.module import TrainingData
@@ -114,3 +114,17 @@ def test_real_lvis_sample(tmp_path):
             assert np.array_equal(coco_mask.decode(rle), api.annToMask(annotation))
             seen += 1
     assert seen > 50 and not data.problems.counts
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["owl", " "], "empty name at place 2"),
+        ({"owl": 3, "rook": 1}, "a list of names in label order"),
+        (7, "a list of names in label order"),
+        (["owl", 3], "Quote it"),
+    ],
+)
+def test_what_is_no_list_of_names(names, said):
+    with pytest.raises(DataError, match=f"`classes` .*{said}"):
+        read_names(names)

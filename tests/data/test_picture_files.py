@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -123,3 +125,22 @@ def test_data_sets_count_what_the_decoder_changes(tmp_path):
     data = CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content), train=True)
     assert data[0]["image"].float().mean() < 200
     assert data.problems.doubtful == {pictures.SIXTEEN: 1}
+
+
+def test_sixteen_bits_that_are_black_in_eight_are_said(tmp_path):
+    """Cameras of 12 bits, and 8-bit numbers in a file of 16."""
+    for name, values in (("a.png", RAMP >> 4), ("b.tif", RAMP >> 8), ("c.tif", (RAMP >> 8).astype(np.int32))):
+        PIL.Image.fromarray(values).save(tmp_path / name)
+        image, kinds = said(tmp_path / name)
+        assert kinds == [pictures.DARK] and image.max() < 16
+
+
+def test_colours_of_sixteen_bits_are_said(tmp_path):
+    ramp = np.repeat(RAMP[..., None], 3, axis=2).astype(">u2")  # PIL cannot write such a file
+    rows = b"".join(b"\0" + row.tobytes() for row in ramp)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    image, kinds = said(tmp_path / "a.png")
+    assert torch.equal(image[2], torch.from_numpy((RAMP >> 8).astype(np.uint8)))
+    assert kinds == [pictures.SIXTEEN]

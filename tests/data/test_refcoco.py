@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from ufo.data.datasets import RefCocoDataset
 from ufo.data.datasets.refcoco import read_refs
 from ufo.data.errors import DataError
+from ufo.data.texts import NO_TEXT
 
 REFS = "refs(unc).p"
 
@@ -223,3 +224,35 @@ def test_sentences_and_phrases_are_told_apart_where_the_file_does(tmp_path):
         == [data.target(i).sentence for i in range(2)]
         == [True, False]
     )
+
+
+@pytest.mark.parametrize("sent", [None, 5, {"a": 1}, ["left"]])
+def test_an_expression_that_is_no_text_is_counted(tmp_path, sent):
+    refs = [ref(100, "train", "the left one"), ref(101, "train", image_id=11)]
+    refs[1]["sentences"] = [{"sent": sent}]
+    data = make(tmp_path, refs, train=True)
+    assert data.problems.left_out == {NO_TEXT: 1} and len(data) == 1
+    assert len(make(tmp_path, refs)) == 2  # evaluation keeps every sample
+
+
+def test_ids_used_twice_in_the_instances_file(tmp_path):
+    data = make(tmp_path, annotations=({}, {"image_id": 11}, {"id": 100, "bbox": [0, 0, 9, 9]}), train=True)
+    assert data.problems.doubtful == {"annotation id used twice": 1}
+    assert data[0]["boxes"].tolist() == [[4, 8, 24, 24]]
+    content = coco_content({}, images=2)
+    content["images"][1]["id"] = 10
+    write_json(tmp_path / "ref" / "instances.json", content)
+    with pytest.raises(DataError, match=r"the images 0\.jpg and 1\.jpg have the same id 10"):
+        RefCocoDataset(tmp_path / "images", tmp_path / "ref", refs=REFS, split="train")
+
+
+def test_an_image_of_a_size_that_none_has_is_left_out_of_training(tmp_path):
+    make(tmp_path)
+    content = coco_content({}, {"image_id": 11}, images=2)
+    content["images"][1] |= {"height": 10**9, "width": 10**9}
+    write_json(tmp_path / "ref" / "instances.json", content)
+    options = {"refs": REFS, "split": "train"}
+    data = RefCocoDataset(tmp_path / "images", tmp_path / "ref", train=True, **options)
+    assert data.problems.left_out == {"image without a usable size": 1} and len(data) == 2
+    with pytest.raises(DataError, match="more than 80000000 are not allowed"):
+        RefCocoDataset(tmp_path / "images", tmp_path / "ref", **options)

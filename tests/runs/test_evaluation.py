@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.runs import evaluation
@@ -130,3 +132,11 @@ def test_a_huge_config_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "LARGEST", 10)
     with pytest.raises(CheckpointError, match="larger"):
         read_config(a_run(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("name", ["o'brien", "a=b, [c] {d}", "back\\slash'", "${x}", "ü (1) #2"])
+def test_a_run_may_be_called_anything(name, tmp_path, arguments):
+    run = a_run(tmp_path / name)
+    overrides = OverridesParser.create().parse_overrides(arguments(f"ckpt={run}")[:2])
+    values = {o.key_or_group: o.value() for o in overrides}
+    assert OmegaConf.create(values).name == name

@@ -103,11 +103,22 @@ def check_description(description: Mapping[str, Any], path: str | Path) -> None:
             inside = place[0] if place else ""
             if inside in ("backbone", "lora", "tokenizer", "tasks", "mask_points", "loss_weights"):
                 _check(place, key, value, network=inside == "backbone" and len(place) > 1)
+        _check_classes(description.get("classes") or {})
         targets = (description.get("lora") or {}).get("targets")
         if isinstance(targets, str) and (len(targets) > 1000 or _slow(targets)):
             raise ValueError("lora.targets takes too long to match; write it without nested repeats")
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"'{path}' describes no model that is built: {error}") from error
+
+
+def _check_classes(classes: Any) -> None:
+    if not isinstance(classes, Mapping):
+        raise ValueError("its classes are not given by task")
+    for task, names in classes.items():
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"classes.{task} is not a list of names")
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes.{task} has a name twice")
 
 
 def check_length(path: Path) -> None:

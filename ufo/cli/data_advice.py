@@ -20,6 +20,8 @@ ADVICE = {
     "counts from 0 and the other from 1",
     "annotation marked as ignored": "training leaves out annotations with `ignore: 1`",
     "annotation id used twice": "number the annotations anew; evaluation would count them as one",
+    "image with the file of another image": "one file stands for two images, so boxes of one picture "
+    "land on another: correct `file_name`, or join the two entries",
     "image id used twice": "only the first image of an id is used: number the images anew",
     "image without height and width": "add `height` and `width` to the file's `images`; until then every "
     "image is opened to find out",

@@ -24,6 +24,7 @@ from ufo.cli.data_folders import missing_files, unused_files
 from ufo.cli.data_list import paths
 from ufo.cli.data_outline import described, outline
 from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
+from ufo.data.datasets.coco_file import short
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
 from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
@@ -161,7 +162,8 @@ def _histogram(data: Any, seen: Seen, report: Report) -> None:
         return
     total = sum(counts.values())
     lines = [
-        f"  {data.classes[k][:32]:<32} " + (f"{n / total:.1%}" if "share" in unit else f"{n:,}")
+        f"  {' '.join(data.classes[k].split())[:32]:<32} "
+        + (f"{n / total:.1%}" if "share" in unit else f"{n:,}")
         for k, n in counts.most_common(MAX_CLASSES)
         if 0 <= k < len(data.classes)
     ]
@@ -182,7 +184,9 @@ def _unused_classes(data: Any, seen: Seen, report: Report) -> None:
         report.errors.append(f"no {thing} is left to {use}; the warnings say why")
         return
     if without := [name for k, name in enumerate(data.classes) if not counts[k]]:
-        names = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+        names = ", ".join(map(short, without[:5])) + (
+            f" and {len(without) - 5} more" if len(without) > 5 else ""
+        )
         noun = "class" if len(without) == 1 else "classes"
         line = f"{len(without)} {noun} without any {thing}: {names}"
         # a rare class need not be in a part of the data

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ufo.cli.files import SUFFIXES
-from ufo.data.pictures import find_file
+from ufo.data.pictures import find_file, is_file
 
 PICTURES = SUFFIXES
 
@@ -42,7 +42,7 @@ def missing_files(data: Any) -> list[str]:
         if named := used_files(part):
             there = set(_listed(part.images, _folders(named)))
             # what is reached in another way ("../a.jpg", a link) is not in the listing
-            missing += sorted(name for name in named - there if not (part.images / name).is_file())
+            missing += sorted(name for name in named - there if not is_file(part.images / name))
     return missing
 
 

@@ -248,6 +248,11 @@ def _request(model: UFO, name: str, text: str, classes: tuple[str, ...] | None, 
     if unknown is not None:
         raise CommandError(f"the checkpoint's vocabulary has no pieces for the class '{unknown}'")
     text = text if task.needs_text else ""
+    from ufo.types import MASK_TOKEN
+
+    marked = next((said for said in (text, *names) if MASK_TOKEN.lower() in said.lower()), None)
+    if marked is not None:
+        raise CommandError(f"'{marked[:60]}' holds {MASK_TOKEN}, which stands for a mask; leave it out")
     _require_short(model, task.prompt(names, text))
     return Request(name, text, classes if reads_classes else None)
 

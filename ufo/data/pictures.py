@@ -47,6 +47,7 @@ DIRECT = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 LABELS = frozenset(["1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"])
 
 SIXTEEN = "picture of 16 bits a pixel, scaled to 8"
+DARK = "picture of 16 bits a pixel that is nearly black in 8, as none is above 4095; scale it to 65535"
 FLOAT = "picture of floats from 0 to 1, scaled to 0 to 255"
 FRAMES = "picture of several frames or pages, of which the first is used"
 CLEAR = "picture with transparency, which is dropped"
@@ -111,7 +112,7 @@ def to_rgb(image: PIL.Image.Image, where: str, say: Say) -> np.ndarray:
             raise DataError(
                 f"{where}: its pixels are numbers from {low} to {high}; save it with 8 or 16 bits a pixel."
             )
-        say(SIXTEEN, where)
+        say(DARK if high < 4096 else SIXTEEN, where)
         grey = (values.astype(np.int64) >> 8).astype(np.uint8)
     elif mode == "F":
         if not values.size or not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
@@ -121,6 +122,12 @@ def to_rgb(image: PIL.Image.Image, where: str, say: Say) -> np.ndarray:
     else:
         raise DataError(f"{where}: this is a picture in {mode} colours; save it in RGB or grey.")
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _say_if_deep(image: PIL.Image.Image, where: str, say: Say) -> None:
+    """Say of a picture that is not decoded yet that its colours have 16 bits, which PIL makes 8."""
+    if image.mode in DIRECT and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        say(SIXTEEN, where)
 
 
 def _is_clear(image: PIL.Image.Image) -> bool:
@@ -145,6 +152,7 @@ def read_image(
     with _open(path, max_pixels) as image:
         try:
             turned = image
+            _say_if_deep(image, str(path), say or _logged)
             if _orientation(image) != 1:
                 turned = PIL.ImageOps.exif_transpose(image)
                 if size is not None and (turned.height, turned.width) != tuple(size):
@@ -193,6 +201,7 @@ def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:
             "allowed; shrink it."
         )
     try:
+        _say_if_deep(image, "the PIL image", _logged)
         turned = PIL.ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
         pixels = to_rgb(turned, "the PIL image", _logged)
     except DataError:
@@ -244,10 +253,10 @@ def find_file(folder: Path, name: str) -> Path:
     Spellings are backslashes, URL codes ("%20") and the case of letters. If there is none, `folder / name`.
     """
     path = folder / name
-    if _is_file(path):
+    if is_file(path):
         return path
     for other in _spellings(name):
-        if _is_file(folder / other):
+        if is_file(folder / other):
             return folder / other
         parent = _folder(folder, other)
         if len(found := _listing(parent).get(PurePosixPath(other).name.lower(), [])) == 1:
@@ -258,7 +267,7 @@ def find_file(folder: Path, name: str) -> Path:
 def find_map(folder: Path, name: str) -> Path:
     """As `find_file`, for a map or mask: also one of another suffix that keeps its numbers."""
     found = find_file(folder, name)
-    if _is_file(found):
+    if is_file(found):
         return found
     for other in _spellings(name):
         parent, stem = _folder(folder, other), PurePosixPath(other).stem.lower()
@@ -292,7 +301,8 @@ def near(path: Path) -> str:
     return f" Its folder has {same}; correct the name in the annotations." if other else ""
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no error for a name that none can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name that no file can have

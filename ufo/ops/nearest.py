@@ -19,7 +19,7 @@ def instead(name: str, known: Iterable[str], all_of_them: str) -> str:
 def beside(path: Path) -> str:
     """A file of a similar name in the same folder, as the end of a sentence; nothing where there is none."""
     try:
-        names = [file.name for file in islice(path.parent.iterdir(), 10_000)]
+        names = [file.name for file in islice(path.parent.iterdir(), 10_000) if file != path]
     except OSError:
         return ""
     close = difflib.get_close_matches(path.name, names, n=1)

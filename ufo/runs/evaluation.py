@@ -21,6 +21,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.command_line import quoted
 from ufo.yaml_files import check_yaml
 
 MIXTURE = "of_the_run"
@@ -69,7 +70,12 @@ def of_the_run() -> Iterator[None]:
 def _given(arguments: list[str]) -> dict[str, str]:
     """The overrides of a command line by their keys, without signs and packages."""
     pairs = (a.partition("=") for a in arguments if "=" in a and not a.startswith("-"))
-    return {key.lstrip("+").partition("@")[0]: value.strip("'\"") for key, _, value in pairs}
+    return {key.lstrip("+").partition("@")[0]: _unquoted(value) for key, _, value in pairs}
+
+
+def _unquoted(value: str) -> str:
+    """A value without the quotes around it; one at its end alone is part of a path."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
 
 
 def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[str]:
@@ -78,7 +84,7 @@ def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[s
     precision = (config.get("trainer") or {}).get("precision")
     if precision in ("auto", "32-true", "bf16-mixed"):
         wanted["trainer.precision"] = precision
-    return [f"{key}='{value}'" for key, value in wanted.items() if key not in given]
+    return [f"{key}={quoted(value)}" for key, value in wanted.items() if key not in given]
 
 
 def store(config: dict[str, Any], given: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ parsed JSON, and decodes images, polygons and RLE only when a sample is asked fo
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_error, loads
-from ufo.data.pictures import find_file, near, read_image
+from ufo.data.pictures import find_file, is_file, near, read_image
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import Sample, Target
 
@@ -160,8 +161,8 @@ def stamp(path: Path) -> list[Any]:
 def require_images(images: Path, names: Strings) -> None:
     """DataError if none of the first images is in the folder: then the folder is the wrong one."""
     first = [images / names[i] for i in range(min(len(names), 10))]
-    if first and not any(find_file(images, names[i]).is_file() for i in range(len(first))):
-        state = "is not a file" if first[0].exists() else "does not exist"
+    if first and not any(is_file(find_file(images, names[i])) for i in range(len(first))):
+        state = "is not a file" if os.path.exists(first[0]) else "does not exist"
         raise DataError(
             f"The annotations name images such as {names[0]}, but {first[0]} {state}: set "
             f"this data set's `images` to the folder those names start from.{near(first[0])}"

@@ -81,7 +81,7 @@ class CaptionDataset(ImageDataset):
             row = rows.setdefault(name, len(rows))
             if row == len(ids):
                 ids.append(image_id(name, record.get("image_id")))
-            for text in [captions] if isinstance(captions, str) else captions:
+            for text in captions if isinstance(captions, list) else [captions]:
                 said, problem = usable_text(text, train)
                 if not problem and not clean_text(said):
                     said, problem = "", "empty caption"
@@ -106,7 +106,7 @@ class CaptionDataset(ImageDataset):
             first = self._names[int(np.flatnonzero(np.diff(self._starts) == 0)[0])]
             raise DataError(
                 f"{first} has no reference caption (image id {ids[rows[first]]}): evaluation needs "
-                f"one for every image of {path}; set `references` to the matching file."
+                f"one for every image of {path}; write one, or set `references` to the matching file."
             )
 
     def _read_references(self, path: Path) -> list[tuple[int, str]]:
@@ -197,7 +197,7 @@ def _records(content: Any, path: Path, split: str | None) -> list[dict[str, Any]
         raise DataError(f"{path} is not a Karpathy caption file: it must be a list of records.")
     for number, record in enumerate(content):
         ok = isinstance(record, dict) and isinstance(record.get("image"), str)
-        if not ok or not isinstance(record.get("caption"), (str, list)):
+        if not ok or "caption" not in record:
             raise DataError(f"{path}: record {number} needs `image` (path) and `caption` (text or list).")
     return content
 

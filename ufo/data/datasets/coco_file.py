@@ -86,7 +86,7 @@ def short(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return str(value) if abs(value) < 10**40 else "a number of more than 40 digits"
-    return value[:60] if isinstance(value, str) else f"a {type(value).__name__}"
+    return " ".join(value.split())[:60] if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ Records = Callable[[], Iterator[tuple[str, Any]]]
 
 LEAVING = "box that leaves its image by more than a pixel"
 NO_MASK = "no segmentation"
+SHARED = "image with the file of another image"
 MAX_SIDE = 8192
 """Pixels of the longest side of an image that is only known by its annotations."""
 PROBLEM = "problem"
@@ -132,6 +133,7 @@ class CocoReader:
             if section not in seen:
                 raise no_list(section, self.path)
         self.names, self.label_of = categories(found, self.classes, self.path)
+        self._report_shared_files()
         if self.unmeasured:
             self._measure()
 
@@ -162,6 +164,16 @@ class CocoReader:
         self.rows[key] = len(self._names)
         self._names.append(name)
         self.sizes.append(size)
+
+    def _report_shared_files(self) -> None:
+        """Count images that have their file in common with another: one of them is probably misnamed."""
+        if len(set(self._names)) == len(self._names):
+            return
+        first: dict[str, Any] = {}
+        for key, name in zip(self.rows, self._names, strict=True):
+            if first.setdefault(name, key) != key:
+                place = f"{short(name)}: images {short(first[name])} and {short(key)}"
+                self.problems.report(SHARED, place, effect=DOUBTFUL)
 
     def _measure(self) -> None:
         """Sizes of images that cannot be read: as large as their boxes need, or as their masks say."""

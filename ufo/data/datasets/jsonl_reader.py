@@ -15,7 +15,7 @@ from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays
 from ufo.data.json_stream import loads
-from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_size, image_sizes
+from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_size, image_sizes, is_file
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import usable_text
 
@@ -140,7 +140,7 @@ class Reader:
         if not isinstance(name, str):
             raise DataError("`mask` is the file name of a picture.")
         found = find_map(self.images, name)
-        if not found.is_file():
+        if not is_file(found):
             raise DataError("its mask file is missing.") from DataError(str(self.images / name))
         if found.suffix.lower() in LOSSY:
             self.problems.report("object mask in a lossy format", name, effect=DOUBTFUL)

@@ -6,8 +6,9 @@ A part of an object is "car wheel" or "the wheel of the car"; a training batch d
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ufo.data.datasets.base import require
@@ -17,7 +18,7 @@ from ufo.data.errors import DataError
 def read_names(names: Sequence[str] | str | Path, argument: str = "classes") -> tuple[str, ...]:
     """Names from a sequence, or from a UTF-8 text file with one name per line.
 
-    Raises DataError if the file is missing or no UTF-8, or if a name appears twice.
+    Raises DataError if the file is missing or no UTF-8, or if a name is empty or appears twice.
     """
     if isinstance(names, (str, Path)):
         path = require(names, argument)
@@ -26,12 +27,19 @@ def read_names(names: Sequence[str] | str | Path, argument: str = "classes") -> 
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 text at byte {error.start}.") from error
         names = [line.strip() for line in lines if line.strip()]
+    if isinstance(names, Mapping) or not isinstance(names, Iterable):
+        raise DataError(
+            f"`{argument}` is a list of names in label order, or a text file with one name per line, not "
+            f"{reprlib.repr(names)}."
+        )
     if strange := [name for name in names if not isinstance(name, str)]:
         raise DataError(
             f"`{argument}` has the name {strange[0]!r}, which is not a text: YAML reads no, yes, null and "
             'numbers such as 03 or 1e3 in its own way. Quote it as it is spelled, for example "no".'
         )
     names = tuple(name.strip() for name in names)
+    if "" in names:
+        raise DataError(f"`{argument}` has an empty name at place {names.index('') + 1}; name every class.")
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"Class names must be different, but {', '.join(repeated)} appears more than once.")
     return names

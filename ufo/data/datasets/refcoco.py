@@ -70,8 +70,8 @@ class RefCocoDataset(ImageDataset):
 
     def _read(self, refs: list[dict[str, Any]], content: dict[str, Any], clean: bool, path: Path) -> None:
         """Fill the tables of images, objects and sentences."""
-        image_of = {record["id"]: record for record in content["images"]}
-        annotation_of = {key_of(record, "id"): record for record in content["annotations"]}
+        image_of = _by_id(content["images"], "images", self.problems)
+        annotation_of = _by_id(content["annotations"], "annotations", self.problems)
         rows: dict[Any, int] = {}  # image id -> row of the image table
         sizes: dict[int, tuple[int, int]] = {}
         objects: list[tuple[float, ...]] = []  # image row, x1, y1, x2, y2, area
@@ -89,7 +89,13 @@ class RefCocoDataset(ImageDataset):
                     raise DataError(f"{path}: {where} has no image or no box in the instances file.")
                 self.problems.report("ref without image or box", where)
                 continue
-            size = size_of(record, self.images, self.problems)
+            try:
+                size = size_of(record, self.images, self.problems)
+            except DataError as error:
+                if not self.train:
+                    raise
+                self.problems.report("image without a usable size", str(error))
+                continue
             if outside(box, size):
                 effect = LEFT_OUT if self.train else DOUBTFUL
                 self.problems.report("box outside its image", where, effect=effect)
@@ -179,6 +185,24 @@ class RefCocoDataset(ImageDataset):
         return self._segmentations.rle(thing, size) or empty_rle(size)
 
 
+def _by_id(records: list[dict[str, Any]], section: str, problems: Problems) -> dict[Any, dict[str, Any]]:
+    """Records by their ids; DataError for an image id that stands for two files."""
+    found: dict[Any, dict[str, Any]] = {}
+    for record in records:
+        key = key_of(record, "id")
+        other = found.setdefault(key, record)
+        if other is record:
+            continue
+        if section == "annotations":
+            problems.report("annotation id used twice", f"annotation {short(key)}", effect=DOUBTFUL)
+        elif other["file_name"] != record["file_name"]:
+            raise DataError(
+                f"{problems.source}: the images {short(other['file_name'])} and {short(record['file_name'])} "
+                f"have the same id {short(key)}; number the images anew, and their annotations."
+            )
+    return found
+
+
 def _kind_of(sentence: dict[str, Any]) -> int:
     """1: a whole sentence, 0: a phrase, -1: the file does not say."""
     value = sentence.get("is_sentence")
@@ -227,7 +251,7 @@ def _is_ref(ref: Any) -> bool:
     return (
         ids
         and isinstance(sentences, (list, tuple))
-        and all(isinstance(s, dict) and isinstance(s.get("sent"), str) for s in sentences)
+        and all(isinstance(s, dict) and "sent" in s for s in sentences)
     )
 
 

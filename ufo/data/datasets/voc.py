@@ -15,7 +15,7 @@ from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.coco_table import PROBLEM
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
-from ufo.data.pictures import IMAGE_SUFFIXES, find_file
+from ufo.data.pictures import IMAGE_SUFFIXES, find_file, is_file
 from ufo.data.xml_files import parse_xml
 
 MAX_XML = 4_000_000
@@ -138,7 +138,7 @@ def _file(images: Path, stem: str, tree: ElementTree.Element, stems: dict[str, s
     said = PurePosixPath((tree.findtext("filename") or "").strip().replace("\\", "/")).name
     if said:
         named = str(PurePosixPath(stem).parent / said)
-        if find_file(images, named).is_file():
+        if is_file(find_file(images, named)):
             return named
     return stems.get(stem) or f"{stem}.jpg"
 
