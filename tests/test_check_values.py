@@ -56,6 +56,7 @@ def default():
         ("trainer.max_steps", -1),
         ("trainer.max_steps", 0),
         ("trainer.check_val_every_n_epoch", -1),
+        ("trainer.check_val_every_n_epoch", 1),
         ("callbacks.stall_watch.seconds", float("nan")),
         ("loss_weights.dice", "much"),
         ("seed", -1),

@@ -62,7 +62,6 @@ NUMBERS = {
     "sources.*.val_batch_size": Number(least=1, whole=True, none=True),
     "sources.*.max_samples": Number(least=1, whole=True, none=True),
     "trainer.accumulate_grad_batches": COUNT,
-    "trainer.check_val_every_n_epoch": Number(least=1, whole=True, none=True),
     "trainer.gradient_clip_val": Number(least=0, none=True),
     "trainer.log_every_n_steps": COUNT,
     "trainer.max_steps": Number(least=-1, whole=True),
@@ -93,6 +92,11 @@ def check_values(cfg: DictConfig) -> None:
     _check_layers(plain)
     _check_length(plain)
     _check_interval(plain["trainer"].get("val_check_interval"))
+    if plain["trainer"].get("check_val_every_n_epoch") is not None:
+        raise ValueError(
+            "trainer.check_val_every_n_epoch must be null: a training is one long epoch; "
+            "trainer.val_check_interval=N validates every N batches"
+        )
     _check_devices(plain["trainer"])
     _check_objective(plain)
     for name in ("runs", "data"):
