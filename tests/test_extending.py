@@ -40,7 +40,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_page_is_new():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert not [name for name in BLOCKS if (ROOT / name).exists()]
 
 

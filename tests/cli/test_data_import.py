@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the exports of label tools
 
 from files import write_image, write_json
-from label_files import BOXES, CLASSES, TOOLS, boxes, coco, imported, masks, pictures, tree_hash, true_boxes
+from label_files import (
+    BOXES,
+    CLASSES,
+    TOOLS,
+    boxes,
+    coco,
+    coco_content,
+    imported,
+    masks,
+    pictures,
+    tree_hash,
+    true_boxes,
+)
 from pycocotools import mask as coco_mask
 
 from ufo.cli import data_check, data_find, main
 from ufo.data.formats import format_named
+from ufo.data.labels.reading import Source
 from ufo.data.labels.shapes import area, mask_rle
 
 ROOT = Path(__file__).parents[2]
@@ -167,8 +184,6 @@ def test_new_coco_maps_and_jsonl(ufo, tmp_path):
     for name in ("a", "b 1", "c"):
         labels = np.zeros((48, 64), np.uint8)
         labels[20:] = 1
-        import PIL.Image
-
         (tmp_path / "maps").mkdir(exist_ok=True)
         PIL.Image.fromarray(labels).save(tmp_path / "maps" / f"{name}.png")
     code, said = ufo("new", "maps", images, tmp_path / "maps", "--classes", "sky,sea", "--name", "land")
@@ -260,6 +275,52 @@ def test_export_of_ids_and_several_tasks(ufo, tmp_path):
     assert code == 1 and "there is no format 'yolo'" in said.lower() and "cvat" in said
     code, said = ufo("export", "cvat", path, *options, "--task", "grounding", "--force")
     assert code == 1 and "it has caption, detection" in said
+
+
+# ---------------------------------------------------------------- the documents
+
+
+def documented() -> list[list[str]]:
+    """The commands of docs/your_data.md that import, write and export; in blocks and in tables."""
+    text = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
+    found = re.findall(r"^(ufo data (?:import|new|export) .*)$", text, re.M)
+    found += re.findall(r"`(ufo data (?:import|new|export) [^`]+)`", text)
+    return [shlex.split(command, comments=True)[2:] for command in found]
+
+
+def test_every_command_of_the_documents_runs(ufo, tmp_path):
+    for tool, write in {**TOOLS, "masks": masks, "birds": TOOLS["yolo"]}.items():
+        write(tmp_path / "exports" / tool)
+    pictures(tmp_path / "photos" / "images")
+    (tmp_path / "photos" / "maps").mkdir()
+    for name in true_boxes():
+        numbers = np.arange(48 * 64).reshape(48, 64) // 1024
+        path = tmp_path / "photos" / "maps" / f"{Path(name).stem}.png"
+        PIL.Image.fromarray(numbers.astype(np.uint8)).save(path)
+    write_json(tmp_path / "photos" / "birds.json", coco_content(list(true_boxes())))
+    lines = [{"image": name, "text": "the owl", "bbox": [1, 2, 30, 30]} for name in true_boxes()]
+    (tmp_path / "photos" / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    predictions(tmp_path)
+    (tmp_path / "pictures").rename(tmp_path / "photos" / "new")
+    commands = documented()
+    assert len(commands) > 15
+    for words in commands:
+        code, said = ufo(*words)
+        assert code == 0, (words, said)
+
+
+def test_format_of_the_documents_works(tmp_path, monkeypatch):
+    """The file of docs/extending.md, in place of one of the package."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = text.split("# ufo/data/formats/points.py\n")[1].split("```")[0]
+    module = types.ModuleType("points")
+    exec(compile(code, "points.py", "exec"), module.__dict__)
+    pictures(tmp_path, "a.jpg")
+    (tmp_path / "a.points").write_text("owl 4 8 24 24\nowl 1 2\n")
+    labels = imported(module, tmp_path)
+    assert boxes(labels) == {"a.jpg": [("owl", (4, 8, 24, 24))]}
+    assert labels.problems.left_out == {"line without four numbers": 1}
+    assert module.recognise(Source(tmp_path)) == "a.points" and module.ABOUT
 
 
 # ---------------------------------------------------------------- the whole way

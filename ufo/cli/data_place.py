@@ -151,7 +151,7 @@ def say_next(place: Place, paths: Sequence[Path]) -> None:
     keys = ",".join(path.stem for path in paths)
     print(
         f"\nnext:\n  ufo data show {short(paths[0])} -n 16\n"
-        f"  python train.py --config-dir {short(place.config)} mixture=own +source=[{keys}] name={place.name}"
+        f"  ufo train --config-dir {short(place.config)} mixture=own +source=[{keys}] name={place.name}"
     )
 
 
