@@ -49,6 +49,8 @@ def finish(cfg: DictConfig, trainer: L.Trainer, module: UFOModule, folder: Path)
             print(missing)
         # not from memory: no process holds all weights where a strategy shards them
         print(f"model: {save(load(folder / LAST, base=_base(module)), folder / 'model')}")
+        if (folder / "pictures").is_dir():
+            print(f"pictures (ground truth | prediction): {folder / 'pictures'}")
     return build.objective(cfg, measured)
 
 

@@ -1,0 +1,151 @@
+"""`train.py FILE.yaml`: files become options and overrides; what is chosen is said and can be repeated."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from ufo.checkpoints import recipes
+from ufo.command_line import readable
+from ufo.own.command import rewritten
+
+YAML = """{head}defaults: [/transform@transform: plain]
+name: {name}/detection
+task: detection
+dataset:
+  train:
+    _target_: ufo.data.datasets.CocoDataset
+    _partial_: true
+    images: {folder}/pictures
+    annotations: {folder}/squares.json
+    train: true
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current folder: twelve pictures of one yellow square each, and two yamls that describe them."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    images, annotations = [], []
+    (tmp_path / "pictures").mkdir()
+    for i in range(1, 13):
+        picture = random.integers(0, 60, (96, 128, 3), dtype=np.uint8)
+        x, y = int(random.integers(0, 80)), int(random.integers(0, 56))
+        picture[y : y + 32, x : x + 40] = (240, 200, 20)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 128, "height": 96})
+        box = {"bbox": [x, y, 40, 32], "area": 1280, "iscrowd": 0}
+        annotations.append({"id": i, "image_id": i, "category_id": 1, **box})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "seven"}]}
+    (tmp_path / "squares.json").write_text(json.dumps(content))
+    for file, head in (("mine/source/squares.yaml", "# @package sources.sq\n"), ("other/plain.yaml", "")):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(YAML.format(head=head, name=Path(file).stem, folder=tmp_path))
+    return tmp_path
+
+
+def composed(arguments: list[str]):
+    """The config of rewritten arguments."""
+    at = arguments.index("--config-dir") if "--config-dir" in arguments else None
+    overrides = list(arguments)
+    if at is not None:
+        overrides = [*arguments[:at], *arguments[at + 2 :]]
+        overrides.append(f"hydra.searchpath=[file://{Path(arguments[at + 1]).absolute()}]")
+    assert not GlobalHydra.instance().is_initialized()
+    return recipes.compose([readable(override, ("resolution",)) for override in overrides])
+
+
+def test_a_file__becomes_a_config_dir_and_a_source(folder):
+    arguments = rewritten(["mine/source/squares.yaml", "seed=3"])
+    assert arguments[:2] == ["--config-dir", "mine"]
+    assert "+source=[squares]" in arguments and arguments[-1] == "seed=3"
+    cfg = composed(arguments)
+    assert list(cfg.sources) == ["sq"] and cfg.name == "sq"
+
+
+def test_a_file_outside_of_a_source_folder__works_as_well(folder):
+    cfg = composed(rewritten(["other/plain.yaml"]))
+    assert list(cfg.sources) == ["plain"]
+
+
+def test_two_files_of_two_folders__are_trained_together(folder):
+    cfg = composed(rewritten(["mine/source/squares.yaml", "other/plain.yaml"]))
+    assert sorted(cfg.sources) == ["plain", "sq"]
+
+
+def test_a_source_without_val__is_scored_on_its_training_images_and_says_so(folder, capsys):
+    cfg = composed(rewritten(["mine/source/squares.yaml"]))
+    assert cfg.sources.sq.dataset.val.annotations == str(folder / "squares.json")
+    assert "train" not in cfg.sources.sq.dataset.val
+    assert "scored on the training images" in capsys.readouterr().out
+
+
+def test_the_printed_command__gives_the_same_arguments_and_chooses_nothing(folder, capsys):
+    arguments = rewritten(["mine/source/squares.yaml", "seed=3"])
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("the same again: ufo train ")]
+    again = shlex.split(line.removeprefix("the same again: ufo train "))
+    assert sorted(again) == sorted(arguments)
+    assert rewritten(again) == again
+    assert not capsys.readouterr().out
+    for word in ("backbone=", "resolution=", "max_positions=", "batch_size=", "trainer.max_steps="):
+        assert word in said
+
+
+def test_what_the_command_says_itself__is_not_chosen(folder):
+    given = ["trainer.max_steps=7", "resolution=224", "init=null", "sources.sq.batch_size=2", "name=x"]
+    arguments = rewritten(["mine/source/squares.yaml", *given])
+    assert arguments[-len(given) :] == given
+    for override in given:
+        key = override.partition("=")[0]
+        assert [a for a in arguments if a.lstrip("+").partition("=")[0] == key] == [override]
+
+
+@pytest.mark.parametrize("told", ["mixture=own", "experiment=own"])
+def test_a_named_mixture__is_what_is_trained(folder, told):
+    arguments = rewritten(["mine/source/squares.yaml", told])
+    assert arguments == ["--config-dir", "mine", "+source=[squares]", told]
+
+
+def test_source_by_name__is_the_same(folder):
+    by_name = rewritten(["--config-dir", "mine", "+source=squares"])
+    by_file = rewritten(["mine/source/squares.yaml"])
+    assert set(by_file) - set(by_name) == {"+source=[squares]"}
+
+
+def test_other_commands__stay_as_they_are(folder):
+    for arguments in (["experiment=digits", "seed=1"], ["--cfg", "job"], []):
+        assert rewritten(arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("gone.yaml", None, "there is no file gone.yaml"),
+        ("x/set.yaml", "train: {}\n", "describes no source"),
+        ("a b/plain.yaml", YAML.format(head="", name="p", folder="."), "a folder called source"),
+    ],
+)
+def test_files_that_are_no_source__are_refused(folder, file, text, message):
+    if text is not None:
+        (folder / file).parent.mkdir()
+        (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        rewritten([file])
+
+
+@pytest.mark.slow
+def test_train__a_file_alone(folder, capsys):
+    few = ["trainer.max_steps=2", "trainer.accelerator=cpu", "num_workers=0", "init=null"]
+    run("train.py", str(folder / "mine/source/squares.yaml"), *few, out=folder / "run")
+    printed = capsys.readouterr().out
+    assert "mAP" in printed and "pictures" in printed
+    assert (folder / "run" / "model").is_dir()

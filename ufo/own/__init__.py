@@ -1,0 +1,1 @@
+"""`ufo train mine/source/birds.yaml`: sources of the user's own, for which the rest is chosen."""

@@ -1,0 +1,143 @@
+"""From `train.py mine/source/birds.yaml` to a whole command: what Hydra gets, and what is said about it.
+
+The arguments are rewritten before Hydra reads them. A yaml file becomes `--config-dir` and `+source=`; where
+neither a mixture nor an experiment is named, the rest is chosen to fit the data and the machine
+(ufo/own/choose.py), but for what the command says itself.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ufo.command_line import searched, split_arguments
+from ufo.runs.naming import own_sources
+from ufo.yaml_files import check_yaml
+
+SUFFIXES = (".yaml", ".yml")
+TOLD = ("mixture", "experiment", "sweep")
+"""Groups whose choice says what to train: nothing is chosen then."""
+_PACKAGE = re.compile(r"^#\s*@package\s+sources\.(\w+)\s*$", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+
+
+@contextmanager
+def own_files() -> Iterator[None]:
+    """Around the call of a `hydra.main`: yaml files among the arguments are sources of the user's own."""
+    before = list(sys.argv)
+    try:
+        from ufo.check import clear_errors
+
+        with clear_errors():
+            sys.argv[1:] = rewritten(sys.argv[1:])
+        yield
+    finally:
+        sys.argv[:] = before
+
+
+def rewritten(arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra takes them. Raises ValueError for a file that is no source."""
+    options, words = split_arguments(arguments)
+    files = [word for word in words if word.endswith(SUFFIXES) and "=" not in word]
+    overrides = [word for word in words if word not in files]
+    told = any(_key(override) in TOLD for override in overrides)
+    if not files and (told or not own_sources(overrides)):
+        return list(arguments)
+    place = find(files, options)
+    if told:
+        return [*place.options, *place.overrides, *overrides]
+    from ufo.own.choosing import chosen  # imports torch
+
+    base = [*place.options, "experiment=own", *place.overrides]
+    return [*base, *chosen(place, overrides, "--cfg" in options or "-c" in options), *overrides]
+
+
+@dataclass
+class Place:
+    """Where own sources are: options and overrides with which Hydra finds them."""
+
+    options: list[str]
+    overrides: list[str] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    @property
+    def composing(self) -> list[str]:
+        """The same for composing without a command line."""
+        rest = [o for o in self.overrides if not o.startswith("hydra.searchpath=")]
+        return [searched(*self.folders), *rest] if self.folders else rest
+
+
+def find(files: Sequence[str], options: Sequence[str]) -> Place:
+    """The place of some yaml files beside Hydra's own options of the command."""
+    place = Place(list(options), folders=[folder.absolute() for folder in _config_dirs(options)])
+    given, names, others = len(place.folders), [], []
+    for file in files:
+        path = Path(file).absolute()
+        if not path.is_file():
+            raise ValueError(
+                f"there is no file {file}; give the yaml of a source (`ufo data import` makes one)"
+            )
+        check_yaml(path)
+        key = source_key(path)
+        folder = path.parent.parent
+        if not _NAME.fullmatch(path.parent.name) or not re.fullmatch(r"[\w.-]+", path.stem):
+            raise ValueError(
+                f"Hydra cannot name '{file}'; put it into a folder called source, as mine/source/birds.yaml"
+            )
+        if path.parent.name == "source" and _PACKAGE.search(path.read_text(encoding="utf-8")):
+            names.append(path.stem)
+        else:  # any folder is a group of configs, and the key says where its option goes
+            others.append(f"+{path.parent.name}@sources.{key}={path.stem}")
+        if folder not in place.folders:
+            place.folders.append(folder)
+    new = place.folders[given:]
+    if len(new) == 1 and not given:
+        here = Path.cwd()
+        shown = new[0].relative_to(here) if new[0].is_relative_to(here) else new[0]
+        place.options += ["--config-dir", str(shown)]
+    elif new:
+        place.overrides.append(searched(*new))
+    if names:
+        place.overrides.append(f"+source=[{','.join(names)}]")
+    place.overrides += others
+    return place
+
+
+def source_key(path: Path) -> str:
+    """What a file's source is called: as its first line says (`# @package sources.KEY`), or as the file.
+
+    Raises ValueError where the file describes no source.
+    """
+    text = path.read_text(encoding="utf-8")
+    content: Any = yaml.safe_load(text)
+    if not isinstance(content, dict) or not {"task", "dataset"} <= content.keys():
+        raise ValueError(
+            f"{path} describes no source: it needs `task` and `dataset` (`ufo data import` and "
+            "`ufo data new` write such files)"
+        )
+    found = _PACKAGE.search(text)
+    return found[1] if found else re.sub(r"\W+", "_", path.stem)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command that does the same with everything written out."""
+    return "ufo train " + " ".join(shlex.quote(argument) for argument in arguments)
+
+
+def _config_dirs(options: Sequence[str]) -> Iterator[Path]:
+    for option, value in zip(options, [*options, ""][1:], strict=False):
+        name, equals, said = option.partition("=")
+        if name in ("--config-dir", "-cd"):
+            yield Path(said if equals else value)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
