@@ -11,10 +11,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from ufo import places
-from ufo.runs import naming
+from ufo.runs import naming, scenes
 
 naming.register()  # before any config is composed
 places.register()
+scenes.register()
 
 
 class OwnFilesFirst(SearchPathPlugin):
