@@ -1,4 +1,4 @@
-"""A trial draws no more scenes than it can look at; a whole run draws all, and nothing depends on the folder."""
+"""A trial draws no more scenes than it can look at, a whole run draws all; no folder changes another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_folders__of_fewer_scenes_have_other_names():
 
 def test_config__of_a_trial_and_of_a_whole_run():
     trial = compose("experiment=digits", "trainer.max_steps=30", "+trainer.limit_val_batches=1")
-    assert (trial.prepare.digits.train, trial.prepare.digits.val) == (512, 16)
+    largest = max(source.val_batch_size for source in trial.sources.values())
+    assert (trial.prepare.digits.train, trial.prepare.digits.val) == (512, largest)
     assert trial.sources.detection.dataset.train.images.startswith(trial.prepare.digits.out + "/")
     whole = compose("experiment=digits")
     assert (whole.prepare.digits.train, whole.prepare.digits.val) == (24000, 500)

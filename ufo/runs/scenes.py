@@ -1,8 +1,8 @@
 """How many digit scenes a run draws: all of them, or as many as a trial of few steps can look at.
 
-`${train_scenes:24000}` and `${val_scenes:500}` in conf/mixture/digits.yaml. Scene i is the same in every amount.
-A trial's scenes are a data set of their own, in a folder of their own, so that what a command trains on does not
-depend on what was drawn before; a longer run draws more, and does not go on from a trial on fewer.
+`${train_scenes:24000}` and `${val_scenes:500}` in conf/mixture/digits.yaml. Scene i is the same in every
+amount. A trial's scenes are a data set of their own, in a folder of their own, so that what a command trains on
+does not depend on what was drawn before; a longer run draws more, and does not go on from a trial on fewer.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _largest(sources: Mapping[str, Any], *keys: str) -> int:
 
 
 def _number(devices: Any) -> int:
-    """How many devices are meant, where the config says it; "auto" counts as one: scenes would be repeated."""
+    """How many devices are meant, where the config says it; "auto" counts as one."""
     if isinstance(devices, int) and devices > 0:
         return devices
     return max(len(devices), 1) if isinstance(devices, list | tuple) else 1
