@@ -1,8 +1,8 @@
 """How many digit scenes a run draws: all of them, or as many as a trial of few steps can look at.
 
 `${train_scenes:24000}` and `${val_scenes:500}` in conf/mixture/digits.yaml. Scene i is the same in every
-amount. A trial's scenes are a data set of their own, in a folder of their own, so that what a command trains on
-does not depend on what was drawn before; a longer run draws more, and does not go on from a trial on fewer.
+amount. A trial's scenes are a data set of their own, in a folder of their own, so that what a command trains
+on does not depend on what was drawn before; a longer run draws more, and does not go on from a trial on fewer.
 """
 
 from __future__ import annotations
