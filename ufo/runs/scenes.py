@@ -2,7 +2,7 @@
 
 `${train_scenes:24000}` and `${val_scenes:500}` in conf/mixture/digits.yaml. Scene i is the same in every
 amount. A trial's scenes are a data set of their own, in a folder of their own, so that what a command trains
-on does not depend on what was drawn before; a longer run draws more, and does not go on from a trial on fewer.
+on does not depend on what was drawn before. A longer run draws more, and does not go on from a trial.
 """
 
 from __future__ import annotations
