@@ -8,7 +8,7 @@ matched, missing, unexpected.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ufo.backbones.lora import (
     start_adapters,
 )
 from ufo.backbones.vocabulary import fit_vocabulary
-from ufo.checkpoints import pretrained_lm, pretrained_sam
+from ufo.checkpoints import grow, pretrained_lm, pretrained_sam
 from ufo.checkpoints.bounds import no_more_than
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import FORMAT, NET, previous, save, twins
@@ -106,14 +106,18 @@ def check_start(model: UFO, path: str | Path | Mapping[str, str | None]) -> None
     download(str(path))
 
 
-def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
+def initialise(model: UFO, path: str | Path | Mapping[str, str | None], strict: bool = False) -> None:
     """Start a model from a checkpoint of the same architecture, or from pretrained weights (`init=`).
+
+    A UFO-ViT may also start from one of another image size, vocabulary, prompt length or number of layers
+    (see `ufo.checkpoints.grow`); one line of the log says what is not as it was.
 
     Args:
         model: with random weights.
         path: a checkpoint (see `read`); for a language model also what `ufo.checkpoints.pretrained_lm` reads;
             for UFO-ViT also `sam`, the name or folder of a SAM, or `{sam: ..., bert: ...}`; for a LoRA whose
             base has moved, or a released one that names none, `{file: ..., base: ...}`.
+        strict: refuse a UFO-ViT that is not of exactly this architecture and vocabulary.
 
     Raises CheckpointError naming both architectures where they differ.
     """
@@ -126,13 +130,18 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None]) -> None:
     if pretrained_lm.recognises(model.backbone, path):
         return _from_pretrained(model, path, moved)
     description, weights = read(path, complete=False, base=moved)
-    # what a first stage taught; the layers on top start random
-    encoder_only = description["backbone"].get("new_layers") == 0
-    check_architecture(model, description, path, {"new_layers", "mean_layers"} if encoder_only else set())
-    if encoder_only:
-        random = {k: v for k, v in model.state_dict().items() if k not in weights and ".layers." in k}
-        log.info("%s: an encoder without new layers, %d weights stay random", path, len(random))
-        weights = {**weights, **random}
+    free: Set[str] = frozenset()
+    if grow.grows(model, description) and not has_adapters(description.get("lora")):
+        first_stage = (
+            {"new_layers", "mean_layers"} if description["backbone"].get("new_layers") == 0 else set()
+        )
+        free = first_stage if strict else grow.FREE
+    check_architecture(model, description, path, free)
+    if free:
+        grown = grow.grow(model, description, weights)
+        weights = grown.weights
+        if grown.changed:
+            log.info("%s: %s", path, grown)
     base = description.get("base")
     if has_adapters(description.get("lora")):
         if _adapters(description.get("lora")) != _adapters(model.backbone.lora):

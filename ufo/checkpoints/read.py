@@ -84,15 +84,15 @@ def _described(
 
 def build(description: dict[str, Any]) -> UFO:
     """A model with random weights from its description."""
-    if "tokenizer" in description:
-        tokenizer: Tokenizer = HFTokenizer.from_content(**description["tokenizer"])
-    else:  # checkpoints of earlier versions all have the token
-        tokenizer = UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True))
-        if len(tokenizer) != description["backbone"].get("vocab_size", len(tokenizer)):
-            raise ValueError(
-                f"its vocab.txt has {len(tokenizer)} tokens and its config.json says "
-                f"{description['backbone']['vocab_size']}: one of the two is cut or of another model"
-            )
+    tokenizer = stored_tokenizer(description)
+    if tokenizer is None:
+        raise ValueError("it has no vocabulary")
+    rows = description["backbone"].get("vocab_size", len(tokenizer))
+    if isinstance(tokenizer, UFOTokenizer) and len(tokenizer) != rows:
+        raise ValueError(
+            f"its vocab.txt has {len(tokenizer)} tokens and its config.json says {rows}: one of the two is "
+            "cut or of another model"
+        )
     model = UFO(
         make_backbone(**description["backbone"]),
         tokenizer,
@@ -105,6 +105,16 @@ def build(description: dict[str, Any]) -> UFO:
         apply_lora(model.backbone, description["lora"])
     model.backbone.base = description.get("base")
     return model
+
+
+def stored_tokenizer(description: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer that a description holds; None for that of a released file's backbone alone."""
+    if "tokenizer" in description:
+        return HFTokenizer.from_content(**description["tokenizer"])
+    if "vocab" not in description:
+        return None
+    # checkpoints of earlier versions all have the token
+    return UFOTokenizer(description["vocab"], mask_token=description.get("mask_token", True))
 
 
 def build_for(description: dict[str, Any], path: str | Path) -> UFO:
@@ -184,11 +194,9 @@ def check_architecture(
             f"'{path}' holds a {theirs['type']}, not the {ours['type']} of this run: {'; '.join(different)}"
         )
     vocab = list(model.tokenizer.vocab)
-    if "tokenizer" in description:
-        there = list(HFTokenizer.from_content(**description["tokenizer"]).vocab)
-    else:
-        there = description.get("vocab", vocab)
-    if there != vocab:
+    stored = stored_tokenizer(description)
+    there = vocab if stored is None else list(stored.vocab)
+    if there != vocab and "vocab_size" not in free:
         raise CheckpointError(
             f"'{path}' was trained with another vocabulary of {len(there)} tokens, not {len(vocab)}; use the "
             "vocabulary that is stored with it"

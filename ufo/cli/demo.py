@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     columns["untrained"] = evaluate(cfg, model, data)
     columns["trivial"] = evaluate(cfg, TrivialPredictor(data.sources), data)
     with clear_errors():
-        initialise(model, cfg.init)
+        initialise(model, cfg.init, cfg.strict_init)
     columns["before"] = evaluate(cfg, model, data, out / "pictures" / "before")
 
     module = build.build_module(cfg, model)

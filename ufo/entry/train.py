@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> float | None:
         module.identity = identity.describe(cfg, model, data)
         start = resume.find(cfg.resume, folder, module, module.identity)
         if cfg.init and (not start or model.backbone.lora):  # checkpoints lack what does not train
-            initialise(model, cfg.init)
+            initialise(model, cfg.init, cfg.strict_init)
         if start:
             check_base(model, start.path)
 
