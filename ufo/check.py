@@ -57,6 +57,7 @@ KEYS = frozenset(
         "compile",
         "cuda_graphs",
         "init",
+        "strict_init",
         "resume",
         "deterministic",
         "expected",

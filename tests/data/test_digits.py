@@ -77,12 +77,12 @@ def test_scenes_are_not_trivial():
     scenes = [
         digits_scene.draw_scene(np.random.default_rng(i), "train", "standard", SIZE) for i in range(200)
     ]
-    assert 3 <= np.mean([len(s.digits) for s in scenes]) <= 4
+    assert 3 <= np.mean([len(s.labels) for s in scenes]) <= 4
     heights = [np.ptp(np.nonzero(m.any(1))[0]) + 1 for s in scenes for m in s.masks]
     low, high = np.percentile(heights, [5, 95])
     assert high / low >= 2 and max(heights) <= 51
     assert {c for s in scenes for c in s.colors} == set(COLORS)
-    assert {d for s in scenes for d in s.digits} == set(range(10))
+    assert {d for s in scenes for d in s.labels} == set(range(10))
 
     def boxes_meet(a, b):
         return all((a.any(k) & b.any(k)).any() for k in (0, 1))
@@ -163,7 +163,7 @@ def test_shifted_scenes_differ():
         v: [draw(np.random.default_rng(i), "train", v, SIZE) for i in range(80)]
         for v in ("standard", "shifted")
     }
-    count = {v: np.mean([len(s.digits) for s in ss]) for v, ss in scenes.items()}
+    count = {v: np.mean([len(s.labels) for s in ss]) for v, ss in scenes.items()}
     area = {v: np.median([m.sum() for s in ss for m in s.masks]) for v, ss in scenes.items()}
     assert count["shifted"] > count["standard"] + 0.5
     assert area["shifted"] < 0.8 * area["standard"]

@@ -25,7 +25,7 @@ from pycocotools import mask as rle
 from rich.progress import track
 
 from ufo.data.digits_questions import conversation, question_words, reasoning
-from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES, VARIANTS, draw_scene
+from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES, VARIANTS, Variant, draw_scene
 from ufo.data.digits_text import Thing, captions, expressions, vocabulary
 from ufo.data.errors import DataError
 from ufo.data.processes import process_pool
@@ -155,32 +155,34 @@ def _write_split(
         (folder / name).mkdir(parents=True)
     draw = partial(_write_scenes, folder, split, stamp)
     jobs = [range(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
-    label = f"digit scenes, {stamp['variant']} {split}"
+    label = f"{VARIANTS[stamp['variant']].noun} scenes, {stamp['variant']} {split}"
     chunks = track(executor.map(draw, jobs), label, total=len(jobs), disable=not progress)
     scenes = [scene for chunk in chunks for scene in chunk]
-    _write_instances(folder, scenes, stamp["size"])
-    (folder / "semantic_classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n")
+    spec = VARIANTS[stamp["variant"]]
+    _write_instances(folder, scenes, stamp["size"], spec)
+    (folder / "semantic_classes.txt").write_text("\n".join(spec.semantic_classes) + "\n")
     _write_captions(folder, scenes, split)
     with open(folder / "refcoco" / "refs(digits).p", "wb") as file:
         pickle.dump(list(_refs(scenes, split)), file, protocol=2)
-    _write_questions(folder, scenes, split, stamp)
+    if not spec.shapes:  # the questions are about numbers
+        _write_questions(folder, scenes, split, stamp)
     shutil.copyfile(folder / "instances.json", folder / "refcoco" / "instances.json")
 
 
 def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list[dict[str, Any]]:
     """Draw some scenes, write images and semantic maps, return annotations and texts."""
     scenes = []
+    spec = VARIANTS[stamp["variant"]]
     for index in indices:
         # independent streams per scene, so that the result does not depend on who draws which
-        stream = VARIANTS[stamp["variant"]].stream
-        rng = np.random.default_rng([stamp["seed"], stream, int(split == "val"), index])
+        rng = np.random.default_rng([stamp["seed"], spec.stream, int(split == "val"), index])
         scene = draw_scene(rng, split, stamp["variant"], stamp["size"])
         name = f"{index + 1:06d}"
         # full colour resolution: halving it would wash out the thin strokes' colours
         Image.fromarray(scene.image).save(folder / "images" / f"{name}.jpg", quality=92, subsampling=0)
-        semantic = np.full(scene.masks.shape[1:], len(SEMANTIC_CLASSES), np.uint8)
-        for digit, mask in zip(scene.digits, scene.masks, strict=True):
-            semantic[mask] = digit + 1
+        semantic = np.full(scene.masks.shape[1:], len(spec.semantic_classes), np.uint8)
+        for label, mask in zip(scene.labels, scene.masks, strict=True):
+            semantic[mask] = label + 1
         Image.fromarray(semantic).save(folder / "semantic" / f"{name}.png")
         codes = rle.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0), dtype=np.uint8))
         annotations = [
@@ -192,28 +194,38 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
                     "size": [int(v) for v in c["size"]],
                     "counts": c["counts"].decode(),
                 },
-                "category_id": digit + 1,
+                "category_id": label + 1,
                 "color": color,
+                **({"texture": texture} if texture else {}),
             }
-            for c, box, area, digit, color in zip(
-                codes, rle.toBbox(codes), rle.area(codes), scene.digits, scene.colors, strict=True
+            for c, box, area, label, color, texture in zip(
+                codes,
+                rle.toBbox(codes),
+                rle.area(codes),
+                scene.labels,
+                scene.colors,
+                scene.textures,
+                strict=True,
             )
         ]
-        things = _things(annotations)
+        things = _things(annotations, spec)
         scenes.append(
             {
                 "name": name,
                 "annotations": annotations,
                 "captions": captions(things),
-                "expressions": expressions(things, stamp["size"], rng),
+                "expressions": expressions(things, stamp["size"], rng, spec.noun),
             }
         )
     return scenes
 
 
-def _things(annotations: list[dict[str, Any]]) -> list[Thing]:
+def _things(annotations: list[dict[str, Any]], spec: Variant) -> list[Thing]:
     return [
-        Thing(CLASSES[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"]) for a in annotations
+        Thing(
+            spec.classes[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"], a.get("texture", "")
+        )
+        for a in annotations
     ]
 
 
@@ -230,7 +242,7 @@ def _numbered(scenes: list[dict]) -> Iterator[tuple[int, int, dict, list[str]]]:
             yield image_id, number, annotation, texts
 
 
-def _write_instances(folder: Path, scenes: list[dict], size: int) -> None:
+def _write_instances(folder: Path, scenes: list[dict], size: int, spec: Variant) -> None:
     images = [
         {"id": i, "file_name": f"{s['name']}.jpg", "height": size, "width": size}
         for i, s in enumerate(scenes, 1)
@@ -239,8 +251,8 @@ def _write_instances(folder: Path, scenes: list[dict], size: int) -> None:
         {"id": number, "image_id": image_id, **annotation}
         for image_id, number, annotation, _ in _numbered(scenes)
     ]
-    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
-    content = {"info": {"description": "digit scenes"}, "images": images}
+    categories = [{"id": i, "name": name} for i, name in enumerate(spec.classes, 1)]
+    content = {"info": {"description": f"{spec.noun} scenes"}, "images": images}
     content |= {"annotations": annotations, "categories": categories}
     _write_json(folder / "instances.json", content)
 
@@ -272,7 +284,7 @@ def _write_questions(folder: Path, scenes: list[dict], split: str, stamp: dict) 
     for index, scene in enumerate(scenes):
         # a stream of its own: what was drawn before there were questions stays as it was
         rng = np.random.default_rng([stamp["seed"], stream, int(split == "val"), index])
-        things = _things(scene["annotations"])
+        things = _things(scene["annotations"], VARIANTS[stamp["variant"]])
         texts.append({"annotations": scene["annotations"], "expressions": reasoning(things, rng)})
         turns = conversation(things, stamp["size"], rng)
         # each question of its own at evaluation

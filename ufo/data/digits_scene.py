@@ -1,4 +1,4 @@
-"""One digit scene: real handwriting, coloured, rotated and overlapping, on a crop of a photograph.
+"""One generated scene: handwritten digits or shapes, coloured, turned and overlapping, on a photograph.
 
 Everything random follows from the generator passed in. `S` is the side of the image in pixels:
 image uint8 [S, S, 3] RGB, masks bool [N, S, S] (visible parts only), objects in painting order.
@@ -6,14 +6,17 @@ image uint8 [S, S, 3] RGB, masks bool [N, S, S] (visible parts only), objects in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 from sklearn.datasets import load_digits, load_sample_images
+
+from ufo.data.shapes_scene import MORE_COLORS, SHAPES, draw_shape, textured
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SEMANTIC_CLASSES = (*CLASSES, "photo")
@@ -40,7 +43,7 @@ _BASE_SIZE = 112  # heights below are given for this image side and scale with i
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the scenes to learn from and the shifted ones to fine-tune on."""
+    """What differs between the digit scenes to learn from, the shifted ones to fine-tune on, and shapes."""
 
     count: tuple[int, ...]  # number of objects, each equally likely
     height: tuple[float, float]  # of the whole digit, in pixels of a 112-pixel image
@@ -48,6 +51,19 @@ class Variant:
     tint: tuple[str, ...]  # how a colour's name becomes a colour
     backgrounds: tuple[str, ...]
     stream: int  # of random numbers; fixed, so that adding a variant leaves the others as they are
+    classes: tuple[str, ...] = CLASSES
+    colors: tuple[str, ...] = tuple(COLORS)
+    noun: str = "digit"  # what any object may be called
+
+    @property
+    def semantic_classes(self) -> tuple[str, ...]:
+        """The classes of pixels; the last one is the rest."""
+        return (*self.classes, "photo")
+
+    @property
+    def shapes(self) -> bool:
+        """Whether shapes with textures are drawn in place of digits."""
+        return self.classes != CLASSES
 
 
 VARIANTS = {
@@ -59,6 +75,17 @@ VARIANTS = {
         ("pastel", "dark"),
         ("inverted", "toned", "gradient", "noise"),
         0,
+    ),
+    "shapes": Variant(
+        (2, 3, 4, 5, 6),
+        (13, 52),
+        0,  # each shape says how far it may be turned
+        ("pure", "pastel", "dark"),
+        ("photo", "photo", "inverted", "toned", "gradient", "noise"),
+        2,
+        classes=tuple(SHAPES),
+        colors=(*COLORS, *MORE_COLORS),
+        noun="shape",
     ),
 }
 MIN_VISIBLE = 0.6  # share of an object's pixels that later objects must leave visible
@@ -77,13 +104,23 @@ class Glyph:
 
 @dataclass
 class Scene:
-    """A drawn scene; object `i` has digit `digits[i]`, colour `colors[i]` and `masks[i]`."""
+    """A drawn scene; object `i` has class `labels[i]`, colour `colors[i]`, `textures[i]` and `masks[i]`."""
 
     image: np.ndarray
-    digits: list[int]
-    colors: list[str]
-    masks: np.ndarray
-    samples: list[int]  # index of the handwriting in scikit-learn's data set
+    labels: list[int] = field(default_factory=list)
+    colors: list[str] = field(default_factory=list)
+    textures: list[str] = field(default_factory=list)  # "" for none, as all digits have
+    masks: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1), bool))
+    samples: list[int] = field(default_factory=list)  # the handwriting's number in scikit-learn's data set
+
+
+class Drawn(NamedTuple):
+    """An object before it has a place and a colour: coverage of it and of it with its outline, [h, w]."""
+
+    label: int
+    sample: int
+    fill: np.ndarray
+    outline: np.ndarray
 
 
 @cache
@@ -186,11 +223,11 @@ def _background(rng: np.random.Generator, kind: str, split: str, size: int) -> n
 
 
 def _shade(rng: np.random.Generator, name: str, tint: str) -> np.ndarray:
-    color = np.array(COLORS[name], np.float32)
+    color = np.array((COLORS | MORE_COLORS)[name], np.float32)
     if tint == "pastel":
         color = color + (255 - color) * 0.35
     elif tint == "dark":
-        color = color * (0.8 if name == "white" else 0.6)
+        color = color * (0.8 if name in ("white", "gray") else 0.6)
     return color * rng.uniform(0.88, 1.04) + rng.uniform(-8, 8, 3)
 
 
@@ -198,7 +235,7 @@ def _paint(
     canvas: np.ndarray, where: tuple[slice, slice], color: np.ndarray, fill: np.ndarray,
     outline: np.ndarray, rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Blend outline, then stroke with a slight slope of light, into `canvas` in place."""
+    """Blend outline, then stroke with a slight slope of light, into `canvas`; `color` is [3] or [h, w, 3]."""
     patch = canvas[where]
     darkness = rng.uniform(0.4, 0.85)  # never none: white on a bright sky would be invisible
     patch *= 1 - darkness * outline[..., None]
@@ -207,31 +244,46 @@ def _paint(
     patch += fill[..., None] * ((color * light).clip(0, 255) - patch)
 
 
+def _digit(rng: np.random.Generator, spec: Variant, split: str, size: int) -> Drawn:
+    first, last, _ = WRITERS[split].indices(len(_handwriting()[1]))
+    index = int(rng.integers(first, last))
+    glyph = _glyph(index)
+    height = _height(rng, spec, size)
+    angle = rng.uniform(-spec.rotation, spec.rotation)
+    return Drawn(glyph.digit, index, *_draw_glyph(glyph, height, angle, rng.uniform(0.85, 1.15)))
+
+
+def _shape(rng: np.random.Generator, spec: Variant, split: str, size: int) -> Drawn:
+    label = int(rng.integers(len(spec.classes)))
+    name = spec.classes[label]
+    height, turn = _height(rng, spec, size), SHAPES[name][1]
+    return Drawn(label, -1, *draw_shape(name, height, rng.uniform(-turn, turn), rng.uniform(0.85, 1.15)))
+
+
+def _height(rng: np.random.Generator, spec: Variant, size: int) -> float:
+    """In pixels, uniform in the logarithm: as many small as large objects."""
+    return float(np.exp(rng.uniform(*np.log(spec.height))) * size / _BASE_SIZE)
+
+
 def draw_scene(rng: np.random.Generator, split: str, variant: str, size: int) -> Scene:
     """Draw one scene of `size` x `size` pixels with handwriting and photographs of `split`."""
     spec = VARIANTS[variant]
     canvas = _background(rng, str(rng.choice(spec.backgrounds)), split, size)
     canvas = np.ascontiguousarray(canvas, np.float32)
     wanted = int(rng.choice(spec.count))
-    first, last, _ = WRITERS[split].indices(len(_handwriting()[1]))
-    scene = Scene(canvas, [], [], np.zeros((0, size, size), bool), [])
+    scene = Scene(canvas, masks=np.zeros((0, size, size), bool))
     full = np.zeros(0)  # [N], pixels of each object before anything covered it
     for _attempt in range(40 * wanted):
-        if len(scene.digits) == wanted:
+        if len(scene.labels) == wanted:
             break
-        index = int(rng.integers(first, last))
-        glyph = _glyph(index)
-        # uniform in the logarithm: as many small as large digits
-        height = np.exp(rng.uniform(*np.log(spec.height))) * size / _BASE_SIZE
-        angle = rng.uniform(-spec.rotation, spec.rotation)
-        fill, outline = _draw_glyph(glyph, height, angle, rng.uniform(0.85, 1.15))
-        h, w = fill.shape
+        drawn = (_shape if spec.shapes else _digit)(rng, spec, split, size)
+        h, w = drawn.fill.shape
         if max(h, w) > size:
             continue
         top, left = int(rng.integers(size - h + 1)), int(rng.integers(size - w + 1))
         where = (slice(top, top + h), slice(left, left + w))
         mask = np.zeros((size, size), bool)
-        mask[where] = fill > 0.5
+        mask[where] = drawn.fill > 0.5
         rest = scene.masks & ~mask
         if (rest.sum((1, 2)) < MIN_VISIBLE * full).any() or not mask.any():
             continue
@@ -239,13 +291,16 @@ def draw_scene(rng: np.random.Generator, split: str, variant: str, size: int) ->
         near = [c for c, m in zip(scene.colors, scene.masks, strict=True) if m[where].any()]
         if near and rng.random() < _OVERLAP_REJECTED:
             continue
-        name = str(rng.choice([c for c in COLORS if c not in near]))
-        color = _shade(rng, name, str(rng.choice(spec.tint)))
-        _paint(canvas, where, color, fill, outline, rng)
+        name = str(rng.choice([c for c in spec.colors if c not in near]))
+        color, texture = _shade(rng, name, str(rng.choice(spec.tint))), ""
+        if spec.shapes:
+            texture, color = textured(rng, color, drawn.fill.shape)
+        _paint(canvas, where, color, drawn.fill, drawn.outline, rng)
         scene.masks = np.concatenate([rest, mask[None]])
         full = np.append(full, mask.sum())
-        scene.digits.append(glyph.digit)
+        scene.labels.append(drawn.label)
         scene.colors.append(name)
-        scene.samples.append(index)
+        scene.textures.append(texture)
+        scene.samples.append(drawn.sample)
     scene.image = canvas.round().clip(0, 255).astype(np.uint8)
     return scene

@@ -1,4 +1,4 @@
-"""The language of digit scenes: captions and referring expressions that follow from the objects.
+"""The language of generated scenes: captions and referring expressions that follow from the objects.
 
 Fixed rules, so that every sentence can be checked against the scene. Lower case, no punctuation.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES
+from ufo.data.shapes_scene import MORE_COLORS, SHAPES, TEXTURES
 
 MAX_CAPTIONS = 5
 MAX_EXPRESSIONS = 3
@@ -19,6 +20,8 @@ CLEARLY_ASIDE = 0.05  # share of the image's side by which "leftmost" etc. leads
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _SIZES = ("largest", "smallest")
 _SIDES = ("leftmost", "rightmost", "top", "bottom")
+_ALL_COLORS = frozenset([*COLORS, *MORE_COLORS])
+_ALL_NAMES = frozenset([*CLASSES, *SHAPES])
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Thing:
     color: str
     box: tuple[float, float, float, float]
     area: int
+    texture: str = ""
 
     @property
     def center(self) -> tuple[float, float]:
@@ -36,7 +40,8 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        return f"{'an' if self.color[0] in 'aeiou' else 'a'} {self.color} {self.name}"
+        words = f"{self.texture} {self.color} {self.name}".strip()
+        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def relation(first: Thing, second: Thing) -> str:
@@ -84,25 +89,33 @@ def resolve(expression: str, things: list[Thing], size: int) -> list[int]:
     chosen = list(range(len(things)))
     extreme = ""
     for word in expression.split():
-        if word in COLORS:
+        if word in _ALL_COLORS:
             chosen = [i for i in chosen if things[i].color == word]
-        elif word in CLASSES:
+        elif word in TEXTURES:
+            chosen = [i for i in chosen if things[i].texture == word]
+        elif word in _ALL_NAMES:
             chosen = [i for i in chosen if things[i].name == word]
         elif word in (*_SIZES, *_SIDES):
             extreme = word
     return _extreme(extreme, things, chosen, size) if extreme else chosen
 
 
-def expressions(things: list[Thing], size: int, rng: np.random.Generator) -> list[list[str]]:
+def expressions(
+    things: list[Thing], size: int, rng: np.random.Generator, noun: str = "digit"
+) -> list[list[str]]:
     """For each object up to three expressions, each of which fits this object and no other.
 
-    An adjective is used where it helps: "the leftmost seven" only if there are several sevens.
+    An adjective is used where it helps: "the leftmost seven" only if there are several sevens. `noun` is what
+    any of the objects may be called.
     """
     found = []
     for i, thing in enumerate(things):
         candidates = [f"the {thing.name}", f"the {thing.color} {thing.name}"]
-        candidates += [f"the {thing.color} digit"]
-        candidates += [f"the {word} {noun}" for word in (*_SIZES, *_SIDES) for noun in ("digit", thing.name)]
+        candidates += [f"the {thing.color} {noun}"]
+        if thing.texture:
+            names = (noun, thing.name, f"{thing.color} {thing.name}")
+            candidates += [f"the {thing.texture} {name}" for name in names]
+        candidates += [f"the {word} {name}" for word in (*_SIZES, *_SIDES) for name in (noun, thing.name)]
         fitting = [text for text in candidates if resolve(text, things, size) == [i]]
         picked = rng.permutation(len(fitting))[:MAX_EXPRESSIONS]
         found.append([fitting[k] for k in sorted(picked)])
@@ -110,7 +123,7 @@ def expressions(things: list[Thing], size: int, rng: np.random.Generator) -> lis
 
 
 def vocabulary() -> list[str]:
-    """All words of captions, expressions and class names, sorted."""
+    """All words of captions, expressions and class names of digit scenes, sorted."""
     words = {"a", "an", "the", "digit", *_SIZES, *_SIDES, *COLORS, *SEMANTIC_CLASSES}
     words |= {word for where in _OPPOSITE for word in where.split()}
     return sorted(words)
