@@ -61,7 +61,7 @@ class Limits:
         """Number, kind of problem and text of the samples that cannot be asked; no image is decoded."""
         if not (self.task.needs_text and hasattr(data, "said")):
             return
-        spare = self.room - len(self._longest(""))
+        spare = self.room - self.prompt_length
         for i in range(len(data)):
             text, *answers = data.said(i)
             # a token is a byte at least, so short texts need not be cut into tokens
@@ -101,6 +101,11 @@ class Limits:
         # only language models have a context, and with it a layout
         image = backbone.layout(task.image_size, task.image_size).tokens  # type: ignore[operator]
         return min(most, context - image - task.max_length + 1)
+
+    @cached_property
+    def prompt_length(self) -> int:
+        """Tokens of the longest prompt without a text."""
+        return len(self._longest(""))
 
     @property
     def _continued(self) -> bool:

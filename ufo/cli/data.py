@@ -28,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
     _add_prepare(kinds)
     _add_show(kinds)
     _add_mix(kinds)
+    _add_vocab(kinds)
     _add_digits(kinds)
     _add_import(kinds)
     _add_new(kinds)
@@ -49,6 +50,9 @@ def _run(name: str, args: argparse.Namespace) -> int:
     args.overrides = list(getattr(args, "overrides", []))
     if hasattr(args, "name"):
         _sort_name(args)
+    if hasattr(args, "names"):
+        args.overrides += [word for word in args.names if not _is_name(word)]
+        args.names = [word for word in args.names if _is_name(word)]
     args.overrides = [readable(override, ("resolution",)) for override in args.overrides]
     if args.config_dir:
         if not args.config_dir.is_dir():
@@ -60,12 +64,16 @@ def _run(name: str, args: argparse.Namespace) -> int:
 def _sort_name(args: argparse.Namespace) -> None:
     """Find the NAME among words of any order: overrides have a `=` or begin with `+` or `~`."""
     words = [args.name, *args.overrides]
-    names = [word for word in words if Path(word).is_file() or not ("=" in word or word[:1] in "+~")]
+    names = [word for word in words if _is_name(word)]
     if not names:
         raise CommandError(f"name {NAME}; '{args.name}' is an override")
     args.name = names[0]
     words.remove(names[0])
     args.overrides = words
+
+
+def _is_name(word: str) -> bool:
+    return Path(word).is_file() or not ("=" in word or word[:1] in "+~")
 
 
 def _add_list(kinds: Any) -> None:
@@ -224,6 +232,20 @@ def _share(value: str) -> float:
     if not 0 <= share < 1:
         raise argparse.ArgumentTypeError(f"'{value}' is not a share from 0 to below 1")
     return share
+
+
+def _add_vocab(kinds: Any) -> None:
+    parser = _add(
+        kinds,
+        "vocab",
+        "what class names and texts cost in tokens, and a vocabulary for them",
+        "Print the tokens of the classes and of the prompts of some sources, with the vocabulary of the "
+        "backbone and with one that has their words, which --out writes.",
+    )
+    parser.add_argument("names", nargs="+", metavar="SOURCE", help=f"{NAME}; or an override")
+    parser.add_argument("--out", type=Path, help="file to write, a vocab.txt")
+    parser.add_argument("--at-least", type=positive, default=2, help="how often a word of texts occurs (2)")
+    parser.add_argument("--most", type=positive, default=2000, help="words of texts, at most (2000)")
 
 
 def _add_digits(kinds: Any) -> None:

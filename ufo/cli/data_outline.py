@@ -17,6 +17,7 @@ from ufo.cli.data_find import Found
 from ufo.errors import sentence
 from ufo.model import UFO
 from ufo.tasks import Task
+from ufo.tokenizer import Tokenizer
 
 CHOOSES = ("backbone=", "resolution=", "experiment=")
 
@@ -39,10 +40,13 @@ def make_backbone(found: Found, vocab_size: int = 1) -> Backbone:
         raise CommandError(f"the backbone cannot be built: {sentence(error)}") from error
 
 
-def outline(found: Found, tasks: Sequence[str]) -> UFO:
-    """The model without weights. Raises CommandError, and OSError where its vocabulary is not here."""
+def outline(found: Found, tasks: Sequence[str], tokenizer: Tokenizer | None = None) -> UFO:
+    """The model without weights, with its own tokenizer or another.
+
+    Raises CommandError, and OSError where its vocabulary is not here.
+    """
     made = {name: make_task(found, name) for name in tasks}
-    tokenizer = instantiate(found.cfg.backbone.tokenizer)
+    tokenizer = tokenizer or instantiate(found.cfg.backbone.tokenizer)
     with torch.device("meta"):
         return UFO(make_backbone(found, len(tokenizer)), tokenizer, made)
 

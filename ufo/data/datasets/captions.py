@@ -129,6 +129,11 @@ class CaptionDataset(ImageDataset):
                 pairs.append((rows[key], said))
         return pairs
 
+    def said(self, i: int) -> list[str]:
+        """Nothing is asked with a text; what follows is the caption, at evaluation all of them."""
+        rows = range(i, i + 1) if self.train else range(self._starts[i], self._starts[i + 1])
+        return ["", *(self._texts[row] for row in rows)]
+
     def __len__(self) -> int:
         return len(self._texts) if self.train else len(self._ids)
 

@@ -1,0 +1,93 @@
+"""`ufo data vocab`: what class names and texts cost in tokens, and a vocabulary in which they cost less.
+
+A prompt lists all classes, and the model reads a bounded number of tokens: a word that the vocabulary lacks
+is spelled in pieces. New words go to the end of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.progress import track
+
+from ufo.check_texts import Limits
+from ufo.cli import CommandError
+from ufo.cli.data_check import UNUSABLE
+from ufo.cli.data_find import Found, find, quiet, tasks_for
+from ufo.cli.data_outline import outline
+from ufo.data.vocabulary import missing_words, tokens_per_name
+from ufo.errors import sentence
+from ufo.files import write_text
+from ufo.tables import table
+from ufo.tokenizer import UFOTokenizer
+
+LONGEST = 12  # names that are listed
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print tokens per class and prompt lengths before and after; write the vocabulary with `--out`."""
+    sources = [find(name, args.root, args.overrides) for name in args.names]
+    with quiet():
+        before = instantiate(sources[0].cfg.backbone.tokenizer)
+        if not isinstance(before, UFOTokenizer):
+            raise CommandError("a language model keeps its own tokenizer; choose a UFO-ViT with backbone=")
+        read = [(found, _read(found)) for found in sources]
+    classes = list(dict.fromkeys(name for _, data in read for name in data.classes))
+    texts = [text for _, data in read for text in texts_of(data)]
+    words = missing_words(before.vocab, classes, texts, args.at_least, args.most)
+    after = UFOTokenizer([*before.vocab, *words], before.max_prompt_length, before.has_mask)
+    print(_names(classes, before, after))
+    print(_prompts(read, before, after))
+    counted = f"{len(words):,} words are spelled in pieces, of {len(before):,} tokens"
+    if not args.out:
+        print(f"\n{counted}; --out FILE writes a vocabulary with them")
+        return 0
+    write_text(args.out, "\n".join(after.vocab) + "\n")
+    print(f"\n{counted}; {args.out} has them. Train with: backbone.tokenizer.name_or_path={args.out}")
+    return 0
+
+
+def _read(found: Found) -> Any:
+    if "train" not in found.splits:
+        raise CommandError(f"{found.name} has no train data, only {', '.join(found.splits) or 'nothing'}")
+    try:
+        return found.build("train")
+    except UNUSABLE as error:
+        raise CommandError(f"{found.name}: {sentence(error)}") from error
+
+
+def texts_of(data: Any) -> Iterator[str]:
+    """What samples are asked with and answered: expressions, questions, captions."""
+    if data.provides & {"expression", "conversation", "caption"}:
+        for i in track(range(len(data)), "reading texts", transient=True, console=Console(stderr=True)):
+            yield from data.said(i)
+
+
+def _names(classes: list[str], before: UFOTokenizer, after: UFOTokenizer) -> str:
+    """The names that cost most, with their tokens before and after."""
+    if not classes:
+        return "no classes"
+    old, new = tokens_per_name(before, classes), tokens_per_name(after, classes)
+    order = sorted(range(len(classes)), key=lambda i: (new[i] - old[i], -old[i]))
+    rows = [[classes[i], f"{old[i]}", f"{new[i]}"] for i in order[:LONGEST]]
+    if rest := order[LONGEST:]:
+        rows.append([f"and {len(rest)} more", f"{sum(old[i] for i in rest)}", f"{sum(new[i] for i in rest)}"])
+    rows.append([f"all {len(classes)} classes", f"{sum(old)}", f"{sum(new)}"])
+    return table(["class", "tokens", "with the new words"], rows)
+
+
+def _prompts(read: list[tuple[Found, Any]], before: UFOTokenizer, after: UFOTokenizer) -> str:
+    """Tokens of the longest prompt of each source and task, and how many the model reads."""
+    rows = []
+    for found, data in read:
+        for task in tasks_for(data.provides) if found.source is None else [found.source.task]:
+            with quiet():
+                models = [outline(found, [task], tokenizer) for tokenizer in (before, after)]
+                lengths = [Limits(model, model.task(task), data.classes) for model in models]
+            name = f"{found.name} {task}" if found.source is None else found.name
+            rows.append([name, *(str(limits.prompt_length) for limits in lengths), str(lengths[0].room)])
+    return "\n" + table(["longest prompt", "tokens", "with the new words", "the model reads"], rows)
