@@ -236,7 +236,7 @@ def test_weights_of_another_architecture(refused, scenes, other_model, checkpoin
 
 def test_weights_of_another_vocabulary(refused, scenes, checkpoint, tmp_path):
     vocab = tmp_path / "vocab.txt"
-    words = (Path("conf/vocab/digits.txt")).read_text().split("\n")
+    words = (Path("conf/vocab/general.txt")).read_text().split("\n")
     vocab.write_text("\n".join([words[0], words[1], *words[2:-1][::-1]]) + "\n")
     other = ("strict_init=true", f"backbone.tokenizer.name_or_path={vocab}")
     line = refused("train.py", *SMALL, *scenes, *ONE, f"init={checkpoint}", *other)
