@@ -262,6 +262,18 @@ def test_export_and_import_give_the_same(tool, polygons, ufo, tmp_path):
     assert ufo("export", tool, path, *options, "--force")[0] == 0
 
 
+def test_parts_of_one_object_stay_one(ufo, tmp_path):
+    path, _ = predictions(tmp_path)
+    two = [[2, 2, 12, 2, 12, 12, 2, 12], [30, 20, 50, 20, 50, 40, 30, 40]]
+    head = {"image_id": 1, "file_name": "0001.jpg", "category": "owl", "bbox": [2, 2, 48, 38]}
+    write_json(path, [{**head, "segmentation": two, "score": 1.0}])
+    for tool in ("cvat", "labelme"):
+        code, said = ufo("export", tool, path, "--images", tmp_path / "pictures", "--out", tmp_path / tool)
+        assert code == 0 and ("several parts, written as a mask" in said) == (tool == "cvat")
+        labels = imported(format_named(tool), tmp_path / tool, images=tmp_path / "pictures")
+        assert boxes(labels)["0001.jpg"] == [("owl", (2, 2, 50, 40))]
+
+
 def test_export_of_ids_and_several_tasks(ufo, tmp_path):
     path, _ = predictions(tmp_path)
     ids = {"images": [{"id": 77, "file_name": "0001.jpg"}], "categories": [{"id": 5, "name": "kite"}]}

@@ -150,6 +150,33 @@ def test_damaged_files_end_in_a_sentence(tool, tmp_path):
         path.write_bytes(whole)
 
 
+def odd(value, generator: random.Random):
+    """A JSON value with one of its parts replaced by something of another type."""
+    if isinstance(value, (dict, list)) and value and generator.random() < 0.8:
+        key = generator.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        value[key] = odd(value[key], generator)
+        return value
+    return generator.choice([None, [], {}, [[]], {"a": [1]}, -7, 1e300, float("nan"), True, "x", "\ud800", 3])
+
+
+@pytest.mark.parametrize(
+    "tool", ["labelme", "coco", "roboflow", "label_studio", "supervisely", "via", "imagefolder"]
+)
+def test_values_of_other_types_end_in_a_sentence_or_a_count(tool, tmp_path):
+    root = TOOLS[tool](tmp_path / "birds")
+    generator = random.Random(tool)
+    for path in [p for p in root.rglob("*") if p.suffix in (".json", ".jsonl")]:
+        whole = path.read_text()
+        for _ in range(60):
+            lines = whole.splitlines() if path.suffix == ".jsonl" else [whole]
+            path.write_text("\n".join(json.dumps(odd(json.loads(line), generator)) for line in lines))
+            try:
+                imported(format_named(tool), root)
+            except DataError as error:
+                assert "\n" not in str(error)
+        path.write_text(whole)
+
+
 # ---------------------------------------------------------------- tidy
 
 

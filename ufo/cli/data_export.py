@@ -19,7 +19,7 @@ from ufo.data.json_stream import json_records
 from ufo.data.labels.outline import outlines
 from ufo.data.labels.reading import Source, bounded, json_of
 from ufo.data.labels.record import Picture, Thing
-from ufo.data.labels.shapes import checked_rle, number, numbers
+from ufo.data.labels.shapes import checked_rle, number, numbers, polygons_rle
 from ufo.data.problems import DOUBTFUL
 from ufo.ops.nearest import beside
 
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         if picture is not None and thing is not None:
             if args.polygons:
                 _to_polygons(source, thing, where)
+            if len(thing.polygons) > 1 and not tool.parts:
+                _to_mask(source, thing, picture, where)
             picture.things.append(thing)
     chosen = [pictures[path] for path in sorted(pictures) if pictures[path].things]
     if not chosen:
@@ -154,6 +156,12 @@ def _thing(
         source.problems.report("record without a box or mask", where)
         return None
     return thing
+
+
+def _to_mask(source: Source, thing: Thing, picture: Picture, where: str) -> None:
+    """Several polygons as one mask, for tools in which each of them would be an object."""
+    thing.rle, thing.polygons = polygons_rle(thing.polygons, picture.size), []
+    source.problems.report("object of several parts, written as a mask", where, effect=DOUBTFUL)
 
 
 def _to_polygons(source: Source, thing: Thing, where: str) -> None:

@@ -143,7 +143,7 @@ def _say(labels: Labels, written: Written, place: Place, counts: dict[str, int],
         print(f"  note: {text}")
     print(f"  split ({how}): " + ", ".join(f"{n:,} {split}" for split, n in counts.items()))
     if "test" in counts:
-        print("  test.json is for a last evaluation: no source uses it")
+        print("  the test part is written for a last evaluation; no source uses it")
     print(f"  written: {short(place.out)}: {', '.join(written.files)}")
     print(f"  pictures stay in {written.root}; names in the files start from there")
 

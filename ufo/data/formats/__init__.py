@@ -44,6 +44,11 @@ class Format:
         """Writes predictions; None where the format is only read."""
         return getattr(self.module, "write", None)
 
+    @property
+    def parts(self) -> bool:
+        """Whether one object may have several polygons where predictions are written."""
+        return bool(getattr(self.module, "PARTS", False))
+
     def read(self, source: Source) -> Labels:
         """The labels of a folder or file. Raises DataError."""
         return self.module.read(source)

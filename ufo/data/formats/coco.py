@@ -78,7 +78,12 @@ def _read_file(source: Source, labels: Labels, path: Path) -> None:
             if record.get("supercategory"):
                 parents.add(str(record["supercategory"]).strip())
         elif section == "images":
-            pictures[key_of(record, "id")] = _picture(source, record, path, split)
+            key = key_of(record, "id")
+            if key is None or key in pictures:
+                kind = "image record without an id" if key is None else "image record of an id used before"
+                source.problems.report(kind, source.place(path))
+            else:
+                pictures[key] = _picture(source, record, path, split)
     used: set[str] = set()
     for section, record in json_records(path):
         if section == "annotations" and isinstance(record, dict):

@@ -17,7 +17,7 @@ import yaml
 from ufo.data.errors import DataError
 from ufo.data.labels.reading import Source, objects_of, peek, rows_of
 from ufo.data.labels.record import Labels, Picture, Thing, split_of
-from ufo.data.labels.shapes import numbers
+from ufo.data.labels.shapes import number, numbers
 from ufo.data.problems import DOUBTFUL
 
 ABOUT = "Hugging Face imagefolders: metadata.jsonl or .csv with objects or captions"
@@ -106,7 +106,7 @@ def _things(source: Source, objects: Any, numbered: dict[str, int], where: str) 
         rows = [{"bbox": b, "category": c, "text": t} for b, c, t in zip(boxes, classes, texts, strict=False)]
     else:
         return
-    by_number = {number: name for name, number in numbered.items()}
+    by_number = {place: name for name, place in numbered.items()}
     for place, row in enumerate(rows, start=1):
         at = f"{where}, object {place}"
         box = numbers(row.get("bbox"), 4)
@@ -114,13 +114,13 @@ def _things(source: Source, objects: Any, numbered: dict[str, int], where: str) 
         if box is None or said is None:
             source.problems.report("object without a box or a category", at)
             continue
-        if isinstance(said, (int, float)) or (isinstance(said, str) and said.isdigit()):
-            name = by_number.get(int(said)) or (source.classes or [])[int(said) : int(said) + 1]
-            if not name:
-                source.problems.report(
-                    "category without a name, called after its number: give --classes", at, effect=DOUBTFUL
-                )
-            said = name if isinstance(name, str) else (name[0] if name else f"class {int(said)}")
+        if (value := number(said)) is not None and value.is_integer() and value >= 0:
+            given = dict(enumerate(source.classes or ()))
+            said = by_number.get(int(value)) or given.get(int(value))
+            if said is None:
+                kind = "category without a name, called after its number: give --classes"
+                source.problems.report(kind, at, effect=DOUBTFUL)
+                said = f"class {int(value)}"
         text = row.get("text")
         x, y, width, height = box
         yield Thing(

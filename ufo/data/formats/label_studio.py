@@ -79,29 +79,31 @@ def _picture(source: Source, task: dict[str, Any], where: str) -> Picture | None
     if picture is None:
         return None
     texts: dict[Any, str] = {}
-    regions = {r.get("id") for r in results if _kind(r) in SHAPES}
+    regions = {str(r.get("id")) for r in results if _kind(r) in SHAPES}
     for result in results:
         if result.get("type") == "textarea":
             said = " ".join(_texts(result))
-            key = result.get("id") if result.get("id") in regions else result.get("parentID")
-            if key in regions:
+            key = next(
+                (k for k in (str(result.get("id")), str(result.get("parentID"))) if k in regions), None
+            )
+            if key is not None:
                 texts[key] = said
             elif said:
                 picture.captions.append(said)
-    labelled = {(r.get("id"), _kind(r)) for r in results if _labels(r)}
+    labelled = {(str(r.get("id")), _kind(r)) for r in results if _labels(r)}
     for place, result in enumerate(results, start=1):
         at, kind, names = f"{where}, result {place}", _kind(result), _labels(result)
         if kind is None:
             if result.get("type") != "textarea":
                 source.problems.report(f"result of the kind {str(result.get('type'))[:30]}", at)
             continue
-        if result.get("type") == "textarea" or (not names and (result.get("id"), kind) in labelled):
+        if result.get("type") == "textarea" or (not names and (str(result.get("id")), kind) in labelled):
             continue  # the same region stands there once more, with its labels
         thing = _thing(source, result, kind, picture.size, at)
         if thing is not None:
             if len(names) > 1:
                 source.problems.report("further label of one region", at, number=len(names) - 1)
-            thing.label, thing.text = (names or [""])[0].strip(), texts.get(result.get("id"), "")
+            thing.label, thing.text = (names or [""])[0].strip(), texts.get(str(result.get("id")), "")
             picture.things.append(thing)
     return picture
 

@@ -43,6 +43,8 @@ ABOUT = "LabelMe json files: polygons, rectangles, circles, masks"
 ALIASES = ("anylabeling", "x_anylabeling", "wkentaro")
 ORDER = 10
 MAX_JSON = 256 << 20
+PARTS = True
+"""Several polygons can be one object here."""
 
 
 def recognise(source: Source) -> str:

@@ -31,7 +31,8 @@ def read(source: Source) -> Labels:
     """All files in folders called `ann`."""
     labels = Labels([], source.problems)
     if meta := source.first("meta.json"):
-        classes = json_of(meta, MAX_JSON).get("classes")
+        content = json_of(meta, MAX_JSON)
+        classes = content.get("classes") if isinstance(content, dict) else None
         for entry in classes if isinstance(classes, list) else ():
             if isinstance(entry, dict):
                 labels.add_class(str(entry.get("title", "")).strip())

@@ -88,12 +88,11 @@ def _of_json(source: Source, content: Any, path: Path) -> Iterator[Entry]:
         regions = entry.get("regions") or []
         regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 numbers them
         known = [
-            (region.get("shape_attributes") or {}, region.get("region_attributes") or {})
+            (_dict(region.get("shape_attributes")), _dict(region.get("region_attributes")))
             for region in (regions if isinstance(regions, list) else ())
             if isinstance(region, dict)
         ]
-        about = entry.get("file_attributes")
-        yield source.place(path), entry["filename"], about if isinstance(about, dict) else {}, known
+        yield source.place(path), entry["filename"], _dict(entry.get("file_attributes")), known
 
 
 def _of_csv(source: Source, path: Path) -> list[Entry]:
@@ -115,12 +114,16 @@ def _of_csv(source: Source, path: Path) -> list[Entry]:
     return list(found.values())
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _object(text: str | None) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return _dict(value)
 
 
 def _options(content: Any) -> dict[str, list[str]]:

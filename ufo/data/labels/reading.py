@@ -177,6 +177,8 @@ class Source:
         if self.scratch is None:
             raise DataError(f"{self.path} holds pictures itself; there is no folder to write them to.")
         path = self.scratch / "images" / re.sub(r"[^\w.-]", "_", name)
+        while path.exists():
+            path = path.with_name(f"{path.stem}_{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return path
