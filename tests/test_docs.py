@@ -76,9 +76,13 @@ def commands() -> list[tuple[str, list[str]]]:
 def of_program(*programs: str) -> list:
     """The commands that start one of the programs, as parameters of a test.
 
-    Those with a folder of the user's (`--config-dir`) need that folder: test_own_sources__compose.
+    Those with a folder or a file of the user's need it: test_own_sources__compose, tests/own.
     """
-    all_of_them = [(where, words) for where, words in commands() if "--config-dir" not in words]
+    all_of_them = [
+        (where, words)
+        for where, words in commands()
+        if "--config-dir" not in words and not (words[1:2] == ["train"] and words[2].endswith(".yaml"))
+    ]
     chosen = [(where, words) for where, words in all_of_them if " ".join(words[:2]) in programs]
     return [pytest.param(words[2:], " ".join(words[:2]), id=where) for where, words in chosen]
 
@@ -135,7 +139,9 @@ def test_documents__have_commands_of_every_kind():
     assert starts >= {"python train.py", "python evaluate.py", "ufo predict", "make demo", "make test"}
 
 
-@pytest.mark.parametrize(("arguments", "program"), of_program("python train.py", "python evaluate.py"))
+@pytest.mark.parametrize(
+    ("arguments", "program"), of_program("python train.py", "python evaluate.py", "ufo train", "ufo evaluate")
+)
 def test_training_command__composes(arguments, program):
     name = program.split()[1].removesuffix(".py")
     for run in single_runs(arguments):
@@ -156,6 +162,7 @@ UFO_COMMANDS = (
     "replay",
     "--help",
 )
+TRAINING = ("ufo train", "ufo evaluate")
 
 
 @pytest.mark.parametrize(("arguments", "program"), of_program(*(f"ufo {name}" for name in UFO_COMMANDS)))
@@ -181,7 +188,7 @@ def test_other_commands__are_known():
     known = ("python", "ufo", "make", "git", "cd", "tensorboard", "wandb", "torchrun", "pip")
     for where, words in commands():
         assert words[0] in known, where
-        assert words[0] != "ufo" or words[1] in UFO_COMMANDS, where
+        assert words[0] != "ufo" or " ".join(words[:2]) in TRAINING or words[1] in UFO_COMMANDS, where
         if words[0] == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), where
         if words[:2] == ["python", "-m"] and words[2].startswith("ufo."):

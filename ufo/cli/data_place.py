@@ -148,10 +148,9 @@ def check_sources(paths: Sequence[Path], args: argparse.Namespace) -> int:
 
 def say_next(place: Place, paths: Sequence[Path]) -> None:
     """The commands that come next."""
-    keys = ",".join(path.stem for path in paths)
     print(
         f"\nnext:\n  ufo data show {short(paths[0])} -n 16\n"
-        f"  ufo train --config-dir {short(place.config)} mixture=own +source=[{keys}] name={place.name}"
+        f"  ufo train {' '.join(map(short, paths))} name={place.name}"
     )
 
 
