@@ -104,7 +104,11 @@ def check_config(cfg: DictConfig) -> None:
     for key, source in cfg.sources.items():
         if not source:
             continue
-        _check_keys(f"sources.{key}.dataset", source.dataset, {"info", "folder", "evaluated", "train", "val"})
+        _check_keys(
+            f"sources.{key}.dataset",
+            source.dataset,
+            {"info", "folder", "images", "evaluated", "train", "val"},
+        )
         _check_keys(f"sources.{key}.transform", source.transform, {"train", "val"})
         if source.task not in tasks:
             raise ValueError(
