@@ -12,6 +12,7 @@ from commands import run
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from ufo.check import check_config
 from ufo.checkpoints import recipes
 from ufo.command_line import readable
 from ufo.own.command import rewritten
@@ -20,10 +21,11 @@ YAML = """{head}defaults: [/transform@transform: plain]
 name: {name}/detection
 task: detection
 dataset:
+  images: {folder}/pictures
   train:
     _target_: ufo.data.datasets.CocoDataset
     _partial_: true
-    images: {folder}/pictures
+    images: ${{..images}}
     annotations: {folder}/squares.json
     train: true
 """
@@ -69,6 +71,7 @@ def test_a_file__becomes_a_config_dir_and_a_source(folder):
     assert "+source=[squares]" in arguments and arguments[-1] == "seed=3"
     cfg = composed(arguments)
     assert list(cfg.sources) == ["sq"] and cfg.name == "sq"
+    check_config(cfg)
 
 
 def test_a_file_outside_of_a_source_folder__works_as_well(folder):
