@@ -45,10 +45,10 @@ fix: .venv/.developed
 # everything; `make check test` runs no test twice
 test: lint quick slow
 
-# the API reference from the docstrings, into build/api
+# the documents and the API reference as a site, into build/site
 docs: .venv/.developed
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
-	$(BIN)/pdoc ufo --output-directory build/api --docformat google
+	$(BIN)/python scripts/site.py
 
 # versions with hashes for every Python and system; those in the file stay, LOCK=--upgrade takes newer ones
 lock: .venv/.developed
