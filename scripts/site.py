@@ -57,6 +57,13 @@ def quoted(text: str) -> str:
     return f'"{text}"'
 
 
+def modules() -> list[str]:
+    """All modules of the package but its command line: pdoc takes no more than `__all__` by itself."""
+    found = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "ufo").rglob("*.py"))
+    names = {".".join(path.parts).removesuffix(".__init__") for path in found}
+    return sorted(name for name in names if not name.startswith("ufo.cli"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
@@ -68,7 +75,7 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=work, check=True)
     shutil.move(work / "site", out)
     shutil.rmtree(work)
-    reference = ["-m", "pdoc", "ufo", "--docformat", "google", "--output-directory", str(out / "api")]
+    reference = ["-m", "pdoc", *modules(), "--docformat", "google", "--output-directory", str(out / "api")]
     subprocess.run([sys.executable, *reference], cwd=ROOT, check=True)
     print(out / "index.html")
 
