@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ KEYS = frozenset(
     ]
 )
 
+DATASET = frozenset(["info", "folder", "evaluated", "train", "val"])
+
 # groups whose entries have names of their own, and the key without which an entry is none
 NAMED = {"tasks": "_target_", "sources": "task", "callbacks": "_target_", "logger": "_target_"}
 
@@ -104,11 +107,7 @@ def check_config(cfg: DictConfig) -> None:
     for key, source in cfg.sources.items():
         if not source:
             continue
-        _check_keys(
-            f"sources.{key}.dataset",
-            source.dataset,
-            {"info", "folder", "images", "evaluated", "train", "val"},
-        )
+        _check_keys(f"sources.{key}.dataset", source.dataset, DATASET | referred(source.dataset))
         _check_keys(f"sources.{key}.transform", source.transform, {"train", "val"})
         if source.task not in tasks:
             raise ValueError(
@@ -118,6 +117,11 @@ def check_config(cfg: DictConfig) -> None:
     _check_arguments(OmegaConf.to_container(cfg, resolve=False))
     for name in tasks:
         check_settings(instantiate(cfg.tasks[name]))
+
+
+def referred(dataset: DictConfig) -> set[str]:
+    """Keys of a data set that its splits refer to: `images: ${..pictures}` reads `pictures`."""
+    return set(re.findall(r"\$\{\.\.(\w+)", OmegaConf.to_yaml(dataset, resolve=False)))
 
 
 def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:

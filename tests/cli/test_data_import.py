@@ -34,7 +34,10 @@ from label_files import (
 )
 from pycocotools import mask as coco_mask
 
+from ufo.check import check_config
+from ufo.checkpoints.recipes import compose
 from ufo.cli import data_check, data_find, main
+from ufo.command_line import searched
 from ufo.data.formats import format_named
 from ufo.data.labels.reading import Source
 from ufo.data.labels.shapes import area, mask_rle
@@ -64,10 +67,11 @@ def test_import_writes_a_source_that_composes(tool, ufo, tmp_path):
     assert code == 0 and f"taken as {tool} (" in said, said
     assert tree_hash(path) == before
     source = tmp_path / "mine" / "source" / "my_birds_2.yaml"
-    assert f"checked {source}" in said and "+source=[my_birds_2" in said
+    assert f"checked {source}" in said and "ufo train mine/source/my_birds_2.yaml" in said
     masks_source = source.with_name("my_birds_2_instance_segmentation.yaml")
     # a polygon is in one picture only, so that it is on one side of the split
     assert not masks_source.exists() and ("no source of masks" in said) == (tool not in BOXES)
+    check_config(compose([searched(source.parents[1]), "mixture=own", "+source=my_birds_2"]))
     found = data_find.find(str(source))
     assert found.source.task == "detection" and found.name == "my_birds_2/detection"
     train, val = found.build("train"), found.build("val")
