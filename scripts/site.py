@@ -23,7 +23,7 @@ PAGES = {
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md", "docs/slurm_sandbox_output.md"],
 }
 """The pages by section; a test checks that no document is left out."""
-FILES = ["LICENSE", "docs/assets"]
+FILES = ["LICENSE", "docs/assets", "docs/first_steps.ipynb"]
 
 
 def stage(out: Path) -> None:
