@@ -1,4 +1,4 @@
-"""docs/first_steps.ipynb runs from its first cell to its last, in an empty folder, with a shorter training."""
+"""docs/first_steps.ipynb runs from the first cell to the last, in an empty folder, with a short training."""
 
 from __future__ import annotations
 
