@@ -15,6 +15,8 @@ from ufo import build
 from ufo.check import check_config, check_source
 from ufo.check_data import categories_of, check_files, known_classes, planned
 from ufo.check_values import check_values
+from ufo.checkpoints import recipes
+from ufo.checkpoints.errors import CheckpointError
 from ufo.data.digits import CLASSES, SEMANTIC_CLASSES
 from ufo.data.errors import DataError
 
@@ -59,6 +61,15 @@ def default():
         ("trainer.check_val_every_n_epoch", 1),
         ("callbacks.stall_watch.seconds", float("nan")),
         ("loss_weights.dice", "much"),
+        ("backbone.network.depth", 1_000_000),
+        ("backbone.network.width", 10**9),
+        ("backbone.network.heads", 0),
+        ("backbone.network.window_size", -3),
+        ("tasks.caption.max_length", 10**8),
+        ("tasks.detection.image_size", 10**6),
+        ("tasks.detection.samples_per_window", 10**9),
+        ("resolution.caption", 10**7),
+        ("mask_points", 10**12),
         ("seed", -1),
         ("objective", "val/digits/detecton/mAP"),
         ("objective", "digits/detection/mAP"),
@@ -91,6 +102,13 @@ def test_a_value_that_is_fine(default, key, value):
     cfg = default.copy()
     OmegaConf.update(cfg, key, value, force_add=True)
     check_values(cfg)
+
+
+def test_a_model_beyond_all_sizes_is_refused_by_every_command():
+    """`ufo data check`, `ufo memory` and others compose a config of their own."""
+    for wrong in ("backbone.network.depth=1000000", "tasks.caption.max_length=1000000000"):
+        with pytest.raises(CheckpointError, match=f"{wrong} is not in "):
+            recipes.compose([wrong])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Overrides and Hydra's options in any order, and values with any characters."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -51,6 +52,24 @@ def test_commas_separate_values_unless_there_is_such_a_path(tmp_path):
         "seed",
     ):
         assert readable(kept) == kept
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', "cost$5", "a${b}", "${name}", "a=b", "a,b", "x (1)", "#1"])
+@pytest.mark.parametrize("folder", ["", "runs/"])
+def test_a_folder_that_is_there_is_found_whatever_its_name(folder, name, tmp_path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    monkeypatch.chdir(tmp_path)
+    Path(folder + name).mkdir(parents=True)
+    cfg = OmegaConf.create({"name": "other", "ckpt": value(readable(f"ckpt={folder}{name}"))})
+    assert cfg.ckpt == folder + name
+
+
+def test_a_word_is_no_path_although_there_is_such_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for word in ("null", "1e3", "csv", "7"):
+        Path(word).touch()
+        assert readable(f"init={word}") == f"init={word}"
 
 
 def test_options_that_are_numbers_are_names():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ufo.checkpoints import bounds
 from ufo.errors import instead
 
 
@@ -89,6 +90,7 @@ def check_values(cfg: DictConfig) -> None:
     for name in SWITCHES:
         if not isinstance(plain.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
+    bounds.check_config(plain)
     _check_layers(plain)
     _check_length(plain)
     _check_interval(plain["trainer"].get("val_check_interval"))

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ufo import places
 from ufo.errors import sentence
-from ufo.yaml_files import check_folders
+from ufo.yaml_files import UNREADABLE, check_folders
 
 FULL, OURS = "HYDRA_FULL_ERROR", "UFO_COMPOSES"
 # keys that are arguments of a class or function: it, not the yaml, says which there are
@@ -57,6 +57,11 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error, _groups())}", file=sys.stderr)
+        sys.exit(1)
+    except UNREADABLE as error:
+        if not os.environ.get(OURS):
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if not os.environ.get(OURS):  # the job has begun: what it says is its own
@@ -100,13 +105,18 @@ def readable(override: str, numbered: Sequence[str] = ()) -> str:
     key, equals, value = override.partition("=")
     if equals and key.lstrip("+") in numbered:
         return f"{key}={','.join(quoted(v) if v.isdigit() else v for v in value.split(','))}"
-    if "/" not in value or value[0] in "'\"[{" or "${" in value:
+    if not value or value[0] in "'\"[{":
         return override
+    exists = os.path.exists(value)
+    if not exists and ("/" not in value or "${" in value):
+        return override
+    if "${" in value:  # there is a file with just these characters in its name
+        return f"{key}={quoted(value)}"
     try:
         parsed = OverridesParser.create().parse_override(override)
-        # "a,b/c" is two values unless there is such a path
-        alone = not parsed.is_sweep_override() and str(parsed.value()) == value
-        return override if alone or not Path(value).exists() else f"{key}={quoted(value)}"
+        # "a,b/c" is two values unless there is such a path; a word or a number is itself
+        alone = not parsed.is_sweep_override() and ("/" not in value or str(parsed.value()) == value)
+        return override if alone or not exists else f"{key}={quoted(value)}"
     except HydraException:
         return f"{key}={quoted(value)}"
 

@@ -32,6 +32,10 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     for known in (error, error.__cause__):
         if isinstance(known, OmegaConfBaseException):
             return _of_omegaconf(known, groups)
+    if isinstance(error, RecursionError):
+        return "a yaml file is nested too deeply to be a config, or refers to itself"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a yaml or text file is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:  # by a worker of torch's data loader
         text = text.strip().splitlines()[-1].partition(": ")[2]

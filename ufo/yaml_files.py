@@ -10,6 +10,9 @@ import yaml
 MAX_NODES = 100_000
 """So many values may a file have, with its aliases written out."""
 
+UNREADABLE = (yaml.YAMLError, RecursionError, ValueError)
+"""What Hydra passes on of a file that is no yaml: nested too deeply, not UTF-8, with endless numbers."""
+
 
 def check_yaml(path: Path) -> None:
     """Raises ValueError for a yaml whose aliases spell more than `MAX_NODES` values, or contain themselves.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -104,3 +105,62 @@ def test_patience_and_bundles_are_checked(tmp_path, capsys):
         NonFinite(tmp_path, 0)
     assert main(["replay", str(tmp_path)]) != 0
     assert "is not a bundle" in capsys.readouterr().err
+
+
+@pytest.fixture
+def bundle(make_model, make_batch, tmp_path) -> Path:
+    """What a run leaves of a step in which a weight is not a number."""
+    model = make_model()
+    with torch.no_grad():
+        model.backbone.output_embedding[-1, 0] = float("inf")
+    with pytest.raises(NonFiniteError):
+        train(model, [make_batch("caption")], NonFinite(tmp_path, 1))
+    return tmp_path / "step_000000"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "swim"},
+        {"task": None},
+        {"images": "none"},
+        {"images": torch.zeros(3)},
+        {"captions": [None]},
+        {"seed": "five"},
+        {"seed": 10**400},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_strange_batch_ends_in_a_sentence(change, bundle, capsys):
+    path = bundle / "batch_0.pt"
+    [values] = torch.load(path, weights_only=True)
+    torch.save([{**values, **change}], path)
+    assert main(["replay", str(bundle)]) == 1
+    assert "copy the bundle again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [3, None, [3], {"a": 1}, "text", [[1] * 3]], ids=str)
+@pytest.mark.parametrize("name", ["batch_0.pt", "weights.pt"])
+def test_strange_files_in_a_bundle_end_in_a_sentence(name, content, bundle, capsys):
+    torch.save(content, bundle / name)
+    assert main(["replay", str(bundle)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    (bundle / name).write_bytes(b"\x80\x02garbage")
+    assert main(["replay", str(bundle)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_references_in_a_batch_that_multiply_are_refused_at_once(bundle, capsys):
+    value = ["a"]
+    for _ in range(5):
+        value = [value] * 500
+    torch.save([{"ids": value}], bundle / "batch_0.pt")
+    assert main(["replay", str(bundle)]) == 1
+    assert "nested as no checkpoint's are" in capsys.readouterr().err
+
+
+def test_autograd_names_the_operation(bundle, capsys):
+    with pytest.warns(UserWarning, match="Error detected"):
+        assert main(["replay", str(bundle), "--anomaly"]) == 0
+    assert "autograd: Function '" in capsys.readouterr().out

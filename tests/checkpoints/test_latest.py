@@ -147,3 +147,14 @@ def test_a_state_of_other_weights_does_not_fit(tmp_path):
         check_fits({**content, "optimizer_states": fewer}, Module())
     with pytest.raises(Damaged, match="exp_avg is"):  # another weight's shape
         check_fits({**content, "optimizer_states": moments(torch.zeros(2))}, Module())
+
+
+def test_references_that_multiply_are_refused_at_once(tmp_path):
+    value: list = ["a"]
+    for _ in range(5):
+        value = [value] * 500
+    torch.save(state(callbacks={"x": value}), tmp_path / "x.ckpt")
+    start = time.process_time()
+    with pytest.raises(Damaged, match="nested"):
+        contents(tmp_path / "x.ckpt")
+    assert time.process_time() - start < 1

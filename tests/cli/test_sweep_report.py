@@ -113,6 +113,7 @@ ODD = [
     '{"state": "finished", "objective": "good"}',
     '{"state": "finished", "started": 4, "ended": "yesterday"}',
     '{"state": "finished", "started": "9999-12-31T23:59:59+00:00", "ended": "0001-01-01T00:00:00"}',
+    '{"state": "finished", "why": "\\ud83d", "overrides": ["a=\\ud83d", "\\ud83d=1"], "pid": 7}',
     "[" * 100_000,
     "\x00\xff",
 ]
@@ -134,6 +135,7 @@ def test_one_odd_record__does_not_end_the_report(odd, folder):
         f'{{"{KEY}": 1}}',
         f'{{"{KEY}": {{"best": "x"}}}}',
         f'{{"{KEY}": {{"best": NaN}}}}',
+        '{"val/\\ud83d": {"best": 1, "last": 1, "headline": true}}',
         "9" * 5000,
     ],
 )

@@ -171,6 +171,20 @@ def write_turned(path, height, width, orientation=6):
     write_image(path, height, width, exif=exif)
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_map_that_says_how_it_wants_to_be_turned_is_taken_as_stored(train, orientation, tmp_path):
+    """Tools copy a photo's EXIF data into the map; the picture follows the map's pixels, in both halves."""
+    make(tmp_path, np.zeros((3, 4)))
+    write_turned(tmp_path / "images" / "a.jpg", 3, 4, orientation)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(np.ones((3, 4), dtype=np.uint8)).save(tmp_path / "labels" / "a.png", exif=exif)
+    data = SemanticDataset(tmp_path / "images", tmp_path / "labels", classes=CLASSES, train=train)
+    assert data[0]["image"].shape[1:] == data.target(0).size == data.target(0).semantic.shape == (3, 4)
+    assert data.portrait().tolist() == [False]
+
+
 @pytest.mark.parametrize(
     "suffixes", [(".JPG", ".png"), (".jpeg", ".TIF"), (".png", ".PNG"), (".webp", ".bmp")]
 )

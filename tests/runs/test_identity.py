@@ -53,6 +53,7 @@ def test_it_is_the_same_again_and_survives_json(of, run, tmp_path):
         # the code's own defaults, written out
         ["sources.caption.weight=1.0", "++schedule.warmup_steps=0", "++tasks.detection.repeat=3"],
         ["++optimizer.fused=true"],
+        ["++trainer.gradient_clip_algorithm=norm", "trainer.accumulate_grad_batches=2"],
         ["++optimizer.eps=1e-8", "++backbone.network.query_update_at_global=never"],
     ],
 )
@@ -80,6 +81,9 @@ def test_a_run_recorded_with_another_kind_of_step_goes_on(run):
         ("sources.caption.weight=3", "weight was 1.0, and is 3"),
         ("+sources.caption.max_samples=3", "training samples, and now has 3"),
         ("++tasks.detection.samples_per_window=1", "tasks.detection.samples_per_window"),
+        ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val was 0.1, and is 1"),
+        ("trainer.gradient_clip_val=null", "trainer.gradient_clip_val was 0.1, and is nothing"),
+        ("++trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm was norm"),
         ("seed=4", "seed was 0, and is 4"),
         ("init=weights/somewhere", "init was nothing, and is weights/somewhere"),
     ],

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -65,19 +67,33 @@ def _failed(logger: Logger, error: OSError) -> None:
 
 @rank_zero_only
 def _save_all_rows(logger: CSVLogger) -> None:
-    """`save`, which rewrites the file where a column is new: what was in it survives a write that fails."""
-    path = Path(logger.experiment.metrics_file_path)
-    before = path.read_bytes() if path.is_file() else None
-    columns = list(logger.experiment.metrics_keys)
+    """`save`, of which a write that fails leaves the file as it was and the rows for the next one.
+
+    Where a column is new Lightning rewrites the file, here a copy of it: a full disk has no room to mend it.
+    """
+    experiment = logger.experiment
+    path = Path(experiment.metrics_file_path)
+    size = path.stat().st_size if path.is_file() else None
+    columns = list(experiment.metrics_keys)
+    rewrites = size is not None and any(key not in columns for row in experiment.metrics for key in row)
+    copy = path.with_name(f"{path.name}.new")
     try:
+        if rewrites:
+            shutil.copyfile(path, copy)
+            experiment.metrics_file_path = str(copy)
         CSVLogger.save(logger)
+        if rewrites:
+            os.replace(copy, path)
     except OSError:
-        logger.experiment.metrics_keys = columns
-        if before is None:
+        experiment.metrics_keys = columns
+        copy.unlink(missing_ok=True)
+        if size is None:
             path.unlink(missing_ok=True)
         else:
-            path.write_bytes(before)
+            os.truncate(path, size)  # without the part of a row
         raise
+    finally:
+        experiment.metrics_file_path = str(path)
 
 
 class _Writer:

@@ -111,6 +111,18 @@ def check_description(description: Mapping[str, Any], path: str | Path) -> None:
         raise CheckpointError(f"'{path}' describes no model that is built: {error}") from error
 
 
+def check_config(cfg: Mapping[str, Any]) -> None:
+    """Raises ValueError where a plain config asks for more than any model has: `depth=1000000`.
+
+    It would be built until the machine's memory ends. A reference that is not resolved is not looked at.
+    """
+    for part in ("backbone", "lora", "tasks", "mask_points", "resolution"):
+        for place, key, value in _values(cfg.get(part), (part,)):
+            if not isinstance(value, str):
+                # a size of images is called like its task
+                _check_number(".".join(place), "image_size" if part == "resolution" else key, value)
+
+
 def _check_classes(classes: Any) -> None:
     if not isinstance(classes, Mapping):
         raise ValueError("its classes are not given by task")
@@ -181,6 +193,10 @@ def _check(place: Sequence[str], key: str, value: Any, network: bool) -> None:
         )
     if key in ("dtype", "torch_dtype") and isinstance(value, str) and value not in _DTYPES:
         raise ValueError(f"{name}={value!r} is not a type of weights; there are {', '.join(sorted(_DTYPES))}")
+    _check_number(name, key, value)
+
+
+def _check_number(name: str, key: str, value: Any) -> None:
     if isinstance(value, bool) or value is None:
         return
     low, high = _WITHIN.get(key, (-_LARGEST, _LARGEST))

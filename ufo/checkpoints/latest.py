@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import first_line, twins
+from ufo.checkpoints.references import check_references
 
 SUMMED = 2 << 30  # bytes up to which every checksum of a file is compared: some seconds
 PARTS: dict[str, type] = {
@@ -61,6 +62,7 @@ def contents(path: Path) -> dict[str, Any]:
             bad = archive.testzip() if path.stat().st_size <= SUMMED else None
         if bad:
             raise Damaged(f"its part {bad} does not have the checksum it was written with")
+        check_references(path, zipped=True)
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Damaged:
         raise

@@ -14,17 +14,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ufo import places
+from ufo.checkpoints import bounds
 from ufo.checkpoints.errors import CheckpointError
 from ufo.command_line import settable
 from ufo.errors import sentence
 from ufo.tasks import task_class
 from ufo.tasks.base import Task
+from ufo.yaml_files import UNREADABLE
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The config of `train.py` with these overrides, unresolved; also inside of a Hydra job.
 
-    Raises CheckpointError where the configs lack what an override names.
+    Raises CheckpointError where the configs lack what an override names, or name a model beyond all sizes.
     """
     import hydra
     from hydra.errors import HydraException
@@ -33,8 +35,12 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra.compose("train", overrides=settable(overrides))
-    except HydraException as error:
+    except (HydraException, *UNREADABLE) as error:
         raise CheckpointError(f"{folder} composes no such recipe: {sentence(error)}") from error
+    try:
+        bounds.check_config(OmegaConf.to_container(cfg))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     return cfg
 
 

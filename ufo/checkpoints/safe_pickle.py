@@ -60,19 +60,24 @@ def read_pickle(path: Path) -> dict[str, Any]:
     Raises CheckpointError for a file that is damaged, that holds code, or that is not a dict; nothing of it
     has been executed.
     """
+    content = read_values(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not a checkpoint's weights")
+    return content
+
+
+def read_values(path: Path) -> Any:
+    """The same for a file that may hold anything that is no code: a list of batches, say."""
     try:
         # a file in torch's older format cannot be mapped into memory
         mapped = zipfile.is_zipfile(path)
         check_references(path, mapped)
         with torch.serialization.safe_globals([(Ignored, name) for name in IGNORED]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except NestedError as error:
         raise CheckpointError(f"'{path}' is not loaded: {error}; get the file from its authors") from error
     except Exception as error:
         raise CheckpointError(f"'{path}' {_reason(path, error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not a checkpoint's weights")
-    return content
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -65,13 +65,14 @@ def composed(name: str, overrides: list[str]) -> tuple[DictConfig, Setters]:
     from ufo.command_line import settable
     from ufo.errors import sentence
     from ufo.provenance import trace
+    from ufo.yaml_files import UNREADABLE
 
     try:
         with hydra.initialize_config_dir(str(places.conf()), version_base="1.3"):
             overrides = settable(overrides)
             whole = hydra.compose(name, overrides, return_hydra_config=True)
             setters = trace(name, overrides, whole.hydra.runtime.config_sources)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, *UNREADABLE) as error:
         raise CommandError(sentence(error)) from error
     return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), setters
 

@@ -204,7 +204,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
 
 def _plain(settings: DictConfig) -> Any:
     """Settings without references; a mapping unless the file says otherwise."""
-    return OmegaConf.to_container(settings, resolve=True)
+    return OmegaConf.to_container(settings, resolve=True) if OmegaConf.is_config(settings) else settings
 
 
 def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig | None = None) -> Found:
@@ -213,7 +213,8 @@ def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig |
         for split in SPLITS:
             if dataset.get(split):
                 found.splits[split] = _plain(dataset[split])
-        found.info = _plain(dataset.get("info") or OmegaConf.create())
+        info = _plain(dataset.get("info"))
+        found.info = info if isinstance(info, dict) else {}
     except OmegaConfBaseException as error:
         raise CommandError(f"the config of {name} does not resolve: {sentence(error)}") from error
     for split, options in found.splits.items():

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ufo import places
 from ufo.cli import positive
 
 if TYPE_CHECKING:
@@ -72,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def compose(out: Path, args: argparse.Namespace) -> DictConfig:
     """The experiment's config without a Hydra job around it."""
-    import hydra
-
-    from ufo.command_line import settable
+    from ufo.checkpoints import recipes
 
     fixed = [
         "experiment=digits_shifted",
@@ -85,8 +82,7 @@ def compose(out: Path, args: argparse.Namespace) -> DictConfig:
         f"+trainer.limit_val_batches={args.batches}",
         "+trainer.enable_model_summary=false",
     ]
-    with hydra.initialize_config_dir(str(places.conf()), version_base="1.3"):
-        return hydra.compose("train", overrides=settable([*fixed, *args.overrides]))
+    return recipes.compose([*fixed, *args.overrides])
 
 
 def evaluate(cfg: DictConfig, model: Any, data: Any, pictures: Path | None = None) -> dict[str, float]:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ufo.cli import CommandError
+
+if TYPE_CHECKING:
+    from ufo.model import UFO
+    from ufo.types import Batch
 
 WEIGHTS = "weights.pt"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -24,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Print each batch's losses and the weights whose gradient is not finite; 1 if all is finite here."""
     import torch
 
-    from ufo.callbacks.nonfinite import describe
+    from ufo.checkpoints.model_folder import first_line
 
     paths = sorted(args.bundle.glob("batch_*.pt"))
     if not paths or not (args.bundle / WEIGHTS).is_file():
@@ -40,16 +45,15 @@ def run(args: argparse.Namespace) -> int:
     found = False
     for path in paths:
         for batch in _batches(path):
-            model.zero_grad(set_to_none=True)
-            with torch.autograd.set_detect_anomaly(args.anomaly):
-                losses = _step(model, batch.to(args.device), precision)
-            broken = [
-                n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-            ]
-            found |= bool(broken) or not losses["loss"].isfinite()
-            print(f"{path.name}: {describe(batch)}")
-            print("  " + ", ".join(f"{k} {float(v.detach()):.6g}" for k, v in losses.items()))
-            print(f"  gradients not finite: {len(broken)} {', '.join(broken[:5])}")
+            try:
+                found |= _repeat(model, batch.to(args.device), precision, path.name, args.anomaly)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a strange batch may fail anywhere
+                raise CommandError(
+                    f"the batch in '{path}' is none that this model can train ({first_line(error)}); copy "
+                    "the bundle again"
+                ) from error
     return 0 if found else 1
 
 
@@ -68,21 +72,42 @@ def _model(bundle: Path):
     return model, str(content.get("precision", "32-true"))
 
 
-def _batches(path: Path):
+def _batches(path: Path) -> list[Batch]:
     """The batches of one process."""
-    import torch
-
+    from ufo.checkpoints.model_folder import first_line
+    from ufo.checkpoints.safe_pickle import read_values
     from ufo.types import Batch
 
+    content = read_values(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        batches = [Batch(**values) for values in content]
-        if not all(isinstance(batch.images, torch.Tensor) for batch in batches):
-            raise ValueError("a batch has no images")
-        return batches
-    except Exception as error:  # a strange file may fail in any way
-        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise CommandError(f"'{path}' holds no batches of a run ({line}); copy the bundle again") from error
+        return [Batch(**values) for values in content]
+    except (TypeError, ValueError) as error:
+        raise CommandError(
+            f"'{path}' holds no batches of a run ({first_line(error)}); copy the bundle again"
+        ) from error
+
+
+def _repeat(model: UFO, batch: Batch, precision: str, name: str, anomaly: bool) -> bool:
+    """Print a batch's losses and gradients; whether some are not finite."""
+    import torch
+
+    from ufo.callbacks.nonfinite import describe
+    from ufo.checkpoints.model_folder import first_line
+
+    print(f"{name}: {describe(batch)}")
+    model.zero_grad(set_to_none=True)
+    try:
+        with torch.autograd.set_detect_anomaly(anomaly):
+            losses = _step(model, batch, precision)
+    except RuntimeError as error:
+        if not anomaly or "returned nan values" not in str(error):
+            raise
+        print(f"  autograd: {first_line(error)}")  # where in the forward pass is in the warning before it
+        return True
+    broken = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    print("  " + ", ".join(f"{k} {float(v.detach()):.6g}" for k, v in losses.items()))
+    print(f"  gradients not finite: {len(broken)} {', '.join(broken[:5])}")
+    return bool(broken) or not losses["loss"].isfinite()
 
 
 def _step(model, batch, precision: str):

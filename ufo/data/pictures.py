@@ -225,6 +225,12 @@ def image_sizes(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[tuple[in
         return [(width, height), (height, width)] if _orientation(image) >= 5 else [(height, width)]
 
 
+def map_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of a label map or a mask file, from its header: as stored, as its numbers are read."""
+    with _open(path, max_pixels) as image:
+        return image.height, image.width
+
+
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decode a label image (grey or palette) to its raw numbers: int64 [H, W].
 

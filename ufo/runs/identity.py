@@ -78,8 +78,17 @@ def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]
         },
         "seed": plain["seed"],
         "mixing_temperature": plain["mixing_temperature"],
+        "trainer": _clipping(cfg),
     }
     return json.loads(json.dumps(found, default=str))
+
+
+def _clipping(cfg: DictConfig) -> dict[str, Any]:
+    """How gradients are clipped: the one setting of the trainer that changes every step."""
+    trainer = cfg.trainer
+    value = trainer.get("gradient_clip_val") or None  # 0 clips nothing, too
+    kind = (trainer.get("gradient_clip_algorithm") or "norm") if value else None
+    return {"gradient_clip_val": value, "gradient_clip_algorithm": kind}
 
 
 def _plain(value: Any) -> Any:

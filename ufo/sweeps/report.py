@@ -126,7 +126,7 @@ def _number(value: float | None, how: str = ".4f") -> str:
 
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
     """`report.csv` with all metrics; `report.md` and, with matplotlib, plots of the headlines. The files."""
-    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+    with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         head, cells = rows(runs, every_metric(runs))
         csv.writer(file).writerows([head, *cells])
     head, cells = rows(runs)

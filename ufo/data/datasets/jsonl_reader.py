@@ -15,7 +15,7 @@ from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays
 from ufo.data.json_stream import loads
-from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_size, image_sizes, is_file
+from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_sizes, is_file, map_size
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import usable_text
 
@@ -248,7 +248,7 @@ def _size_of(record: dict[str, Any], path: Path, mask: str | Path) -> tuple[int,
             raise DataError("its image is missing or broken.") from error
     if not mask:
         return sizes[0]
-    size = image_size(mask)
+    size = map_size(mask)
     if size not in sizes:
         cause = DataError(f"{size} and {sizes[0]}, height and width")
         raise DataError("its mask file has another size than its image.") from cause

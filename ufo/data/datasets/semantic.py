@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from ufo.data.datasets.base import ImageDataset, Strings, require
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
-from ufo.data.pictures import IMAGE_SUFFIXES, LOSSY, MAP_SUFFIXES, image_size, image_sizes, read_label_map
+from ufo.data.pictures import IMAGE_SUFFIXES, LOSSY, MAP_SUFFIXES, image_sizes, map_size, read_label_map
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import IGNORE, Sample, Target
 
@@ -156,7 +156,7 @@ class SemanticDataset(ImageDataset):
 
     def __getitem__(self, i: int) -> Sample:
         semantic = self._semantic(i) if self.train else None
-        size = image_size(self._label(i)) if semantic is None else tuple(semantic.shape)
+        size = map_size(self._label(i)) if semantic is None else tuple(semantic.shape)
         sizes = image_sizes(self._image(i))
         if size not in sizes:
             raise DataError(
@@ -193,7 +193,7 @@ class SemanticDataset(ImageDataset):
 
     def _tall(self, i: int) -> bool:
         try:
-            height, width = image_size(self._label(i))
+            height, width = map_size(self._label(i))
         except DataError:  # the sample itself will say so
             return False
         return width < height

@@ -16,7 +16,7 @@ import PIL.Image
 from ufo.data.errors import DataError
 from ufo.data.labels.reading import Source, lines_of, rows_of
 from ufo.data.labels.record import Labels, Picture, split_of
-from ufo.data.pictures import image_size, read_image, read_label_map
+from ufo.data.pictures import map_size, read_image, read_label_map
 from ufo.types import IGNORE
 
 ABOUT = "class maps as PNG: Roboflow's semantic masks, CVAT's segmentation masks"
@@ -116,7 +116,7 @@ def _maps(source: Source) -> list[Path]:
 def _fits(source: Source, picture: Picture, path: Path) -> bool:
     """Whether the map has the size of its picture, in one of the orientations that this may have."""
     try:
-        size = image_size(path)
+        size = map_size(path)
     except DataError as error:
         source.problems.report("map that cannot be read", str(error))
         return False
