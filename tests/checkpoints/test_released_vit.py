@@ -74,7 +74,7 @@ def test_training_starts_from_it_without_a_recipe(file, make_model):
     initialise(model, file)
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(CheckpointError, match="new_layers=2 there, 1 here"):
-        initialise(make_model(new_layers=1), file)
+        initialise(make_model(new_layers=1), file, strict=True)
 
 
 def test_half_precision_and_data_parallel_names(state):

@@ -119,11 +119,11 @@ def test_the_command_is_as_strict_as_training_in_both_halves(ufo, coco):
 
 def test_the_model_that_is_named_decides(ufo, coco):
     """A prompt that the default model cannot read is none too long for a larger one."""
-    names = tuple(f"long boat number {i}" for i in range(12))
+    names = tuple(f"long boat number {i}" for i in range(60))
     path = source(coco(names=names), splits=("train",))
     answer = ufo("data", "check", path)
     assert answer.code == 1
-    assert any("reads 128; raise backbone.network.max_positions" in line for line in answer.out)
+    assert any("reads 256; raise backbone.network.max_positions" in line for line in answer.out)
     assert any("train.py's defaults" in line for line in answer.out)
     longer = ufo("data", "check", "backbone.network.max_positions=512", path)
     assert longer.code == 0 and any("up to 512 tokens" in line for line in longer.out)
