@@ -312,8 +312,8 @@ class SignalOnce(Callback):
         if trainer.is_global_zero and not self.marker.exists():
             self.marker.touch()
             if self.where == "workers":
-                for worker in multiprocessing.active_children():
-                    os.kill(worker.pid, self.signum)
+                workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+                subprocess.run(["kill", f"-{int(self.signum)}", *workers], check=True)  # not from their run
                 time.sleep(1)
             os.kill(os.getpid(), self.signum)
 

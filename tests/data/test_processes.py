@@ -53,7 +53,8 @@ def test_no_worker_outlives_its_run(how):
     if how != "leaves":
         assert all(map(is_alive, workers))
         os.kill(process.pid, getattr(signal, how))
-    process.join()
+    process.join(30)
+    assert process.exitcode is not None
     end = time.monotonic() + 20
     while any(map(is_alive, workers)) and time.monotonic() < end:
         time.sleep(0.01)
@@ -61,3 +62,19 @@ def test_no_worker_outlives_its_run(how):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+def test_workers_outlive_the_signal_of_a_cluster():
+    """It comes from another process than their run."""
+    received, sent = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=run, args=(sent, "lives"))
+    process.start()
+    workers = received.recv()
+    for pid in workers * 2:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGUSR1)
+    time.sleep(0.3)
+    assert all(map(is_alive, workers))
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode is not None and not any(map(is_alive, workers))

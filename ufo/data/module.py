@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -209,12 +211,23 @@ class UFODataModule(L.LightningDataModule):
 def outlive_signals(worker: int) -> None:
     """Let a worker live on when a cluster signals every process of a job, until the run has saved.
 
-    A second SIGTERM ends it: that is how its own loader stops a worker that hangs. It never outlives its run.
+    Its own run ends it by SIGTERM, as Python does at its exit, and waits. A worker never outlives its run.
     """
+    if hasattr(signal, "sigwaitinfo"):  # all but macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in the threads that begin now, too
+        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+    else:  # the first SIGTERM is taken for the cluster's
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     die_with_parent()
     for signum in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _end_for(parent: int) -> None:
+    """End this process at the first SIGTERM that its parent sends."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class TrainingData(Dataset):
