@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import compose
+from omegaconf import OmegaConf
 
 from ufo.data.digits import generate
 from ufo.runs.scenes import suffix, train_scenes, val_scenes
@@ -54,6 +55,28 @@ def test_config__of_a_trial_and_of_a_whole_run():
     assert Path(whole.prepare.digits.out).name == "digits" != Path(trial.prepare.digits.out).name
     explicit = compose("experiment=digits", "trainer.max_steps=30", "prepare.digits.train=24000")
     assert explicit.prepare.digits.out == whole.prepare.digits.out
+
+
+def test_config__of_a_run_that_goes_on_keeps_its_scenes(tmp_path):
+    words = ("experiment=digits", f"paths.runs={tmp_path}", "name=trial")
+    trial = compose(*words, "trainer.max_steps=30")
+    (tmp_path / "trial").mkdir()
+    begun = {"prepare": OmegaConf.to_container(trial.prepare, resolve=True)}
+    OmegaConf.save(begun, tmp_path / "trial" / "config.yaml")
+    longer = compose(*words, "trainer.max_steps=3000")
+    assert longer.prepare.digits.train == begun["prepare"]["digits"]["train"] == 512
+    assert longer.prepare.digits.out == begun["prepare"]["digits"]["out"]
+    for other in ("resume=never", "name=other", "prepare.digits.train=24000"):
+        assert compose(*words, "trainer.max_steps=3000", other).prepare.digits.train == 24000
+    (tmp_path / "trial" / "config.yaml").write_text("{")
+    assert compose(*words, "trainer.max_steps=3000").prepare.digits.train == 24000
+
+
+def test_config__of_an_evaluation_draws_no_training_scenes():
+    cfg = compose("experiment=digits", "ckpt=x", config="evaluate")
+    assert (cfg.prepare.digits.train, cfg.prepare.digits.val) == (0, 500)
+    own = compose("experiment=digits", "ckpt=x", "+evaluated_split=train", config="evaluate")
+    assert own.prepare.digits.train == 24000
 
 
 def test_scenes__of_a_trial_are_the_first_ones_of_a_longer_run(tmp_path):

@@ -2,15 +2,18 @@
 
 `${train_scenes:24000}` and `${val_scenes:500}` in conf/mixture/digits.yaml. Scene i is the same in every
 amount. A trial's scenes are a data set of their own, in a folder of their own, so that what a command trains
-on does not depend on what was drawn before. A longer run draws more, and does not go on from a trial.
+on does not depend on what was drawn before. A run that goes on for more steps keeps the scenes it began with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 SMALLEST = 256
 """Amounts are this number, doubled as often as needed: neighbouring trials share their scenes."""
@@ -50,12 +53,35 @@ def suffix(train: int, all_train: int, val: int, all_val: int) -> str:
 def register() -> None:
     """Make the three known to OmegaConf."""
 
-    def of(count: Any) -> Any:
-        return lambda most, *, _root_: count(int(most), *_parts(_root_))
+    def of(split: str, count: Any) -> Any:
+        def amount(most: int, *, _root_: DictConfig, _parent_: DictConfig) -> int:
+            if split == "train" and _evaluates(_root_):
+                return 0
+            begun = begun_with(_root_, str(_parent_._key()), split)
+            return count(int(most), *_parts(_root_)) if begun is None else begun
 
-    OmegaConf.register_new_resolver("train_scenes", of(train_scenes), replace=True)
-    OmegaConf.register_new_resolver("val_scenes", of(val_scenes), replace=True)
+        return amount
+
+    OmegaConf.register_new_resolver("train_scenes", of("train", train_scenes), replace=True)
+    OmegaConf.register_new_resolver("val_scenes", of("val", val_scenes), replace=True)
     OmegaConf.register_new_resolver("scenes_suffix", suffix, replace=True)
+
+
+def begun_with(root: Mapping[str, Any], name: str, split: str) -> int | None:
+    """How many scenes `prepare.<name>` of the run had that goes on here; None where none does."""
+    if root.get("resume") == "never" or not root.get("paths") or not root.get("name"):
+        return None
+    try:
+        begun: Any = OmegaConf.load(Path(root["paths"]["runs"], str(root["name"]), "config.yaml"))
+        found = begun.prepare[name][split]
+    except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException):
+        return None
+    return found if isinstance(found, int) else None
+
+
+def _evaluates(root: Mapping[str, Any]) -> bool:
+    """Whether it is the config of an evaluation, which trains on nothing."""
+    return "ckpt" in root and root.get("evaluated_split") != "train"
 
 
 def _parts(root: DictConfig) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
