@@ -37,8 +37,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
             cfg = hydra.compose("train", overrides=settable(overrides))
     except (HydraException, *UNREADABLE) as error:
         raise CheckpointError(f"{folder} composes no such recipe: {sentence(error)}") from error
+    plain: Any = OmegaConf.to_container(cfg)
     try:
-        bounds.check_config(OmegaConf.to_container(cfg))
+        bounds.check_config(plain)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     return cfg

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.cli import CommandError, positive
+from ufo.data.labels.sources import BOX_TEXTS, MASK_TEXTS, TALKS
 
 NAME = (
     "a data set (see `ufo data list`), a source of the mixture that the overrides choose, or a yaml file of "
@@ -182,7 +183,7 @@ def _add_new(kinds: Any) -> None:
     add("--val-images", type=Path, help="folder of the pictures of --val-data, if it is another one")
     add(
         "--task",
-        choices=("referring_segmentation", "grounding", "vqa"),
+        choices=(MASK_TEXTS, BOX_TEXTS, TALKS),
         help="of a JSONL (default: by its records)",
     )
     add("--zero-is-nothing", action="store_true", help="in maps: 0 means no class, and 1 is the first one")

@@ -20,10 +20,11 @@ from ufo.data.labels.outline import outlines
 from ufo.data.labels.reading import Source, bounded, json_of
 from ufo.data.labels.record import Picture, Thing
 from ufo.data.labels.shapes import checked_rle, number, numbers, polygons_rle
+from ufo.data.labels.sources import BOX_TEXTS, BOXES, MASK_TEXTS, MASKS
 from ufo.data.problems import DOUBTFUL
 from ufo.ops.nearest import beside
 
-PREFERRED = ("instance_segmentation", "detection", "referring_segmentation", "grounding")
+PREFERRED = (MASKS, BOXES, MASK_TEXTS, BOX_TEXTS)
 
 
 def run(args: argparse.Namespace) -> int:

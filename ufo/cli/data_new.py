@@ -29,13 +29,13 @@ from ufo.cli.data_place import (
 from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.json_stream import json_records
 from ufo.data.labels.reading import walk
-from ufo.data.labels.sources import SourceFile
+from ufo.data.labels.sources import BOX_TEXTS, BOXES, CLASS_MAPS, MASK_TEXTS, MASKS, TALKS, SourceFile
 from ufo.data.labels.split import SHARE, chosen_by_hash
 from ufo.data.pictures import IMAGE_SUFFIXES, MAP_SUFFIXES
 from ufo.files import write_json, write_text, writing
 from ufo.ops.nearest import beside
 
-COCO_TASKS = ("detection", "instance_segmentation")
+COCO_TASKS = (BOXES, MASKS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -165,7 +165,7 @@ def _jsonl(args: argparse.Namespace, images: Path, data: Path, scratch: Path) ->
         how = _how(args, chosen)
     else:
         train, val, how = given
-    if task == "vqa":
+    if task == TALKS:
         train, val = {**train, "use": "conversations"}, {**val, "use": "conversations"}
     return [SourceFile(task, train, val)], how
 
@@ -173,11 +173,11 @@ def _jsonl(args: argparse.Namespace, images: Path, data: Path, scratch: Path) ->
 def _jsonl_task(records: Sequence[dict[str, Any]]) -> str:
     """The task that all records can serve."""
     if all(record.get("masks") is not None or record.get("mask") for record in records):
-        return "referring_segmentation"
+        return MASK_TEXTS
     if all(record.get("bbox") is not None for record in records):
-        return "grounding"
+        return BOX_TEXTS
     if all(record.get("conversations") for record in records):
-        return "vqa"
+        return TALKS
     raise CommandError(
         "the records have neither all masks, nor all a bbox, nor all conversations; take another --task"
     )
@@ -198,7 +198,7 @@ def _maps(args: argparse.Namespace, images: Path, data: Path, scratch: Path) -> 
         if args.val_images:
             other["images"] = str(args.val_images.absolute())
         train = {**labels, "split": None}
-        return [SourceFile("semantic_segmentation", train, other)], "the two folders that were named"
+        return [SourceFile(CLASS_MAPS, train, other)], "the two folders that were named"
     names = sorted(_stems(images, IMAGE_SUFFIXES) & _stems(data, frozenset(MAP_SUFFIXES)))
     if not names:
         raise CommandError(f"no picture in {images} has a map of the same name in {data}")
@@ -210,7 +210,7 @@ def _maps(args: argparse.Namespace, images: Path, data: Path, scratch: Path) -> 
     for split in ("train", "val"):
         kept = [n for n, out in zip(names, chosen, strict=True) if args.val == 0 or out == (split == "val")]
         write_text(scratch / f"maps_{split}.txt", "".join(f"{name}\n" for name in kept))
-    return [SourceFile("semantic_segmentation", labels, dict(labels))], how
+    return [SourceFile(CLASS_MAPS, labels, dict(labels))], how
 
 
 def _stems(folder: Path, suffixes: frozenset[str]) -> set[str]:

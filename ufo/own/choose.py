@@ -64,8 +64,9 @@ def resolution(data: Sequence[Data], size: Numbers, numbers: Numbers) -> tuple[C
 
 
 def _resolution(side: int, size: Numbers, reason: str) -> tuple[Choice, int]:
-    bins = round(side / size["bin_pixels"])
-    overrides = [f"resolution.bins.{task}={bins}" for task in ("detection", "grounding")]
+    overrides = [
+        f"resolution.bins.{task}={round(side / pixels)}" for task, pixels in size["bin_pixels"].items()
+    ]
     return Choice((f"resolution={side}", *overrides), reason), side
 
 

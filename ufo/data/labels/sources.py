@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 DATASETS = "ufo.data.datasets"
+# the tasks that each kind of annotation is for
+BOXES, MASKS, CLASS_MAPS = "detection", "instance_segmentation", "semantic_segmentation"
+CAPTIONS, BOX_TEXTS, MASK_TEXTS, TALKS = "caption", "grounding", "referring_segmentation", "vqa"
 LOADERS: dict[str, tuple[str, dict[str, str]]] = {
-    "detection": ("CocoDataset", {"annotations": "{split}.json"}),
-    "instance_segmentation": ("CocoDataset", {"annotations": "{split}.json"}),
-    "semantic_segmentation": (
+    BOXES: ("CocoDataset", {"annotations": "{split}.json"}),
+    MASKS: ("CocoDataset", {"annotations": "{split}.json"}),
+    CLASS_MAPS: (
         "SemanticDataset",
         {"labels": "maps", "classes": "classes.txt", "split": "maps_{split}.txt"},
     ),
-    "caption": ("CaptionDataset", {"annotations": "captions_{split}.json"}),
-    "grounding": ("JsonlDataset", {"annotations": "expressions_{split}.jsonl"}),
-    "referring_segmentation": ("JsonlDataset", {"annotations": "expressions_{split}.jsonl"}),
-    "vqa": ("JsonlDataset", {"annotations": "{split}.jsonl"}),
+    CAPTIONS: ("CaptionDataset", {"annotations": "captions_{split}.json"}),
+    BOX_TEXTS: ("JsonlDataset", {"annotations": "expressions_{split}.jsonl"}),
+    MASK_TEXTS: ("JsonlDataset", {"annotations": "expressions_{split}.jsonl"}),
+    TALKS: ("JsonlDataset", {"annotations": "{split}.jsonl"}),
 }
 """By task: the loader, and its arguments as files in the folder of the data."""
 

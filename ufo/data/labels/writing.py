@@ -17,7 +17,7 @@ from typing import Any
 from ufo.data.errors import DataError
 from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import area, polygons_rle, rle_area
-from ufo.data.labels.sources import SourceFile
+from ufo.data.labels.sources import BOX_TEXTS, BOXES, CLASS_MAPS, MASK_TEXTS, MASKS, SourceFile
 from ufo.data.prepare.runner import save_label_map
 from ufo.files import write_json, write_text, writing
 
@@ -83,9 +83,9 @@ def write(
         for split, part in splits.items():
             _write_coco(scratch / f"{split}.json", labels.classes, part, names)
             written.files.append(f"{split}.json")
-        written.sources.append(SourceFile("detection"))
+        written.sources.append(SourceFile(BOXES))
         if masks:
-            written.sources.append(SourceFile("instance_segmentation"))
+            written.sources.append(SourceFile(MASKS))
     if has("class maps", lambda picture: picture.class_map):
         _write_maps(labels, splits, names, scratch, written)
     if has("captions", lambda picture: picture.captions):
@@ -169,7 +169,7 @@ def _write_maps(
         written.files.append(f"{MAPS}_{split}.txt")
     write_text(scratch / CLASSES, "".join(f"{name}\n" for name in labels.map_classes))
     written.files += [MAPS + "/", CLASSES]
-    written.sources.append(SourceFile("semantic_segmentation"))
+    written.sources.append(SourceFile(CLASS_MAPS))
 
 
 def _write_captions(
@@ -211,4 +211,4 @@ def _write_expressions(
                         record["bbox"] = _annotation(thing, picture.size)["bbox"]
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
         written.files.append(f"expressions_{split}.jsonl")
-    written.sources.append(SourceFile("referring_segmentation" if masked else "grounding"))
+    written.sources.append(SourceFile(MASK_TEXTS if masked else BOX_TEXTS))
