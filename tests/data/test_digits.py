@@ -158,6 +158,17 @@ def test_splits_share_no_writer_and_no_part_of_a_photo(monkeypatch):
         assert digits_scene._photo_crop(rng, "val", 32).min() > 50
 
 
+def test_a_split_that_is_not_asked_for_may_have_scenes(tmp_path):
+    """An evaluation needs no training scenes and takes those of a training as they are."""
+    out = generate(tmp_path / "d", train=3, val=2, workers=1, progress=False)
+    before = files(out)
+    assert generate(out, train=0, val=2, workers=1, progress=False) == out
+    assert generate(out, train=3, val=0, workers=1, progress=False) == out
+    assert files(out) == before
+    with pytest.raises(DataError, match="val=2 instead of val=4"):
+        generate(out, train=0, val=4, workers=1, progress=False)
+
+
 def test_scenes_of_shapes(tmp_path):
     """Masks, maps, captions and expressions agree; no digit is among them."""
     out = generate(tmp_path / "shapes", train=40, val=4, variant="shapes", workers=1, progress=False)

@@ -100,7 +100,9 @@ def _finished(out: Path, stamp: dict[str, Any], force: bool) -> bool:
             f"{out} exists but holds no finished digit scenes (no readable {STAMP}); "
             f"choose another folder with out=..., or remove it"
         ) from None
-    if found == stamp:
+    # who asks for no scenes of a split takes a folder with any number of them
+    unasked = {split: 0 for split in ("train", "val") if not stamp[split]}
+    if isinstance(found, dict) and {**found, **unasked} == stamp:
         return True
     if found == {**stamp, "format": 1}:
         return _add_questions(out, stamp)
