@@ -14,6 +14,7 @@ from commands import ROOT
 from test_docs import named_blocks
 
 from ufo.data.errors import DataError
+from ufo.kinds import ImageInfo, Referred, Shown, Usual
 from ufo.metrics.base import scoring
 from ufo.metrics.box_map import BoxMAP
 from ufo.types import Batch, Prediction, Target
@@ -40,7 +41,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_page_is_new():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     assert not [name for name in BLOCKS if (ROOT / name).exists()]
 
 
@@ -65,6 +66,22 @@ def test_a_metric_stands_beside_those_of_its_kind(module):
     assert metric.compute() == {"val/toys/count_error": 1.0}  # one too many, one too few
     made.CountError.task = "detection"
     assert scoring("detection", [metric, box_map]) == [metric]
+
+
+def test_a_point_is_a_kind_of_its_own(module):
+    made = module("ufo/kinds/pointed.py")
+    kind, target = made.Pointed(), Target(id=0, size=(30, 40), boxes=torch.tensor([[10.0, 5, 20, 15]]))
+    usual = Usual(box=torch.tensor([[0.25, 0.2, 0.5, 0.4]]), label=0, text="")
+    found = Prediction("point", **kind.trivial(usual, target.size))
+    none = Prediction("point", boxes=torch.zeros(0, 4), scores=torch.zeros(0), text="12,")
+    assert kind.score(found, target, ()) == 1 and kind.note(found, target) == "hit"
+    assert kind.score(none, target, ()) == 0 and "no point" in kind.summary(none, 0.0, "the owl")
+    image = ImageInfo(7, "a.png", (60, 80))
+    assert kind.records(found, image, target.size, "the owl")[0]["point"] == [30, 18]
+    assert kind.records(none, image, target.size)[0]["point"] is None
+    assert kind.predicted(found, Shown(())).boxes.tolist() == [[12, 6, 18, 12]]
+    assert not len(kind.predicted(none, Shown(())).boxes) and kind.row(none, target)[-1] == 0
+    assert Referred().is_like(kind) and not kind.is_like(Referred())
 
 
 def test_boxes_of_a_csv(module, tmp_path):

@@ -120,8 +120,16 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def referred(dataset: DictConfig) -> set[str]:
-    """Keys of a data set that its splits refer to: `images: ${..pictures}` reads `pictures`."""
-    return set(re.findall(r"\$\{\.\.(\w+)", OmegaConf.to_yaml(dataset, resolve=False)))
+    """Keys of a data set that its splits refer to: `images: ${..pictures}` reads `pictures`.
+
+    A run's `config.yaml` has values in place of references: there it is a text or list that a split repeats.
+    """
+    plain: Any = OmegaConf.to_container(dataset, resolve=False)
+    values = [value for split in ("train", "val") for value in (plain.get(split) or {}).values()]
+    texts = [value for value in values if isinstance(value, str)]
+    keys = {key for key, value in plain.items() if isinstance(value, list) and value in values}
+    keys |= {key for key, value in plain.items() if isinstance(value, str) and any(value in t for t in texts)}
+    return keys | set(re.findall(r"\$\{\.\.(\w+)", OmegaConf.to_yaml(dataset, resolve=False)))
 
 
 def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:

@@ -32,6 +32,7 @@ from label_files import (
     tree_hash,
     true_boxes,
 )
+from omegaconf import OmegaConf
 from pycocotools import mask as coco_mask
 
 from ufo.check import check_config
@@ -71,7 +72,13 @@ def test_import_writes_a_source_that_composes(tool, ufo, tmp_path):
     masks_source = source.with_name("my_birds_2_instance_segmentation.yaml")
     # a polygon is in one picture only, so that it is on one side of the split
     assert not masks_source.exists() and ("no source of masks" in said) == (tool not in BOXES)
-    check_config(compose([searched(source.parents[1]), "mixture=own", "+source=my_birds_2"]))
+    cfg = compose([searched(source.parents[1]), "mixture=own", "+source=my_birds_2"])
+    check_config(cfg)
+    OmegaConf.resolve(cfg.sources)  # as in the config.yaml of a run, which `ufo evaluate ckpt=RUN` reads
+    check_config(cfg)
+    cfg.sources.my_birds_2.dataset.pictures = "elsewhere"
+    with pytest.raises(ValueError, match=r"nothing reads .*dataset\.pictures"):
+        check_config(cfg)
     found = data_find.find(str(source))
     assert found.source.task == "detection" and found.name == "my_birds_2/detection"
     train, val = found.build("train"), found.build("val")
@@ -291,6 +298,9 @@ def test_export_of_ids_and_several_tasks(ufo, tmp_path):
     assert code == 1 and "there is no format 'yolo'" in said.lower() and "cvat" in said
     code, said = ufo("export", "cvat", path, *options, "--task", "grounding", "--force")
     assert code == 1 and "it has caption, detection" in said
+    write_json(path, [])
+    code, said = ufo("export", "cvat", path, *options, "--force")
+    assert code == 1 and "holds no prediction" in said and "--score" in said
 
 
 # ---------------------------------------------------------------- the documents

@@ -53,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
                 _to_mask(source, thing, picture, where)
             picture.things.append(thing)
     chosen = [pictures[path] for path in sorted(pictures) if pictures[path].things]
+    if not chosen and not below and not source.problems.counts:
+        raise CommandError(
+            f"{args.predictions} holds no prediction; `ufo predict` writes those from its own --score on, "
+            "so give it a lower one, or train for longer"
+        )
     if not chosen:
         raise CommandError(
             f"no prediction of {args.predictions} is left: {below:,} are below --score {args.score:g}; "
