@@ -76,7 +76,7 @@ def test_import_writes_a_source_that_composes(tool, ufo, tmp_path):
     check_config(cfg)
     OmegaConf.resolve(cfg.sources)  # as in the config.yaml of a run, which `ufo evaluate ckpt=RUN` reads
     check_config(cfg)
-    cfg.sources.my_birds_2.dataset.pictures = "elsewhere"
+    OmegaConf.update(cfg, "sources.my_birds_2.dataset.pictures", "elsewhere", force_add=True)
     with pytest.raises(ValueError, match=r"nothing reads .*dataset\.pictures"):
         check_config(cfg)
     found = data_find.find(str(source))
