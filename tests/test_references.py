@@ -14,7 +14,7 @@ SUFFIXES = {".py", ".yaml", ".md", ".sh"}
 # a name with the ending of a document, and the section behind it
 CITED = re.compile(r"(?<![\w/{*])((?:\w[\w.-]*/)*\w[\w.-]*\.md)\b(?:#([\w-]+))?")
 # of documents that a test or a command writes itself
-WRITTEN = {"report.md", "data.md", "output.md", "OUTPUT.md", "RUNS/output.md"}
+WRITTEN = {"readme.md", "report.md", "data.md", "output.md", "OUTPUT.md", "RUNS/output.md"}
 
 
 def _files() -> Iterator[Path]:
