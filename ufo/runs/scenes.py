@@ -69,12 +69,13 @@ def register() -> None:
 
 def begun_with(root: Mapping[str, Any], name: str, split: str) -> int | None:
     """How many scenes `prepare.<name>` of the run had that goes on here; None where none does."""
-    if root.get("resume") == "never" or not root.get("paths") or not root.get("name"):
-        return None
     try:
+        if root.get("resume") == "never":
+            return None
+        # `data list` and others compose without a run, which then has no name
         begun: Any = OmegaConf.load(Path(root["paths"]["runs"], str(root["name"]), "config.yaml"))
         found = begun.prepare[name][split]
-    except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException):
         return None
     return found if isinstance(found, int) else None
 
