@@ -34,7 +34,7 @@ def line_at(place: str) -> str:
 def test_the_last_file_counts_and_what_it_replaced_is_named(said):
     value, first, second, *_ = said("trainer.max_steps", "experiment=digits_shifted")
     assert value == "trainer.max_steps = 400"
-    place = re.fullmatch(r"  (conf/experiment/digits_shifted\.yaml:\d+): 400", first)
+    place = re.fullmatch(r"  (conf/experiment/part/short\.yaml:\d+): 400", first)
     assert place and "max_steps: 400" in line_at(place[1])
     assert second.startswith("  instead of conf/experiment/digits.yaml:")
 
