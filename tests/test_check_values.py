@@ -40,6 +40,7 @@ def default():
         ("cuda_graphs", "maybe"),
         ("compile", 1),
         ("deterministic", None),
+        ("strict_init", "maybe"),
         ("backbone.network.gradient_checkpointing", -1),
         ("backbone.network.gradient_checkpointing", "some"),
         ("num_workers", -1),

@@ -15,10 +15,9 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import NETWORK, ROOT, needs_weights
-from PIL import Image
+from squares import write_squares
 
 pytestmark = pytest.mark.slow
 
@@ -80,20 +79,7 @@ def installed(wheel, tmp_path_factory) -> Installed:
 def birds(installed) -> Path:
     """Eight pictures with one bright square each, COCO format, and the source's yaml."""
     folder = installed.folder / "birds"
-    (folder / "images").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    images, annotations = [], []
-    for i in range(1, 9):
-        picture = random.integers(0, 60, (96, 128, 3), dtype=np.uint8)
-        x, y = int(random.integers(0, 80)), int(random.integers(0, 56))
-        picture[y : y + 32, x : x + 40] = (240, 200, 20)
-        Image.fromarray(picture).save(folder / "images" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": 128, "height": 96})
-        box = {"bbox": [x, y, 40, 32], "area": 1280, "iscrowd": 0}
-        annotations.append({"id": i, "image_id": i, "category_id": 1, **box})
-    categories = [{"id": 1, "name": "seven"}]  # a word that every vocabulary has
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "birds.json").write_text(json.dumps(content))
+    write_squares(folder / "images", folder / "birds.json", 8)
     split = {"_target_": "ufo.data.datasets.CocoDataset", "_partial_": True}
     split |= {"images": "birds/images", "annotations": "birds/birds.json"}
     source = {"name": "birds/detection", "task": "detection", "weight": 1.0, "batch_size": 2}

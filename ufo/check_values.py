@@ -69,7 +69,7 @@ NUMBERS = {
     "trainer.num_nodes": COUNT,
     "callbacks.checkpoint.every_n_train_steps": COUNT,
 }
-SWITCHES = ("compile", "cuda_graphs", "deterministic")
+SWITCHES = ("compile", "cuda_graphs", "deterministic", "strict_init")
 MANY_PROCESSES = 8
 """So many processes of a CPU run are never refused, however few cores there are."""
 

@@ -1,4 +1,4 @@
-"""What tests of language models' checkpoints start from: a family, and its model as transformers has it."""
+"""What tests of checkpoints start from: a small model in its folder; a language model of transformers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import NamedTuple
 import pytest
 from tiny_mllm import FAMILIES, make_mllm
 from torch import Tensor
+
+from ufo.checkpoints.load import save
+from ufo.model import UFO
+
+
+@pytest.fixture
+def model(make_model) -> UFO:
+    return make_model()
+
+
+@pytest.fixture
+def folder(model, tmp_path) -> Path:
+    """A model folder with its weights."""
+    return save(model, tmp_path / "model")
 
 
 @pytest.fixture(params=FAMILIES)

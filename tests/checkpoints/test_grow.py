@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +10,6 @@ import torch
 from ufo.checkpoints.load import CheckpointError, initialise, save
 from ufo.model import UFO
 from ufo.tokenizer import UFOTokenizer
-
-
-@pytest.fixture
-def model(make_model) -> UFO:
-    return make_model()
-
-
-@pytest.fixture
-def folder(model, tmp_path) -> Path:
-    return save(model, tmp_path / "model")
 
 
 @pytest.fixture

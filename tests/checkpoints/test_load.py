@@ -24,16 +24,6 @@ from ufo.tokenizer import UFOTokenizer
 from ufo.types import Prediction
 
 
-@pytest.fixture
-def model(make_model) -> UFO:
-    return make_model()
-
-
-@pytest.fixture
-def folder(model, tmp_path) -> Path:
-    return save(model, tmp_path / "model")
-
-
 def same_weights(left: UFO, right: UFO) -> bool:
     ours, theirs = left.state_dict(), right.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)

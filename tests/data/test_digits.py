@@ -18,9 +18,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from sklearn.datasets import load_digits
 
-from ufo.data import digits, digits_scene, shapes_scene
+from ufo.data import digits, digits_scene
 from ufo.data.digits import CLASSES, COLORS, SEMANTIC_CLASSES, generate, vocabulary
-from ufo.data.digits_text import resolve
 from ufo.data.errors import DataError
 
 SIZE = 112
@@ -167,46 +166,6 @@ def test_a_split_that_is_not_asked_for_may_have_scenes(tmp_path):
     assert files(out) == before
     with pytest.raises(DataError, match="val=2 instead of val=4"):
         generate(out, train=0, val=4, workers=1, progress=False)
-
-
-def test_scenes_of_shapes(tmp_path):
-    """Masks, maps, captions and expressions agree; no digit is among them."""
-    out = generate(tmp_path / "shapes", train=40, val=4, variant="shapes", workers=1, progress=False)
-    spec = digits_scene.VARIANTS["shapes"]
-    content = read(out / "train" / "instances.json")
-    assert [c["name"] for c in content["categories"]] == list(spec.classes)
-    seen = defaultdict(list)
-    for a in content["annotations"]:
-        seen[a["image_id"]].append(a)
-        semantic = np.asarray(Image.open(out / "train" / "semantic" / f"{a['image_id']:06d}.png"))
-        assert (semantic == a["category_id"]).sum() >= a["area"]
-    assert (out / "train" / "semantic_classes.txt").read_text().split() == [*spec.classes, "photo"]
-    used = {a.get("texture", "") for a in content["annotations"]}
-    assert used == {"", *shapes_scene.TEXTURES}
-    captions = captions_by_image(out / "train")
-    for number, annotations in seen.items():
-        phrases = {
-            " ".join([*filter(None, [a.get("texture")]), a["color"], spec.classes[a["category_id"] - 1]])
-            for a in annotations
-        }
-        assert all(any(phrase in text for phrase in phrases) for text in captions[number])
-    for ref in read_refs(out / "train"):
-        things = digits._things(seen[ref["image_id"]], spec)
-        for sentence in ref["sentences"]:
-            (found,) = resolve(sentence["sent"], things, SIZE)
-            assert seen[ref["image_id"]][found]["id"] == ref["ann_id"]
-
-
-@pytest.mark.parametrize("name", shapes_scene.SHAPES)
-def test_a_shape_has_its_size(name):
-    """Turned or not, it is as large as asked, and its outline surrounds it."""
-    fill, outline = shapes_scene.draw_shape(name, 40.0, 0.0, 1.0)
-    rows, columns = (np.flatnonzero((fill > 0.5).any(axis)) for axis in (1, 0))
-    assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(
-        40, abs=8
-    )  # a star does not fill its circle
-    assert not fill[[0, -1]].any() and not fill[:, [0, -1]].any()
-    assert (outline >= fill).all() and (outline > fill).any()
 
 
 def test_shifted_scenes_differ():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import run
 from hydra.core.global_hydra import GlobalHydra
-from PIL import Image
+from squares import write_squares
 
 from ufo.check import check_config
 from ufo.checkpoints import recipes
@@ -35,19 +33,7 @@ dataset:
 def folder(tmp_path, monkeypatch) -> Path:
     """The current folder: twelve pictures of one yellow square each, and two yamls that describe them."""
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    images, annotations = [], []
-    (tmp_path / "pictures").mkdir()
-    for i in range(1, 13):
-        picture = random.integers(0, 60, (96, 128, 3), dtype=np.uint8)
-        x, y = int(random.integers(0, 80)), int(random.integers(0, 56))
-        picture[y : y + 32, x : x + 40] = (240, 200, 20)
-        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": 128, "height": 96})
-        box = {"bbox": [x, y, 40, 32], "area": 1280, "iscrowd": 0}
-        annotations.append({"id": i, "image_id": i, "category_id": 1, **box})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "seven"}]}
-    (tmp_path / "squares.json").write_text(json.dumps(content))
+    write_squares(tmp_path / "pictures", tmp_path / "squares.json", 12)
     for file, head in (("mine/source/squares.yaml", "# @package sources.sq\n"), ("other/plain.yaml", "")):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(YAML.format(head=head, name=Path(file).stem, folder=tmp_path))

@@ -22,8 +22,7 @@ ORDER = 30
 
 
 def recognise(source: Source) -> str:
-    files = _files(source)
-    return source.place(files[0]) if files else ""
+    return source.sign(_files(source))
 
 
 def read(source: Source) -> Labels:

@@ -39,10 +39,7 @@ LISTS = ("classes.csv", "class_mapping.csv", "class-descriptions.csv", "_classes
 
 
 def recognise(source: Source) -> str:
-    for path in _files(source)[:20]:
-        if _columns_of(peek(path)):
-            return source.place(path)
-    return ""
+    return source.sign(path for path in _files(source)[:20] if _columns_of(peek(path)))
 
 
 def read(source: Source) -> Labels:

@@ -43,7 +43,7 @@ OTHERS = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 def recognise(source: Source) -> str:
-    return next((source.place(path) for path in _files(source)), "")
+    return source.sign(_files(source))
 
 
 def read(source: Source) -> Labels:

@@ -31,8 +31,7 @@ README = 1 << 16
 
 
 def recognise(source: Source) -> str:
-    found = _files(source)
-    return source.place(found[0]) if found else ""
+    return source.sign(_files(source))
 
 
 def read(source: Source) -> Labels:

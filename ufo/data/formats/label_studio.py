@@ -33,7 +33,7 @@ SHAPES = ("rectangle", "polygon", "ellipse", "brush")
 
 
 def recognise(source: Source) -> str:
-    return next((source.place(path) for path in _files(source)), "")
+    return source.sign(_files(source))
 
 
 def read(source: Source) -> Labels:

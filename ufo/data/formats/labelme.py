@@ -48,7 +48,7 @@ PARTS = True
 
 
 def recognise(source: Source) -> str:
-    return next((source.place(p) for p in source.files(".json")[:50] if _is_labelme(p)), "")
+    return source.sign(p for p in source.files(".json")[:50] if _is_labelme(p))
 
 
 def read(source: Source) -> Labels:

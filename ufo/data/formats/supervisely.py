@@ -24,7 +24,7 @@ def recognise(source: Source) -> str:
     found = source.first("meta.json")
     if found and '"classes"' in peek(found, 1 << 16):
         return source.place(found)
-    return next((source.place(p) for p in _files(source)[:20] if '"classTitle"' in peek(p, 1 << 16)), "")
+    return source.sign(p for p in _files(source)[:20] if '"classTitle"' in peek(p, 1 << 16))
 
 
 def read(source: Source) -> Labels:

@@ -30,7 +30,7 @@ Entry = tuple[str, str, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any
 
 
 def recognise(source: Source) -> str:
-    return next((source.place(path) for path in _files(source)), "")
+    return source.sign(_files(source))
 
 
 def read(source: Source) -> Labels:

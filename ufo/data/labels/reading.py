@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -81,6 +81,10 @@ class Source:
         """A file as it is named in messages."""
         name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
         return name if line is None else f"{name}, line {line}"
+
+    def sign(self, paths: Iterable[Path]) -> str:
+        """By what a format is recognised: the first of its files as messages name it; empty without any."""
+        return next((self.place(path) for path in paths), "")
 
     # --- pictures
 
