@@ -44,7 +44,7 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     """
     options, overrides = split_arguments(sys.argv[1:])
     try:
-        check_folders(_own_folders(options))
+        check_folders(own_folders(options))
     except ValueError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
@@ -132,7 +132,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return options, overrides
 
 
-def _own_folders(options: Sequence[str]) -> Iterator[Path]:
+def own_folders(options: Sequence[str]) -> Iterator[Path]:
     """The folders that `--config-dir` names."""
     for option, value in zip(options, [*options, ""][1:], strict=True):
         name, equals, said = option.partition("=")

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ufo.command_line import searched, split_arguments
+from ufo.command_line import own_folders, searched, split_arguments
 from ufo.runs.naming import own_sources
 from ufo.yaml_files import check_yaml
 
@@ -77,7 +77,7 @@ class Place:
 
 def find(files: Sequence[str], options: Sequence[str]) -> Place:
     """The place of some yaml files beside Hydra's own options of the command."""
-    place = Place(list(options), folders=[folder.absolute() for folder in _config_dirs(options)])
+    place = Place(list(options), folders=[folder.absolute() for folder in own_folders(options)])
     given, names, others = len(place.folders), [], []
     for file in files:
         path = Path(file).absolute()
@@ -130,13 +130,6 @@ def source_key(path: Path) -> str:
 def command(arguments: Sequence[str]) -> str:
     """The command that does the same with everything written out."""
     return "ufo train " + " ".join(shlex.quote(argument) for argument in arguments)
-
-
-def _config_dirs(options: Sequence[str]) -> Iterator[Path]:
-    for option, value in zip(options, [*options, ""][1:], strict=False):
-        name, equals, said = option.partition("=")
-        if name in ("--config-dir", "-cd"):
-            yield Path(said if equals else value)
 
 
 def _key(override: str) -> str:
