@@ -12,11 +12,14 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from ufo.files import scratch_for
 
 log = logging.getLogger(__name__)
 
@@ -76,17 +79,14 @@ def _save_all_rows(logger: CSVLogger) -> None:
     size = path.stat().st_size if path.is_file() else None
     columns = list(experiment.metrics_keys)
     rewrites = size is not None and any(key not in columns for row in experiment.metrics for key in row)
-    copy = path.with_name(f"{path.name}.new")
     try:
-        if rewrites:
-            shutil.copyfile(path, copy)
-            experiment.metrics_file_path = str(copy)
-        CSVLogger.save(logger)
-        if rewrites:
-            os.replace(copy, path)
+        with scratch_for(path, alone=True) if rewrites else nullcontext(path) as target:
+            if rewrites:
+                shutil.copyfile(path, target)
+            experiment.metrics_file_path = str(target)
+            CSVLogger.save(logger)
     except OSError:
         experiment.metrics_keys = columns
-        copy.unlink(missing_ok=True)
         if size is None:
             path.unlink(missing_ok=True)
         else:
