@@ -229,6 +229,23 @@ def test_answered_masks_arrive_exactly(make_model, make_batch, mask_task):
         torch.testing.assert_close(prediction.scores, torch.tensor([0.9, 0.9]))
 
 
+def test_objects_know_the_answer_they_were_read_from(make_model, make_batch):
+    model = make_model()
+    batch = make_batch("detection")
+    stages = []
+    with torch.no_grad():
+        answers = model.answer_batch(batch, stages.append)
+    assert stages == ["encode", "decode"]
+    assert [len(a.texts) for a in answers] == [16, 16]  # 2 x 2 windows of 2 x 2 queries
+    said = answers[0]
+    said.texts = ["background"] * 16
+    said.texts[5], said.texts[11] = "owl,24,24,10,10", "dog,24,24,30,30"
+    said.scores = torch.linspace(0.9, 0.2, 16)
+    found = model.tasks["detection"].parse(said)
+    names = {found.classes[i]: row for i, row in zip(found.labels.tolist(), found.rows.tolist(), strict=True)}
+    assert names == {"owl": 5, "dog": 11}
+
+
 def test_predictions_are_in_the_pixels_of_the_original(make_model, make_batch):
     model, batch = make_model(), make_batch("detection", (1, 1))
     batch.sizes = [(24, 24), (48, 240)]

@@ -7,7 +7,7 @@ Shapes: `B` images, `Q` queries, `R = B*Q` rows, `T` answer tokens, `M` masks or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -37,6 +37,10 @@ from ufo.types import Batch, Prediction
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+def _no_lap(stage: str) -> None:
+    """Nobody measures the stages."""
 
 
 class TrainingPass(NamedTuple):
@@ -136,20 +140,27 @@ class UFO(nn.Module):
     def predict_batch(self, batch: Batch) -> list[Prediction]:
         """A prediction for each image, in its original size (`batch.sizes`, or those of its targets)."""
         with casting_once(self):
-            return self._predict_batch(batch)
+            task = self.task(batch.task)
+            return [task.parse(answers) for answers in self.answer_batch(batch)]
 
-    def _predict_batch(self, batch: Batch) -> list[Prediction]:
+    def answer_batch(self, batch: Batch, lap: Callable[[str], None] = _no_lap) -> list[Answers]:
+        """What was said about each image before a task reads it; call it without gradients.
+
+        `lap` is told the name of each stage when it has ended, for whoever measures them.
+        """
         task = self.task(batch.task)
         asked = task.ask(batch, self.grid(task, *batch.image_size))
         context = self.encode(batch.images, asked.prompts, asked.queries, task)
+        lap("encode")
         decoded = decode(self.backbone, context, self.tokenizer, task, batch.classes)
         sizes = batch.sizes or [t.size for t in batch.targets]
         ids = decoded.ids.cpu()  # one transfer for all images
         texts = self.tokenizer.decode(ids.tolist())
         counts = ids.eq(self.tokenizer.mask_id).sum(1).tolist()
         said = texts, counts
+        lap("decode")
         return [
-            task.parse(self._answers(i, said, decoded, context, asked.queries, size, batch.classes, task))
+            self._answers(i, said, decoded, context, asked.queries, size, batch.classes, task)
             for i, size in enumerate(sizes)
         ]
 

@@ -96,6 +96,7 @@ class Prediction:
     semantic: Tensor | None = None  # int64 [H, W]
     text: str = ""  # the caption, the answer to a question, or the raw answer to an expression
     classes: tuple[str, ...] = ()  # names of `labels` and `semantic`
+    rows: Tensor | None = None  # int64 [N], which of the image's answers each object was read from
 
     def to(self, device: torch.device | str) -> Prediction:
         """The same prediction with its tensors on `device`."""

@@ -137,7 +137,7 @@ def _paint_labels(picture: Image.Image, boxes: Sequence[Sequence[float]], marks:
     """A label at every object that has room for one; none covers another."""
     size = 15 if len(boxes) <= 12 else 12  # pixels
     whole = [_inside(box, picture.size) for box in boxes]
-    texts = [clean(name)[:40] for name in marks.names]
+    texts = [clean(name)[:40] for name in marks.labels]
     named = [label for label in zip(whole, marks.colors, texts, strict=True) if label[2]]
     sizes = [(math.ceil(font(size, name).getlength(name)) + 8, size + 5) for _, _, name in named]
     places = label_places([box for box, _, _ in named], sizes, picture.size)

@@ -24,12 +24,22 @@ class Marks:
 
     boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float32 [N, 4]
     colors: list[int] = field(default_factory=list)  # N colour indices
-    names: list[str] = field(default_factory=list)  # N texts on the labels
+    names: list[str] = field(default_factory=list)  # N, "" where an object has no class
+    scores: list[float] = field(default_factory=list)  # N, or none of what is annotated
+    rows: list[int] = field(default_factory=list)  # N, the answers they were read from, or none if unknown
     masks: Tensor | None = None  # bool or uint8 [N, H, W]
     semantic: Tensor | None = None  # integer [H, W], class index or IGNORE
     notes: list[str] = field(default_factory=list)  # paragraphs below the image
     hidden: str = ""  # what is not drawn
     dashed: Tensor | None = None  # float32 [M, 4], more boxes, without labels
+
+    @property
+    def labels(self) -> list[str]:
+        """N texts at the objects: names, and scores where there are some."""
+        if not self.scores:
+            return self.names
+        pairs = zip(self.names, self.scores, strict=True)
+        return [f"{name} {score:.2f}".strip() for name, score in pairs]
 
 
 def annotated(target: Target, classes: tuple[str, ...]) -> Marks:

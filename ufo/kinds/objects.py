@@ -20,7 +20,7 @@ from ufo.kinds.quality import MIN_SCORE, objects_score
 from ufo.ops.masks import mask_boxes, rle_decode, rle_encode
 from ufo.types import Prediction, Target, given
 
-PARTS = ("boxes", "scores", "labels", "masks")
+PARTS = ("boxes", "scores", "labels", "masks", "rows")
 """The fields of a `Prediction` that have one entry per object."""
 
 
@@ -77,8 +77,9 @@ class Objects(Kind):
         order = scores.argsort(descending=True, stable=True)
         keep = order[scores[order] >= shown.min_score][: shown.max_objects]
         marks.boxes, marks.colors = boxes[keep], given(prediction.labels, "labels")[keep].tolist()
-        named = zip(marks.colors, scores[keep].tolist(), strict=True)
-        marks.names = [f"{class_name(label, shown.classes)} {score:.2f}" for label, score in named]
+        marks.names = [class_name(label, shown.classes) for label in marks.colors]
+        marks.scores = scores[keep].tolist()
+        marks.rows = [] if prediction.rows is None else prediction.rows[keep].tolist()
         marks.masks = None if masks is None else masks[keep]
         if hidden := len(boxes) - len(keep):
             below = int((scores < shown.min_score).sum())

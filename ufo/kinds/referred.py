@@ -73,7 +73,7 @@ class Referred(Kind):
         scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
         keep = _has_area(boxes).nonzero()[:, 0]
         marks.boxes, marks.colors = boxes[keep], [REFERRED] * len(keep)
-        marks.names = [f"{score:.2f}" for score in scores[keep].tolist()]
+        marks.names, marks.scores = [""] * len(keep), scores[keep].tolist()
         marks.masks = None if prediction.masks is None else prediction.masks[keep]
         return marks
 

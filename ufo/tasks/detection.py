@@ -85,5 +85,10 @@ class Detection(DenseTask):
             boxes, answers.scores[row], label, iou_threshold=self.nms_iou, min_score=self.nms_min_score
         )
         return Prediction(
-            self.name, boxes=boxes[keep], scores=scores, labels=label[keep], classes=answers.classes
+            self.name,
+            boxes=boxes[keep],
+            scores=scores,
+            labels=label[keep],
+            classes=answers.classes,
+            rows=row[keep],
         )

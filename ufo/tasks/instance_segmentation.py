@@ -43,14 +43,20 @@ class InstanceSegmentation(MaskTask):
         masks, quality = self._binarise(answers, row)
         seen = quality > 0  # a mask without a pixel is not an object
         # transposed: columns of pixels lie together, and a selection keeps that
-        masks, label = masks.mT[seen].mT, label[seen]
-        scores = (answers.scores[row] * quality)[seen]
+        masks, label, row = masks.mT[seen].mT, label[seen], row[seen]
+        scores = answers.scores[row] * quality[seen]
         keep, scores = matrix_nms(
             masks, label, scores, sigma=self.nms_sigma, filter_threshold=self.nms_filter
         )
         masks = masks.mT[keep].mT
         return Prediction(
-            self.name, mask_boxes(masks), scores, labels=label[keep], masks=masks, classes=answers.classes
+            self.name,
+            boxes=mask_boxes(masks),
+            scores=scores,
+            labels=label[keep],
+            masks=masks,
+            classes=answers.classes,
+            rows=row[keep],
         )
 
     def _binarise(self, answers: Answers, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
