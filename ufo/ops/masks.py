@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
-from scipy import ndimage
 from torch import Tensor
 
 from ufo.ops.extents import any_along, first_and_last
@@ -90,6 +89,8 @@ def mask_boxes(masks: Tensor, whole_pixels: bool = True) -> Tensor:
 
 def largest_parts(masks: Tensor, count: int) -> Tensor:
     """The `count` largest connected parts of each mask bool `[M, H, W]`; corners connect, too."""
+    from scipy import ndimage  # few ask for it, and it costs every start .3 s
+
     kept = []
     for mask in masks.cpu().numpy():
         parts, number = ndimage.label(mask, structure=np.ones((3, 3)))

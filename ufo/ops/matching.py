@@ -6,7 +6,6 @@ Shapes: B images, Q queries, N objects, W windows. Points are normalised xy, box
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert
 
@@ -62,6 +61,8 @@ def hungarian(cost: Tensor) -> Tensor:
     Raises:
         ValueError: a cost is NaN or infinite.
     """
+    from scipy.optimize import linear_sum_assignment  # for training alone, and it costs every start .3 s
+
     matched = torch.full((cost.shape[0],), -1, dtype=torch.int64)
     if cost.numel():
         matrix = cost.detach().float().cpu()
