@@ -182,17 +182,21 @@ class UFO(nn.Module):
         is_mask = ids.eq(self.tokenizer.mask_id)
         features = context.image_features[image : image + 1]
 
-        def logits(chosen: Tensor) -> Tensor:
+        def logits(chosen: Tensor, which: Tensor | None = None) -> Tensor:
             emitted = is_mask[chosen]
-            emitted = emitted & (emitted.cumsum(1) <= task.mask_tokens)  # the first mask of each answer
+            number = emitted.cumsum(1)
+            if which is not None:
+                number = number - which[:, None] * task.mask_tokens
+                emitted = emitted & (number > 0)
+            emitted = emitted & (number <= task.mask_tokens)  # the first mask of each answer
             embeddings = decoded.features[rows][chosen][emitted]
             embeddings = embeddings.unflatten(0, (len(chosen), -1))  # [M, K, C]
             return retrieve_masks(embeddings, features, [len(chosen)])
 
-        def masks(chosen: Tensor) -> Tensor:
+        def masks(chosen: Tensor, which: Tensor | None = None) -> Tensor:
             if not len(chosen):
                 return features.new_zeros(0, *size, dtype=torch.float32)
-            return resize_mask_logits(logits(chosen), size).sigmoid()
+            return resize_mask_logits(logits(chosen, which), size).sigmoid()
 
         references = None if queries is None else queries.references[0].to(ids.device)
         if references is not None and decoded.queries is not None:
@@ -206,6 +210,7 @@ class UFO(nn.Module):
             mask_counts=said[1][rows],
             retrieve_masks=masks,
             retrieve_logits=logits,
+            refusals=None if decoded.refusals is None else decoded.refusals[rows],
         )
 
     def predict(

@@ -94,6 +94,7 @@ class Prediction:
     labels: Tensor | None = None  # int64 [N]
     masks: Tensor | None = None  # bool [N, H, W]
     semantic: Tensor | None = None  # int64 [H, W]
+    presence: Tensor | None = None  # float32 [], probability that what a text refers to is in the image
     text: str = ""  # the caption, the answer to a question, or the raw answer to an expression
     classes: tuple[str, ...] = ()  # names of `labels` and `semantic`
     rows: Tensor | None = None  # int64 [N], which of the image's answers each object was read from

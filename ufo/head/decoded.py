@@ -21,6 +21,7 @@ class Decoded:
     features: Tensor  # [R, T, C], the hidden state that emitted each token
     # int64 [R], the query of its image that each row answers for; None: each query has one row, in order
     queries: Tensor | None = None
+    refusals: Tensor | None = None  # float32 [R], the probability that a row refuses; None: none may
 
     @property
     def first_scores(self) -> Tensor:

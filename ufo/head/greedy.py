@@ -65,7 +65,7 @@ class _Greedy:
         self.candidates = self.embedding if grammar is None else self.embedding[grammar.ids]
 
     def run(self, context: Context) -> Decoded:
-        group, choice, scores, queries = self._first_step(context)
+        group, choice, scores, queries, refusals = self._first_step(context)
         rows, length = len(group.rows), self.strategy.max_length
         self.ids = torch.full((rows, length), self.strategy.end_id, device=scores.device)
         self.features = choice.hidden.new_zeros(rows, length, choice.hidden.shape[-1])
@@ -74,18 +74,26 @@ class _Greedy:
             group = pending.pop()
             hidden = self._feed(group)
             pending += self._record(group, self._choose(group, hidden, F.linear(hidden, self.candidates)))
-        return Decoded(self.ids, scores[:, None], self.features, queries)
+        return Decoded(self.ids, scores[:, None], self.features, queries, refusals)
 
-    def _first_step(self, context: Context) -> tuple[_Group, _Choice, Tensor, Tensor | None]:
-        """All rows, their first tokens, the scores of these `[R]`, and the queries where rows were added."""
+    def _first_step(self, context: Context) -> tuple[_Group, _Choice, Tensor, Tensor | None, Tensor | None]:
+        """All rows, their first tokens, the scores of these `[R]`, and the queries where rows were added.
+
+        The last is how likely each row refuses, `[R]`; None where rows do not.
+        """
         group, grammar, expansion = self._first_group(context), self.strategy.grammar, self.strategy.expansion
         hidden = self._feed(group)
         logits = F.linear(hidden, self.embedding)  # [R, k, V]
         if expansion is not None:
-            return self._expand(group, hidden, logits[:, 0].float(), expansion)
-        choice = self._choose(group, hidden, logits if grammar is None else logits[..., grammar.ids])
+            return *self._expand(group, hidden, logits[:, 0].float(), expansion), None
+        allowed, refusals, refusal = logits, None, self.strategy.refusal
+        if refusal is not None:
+            refusals = logits[:, 0].float().softmax(-1)[:, refusal]
+            allowed = logits.clone()
+            allowed[:, 0, refusal] = -torch.inf
+        choice = self._choose(group, hidden, allowed if grammar is None else allowed[..., grammar.ids])
         nll = F.cross_entropy(logits[:, 0].float(), choice.tokens[:, 0], reduction="none")
-        return group, choice, (-nll).exp(), None
+        return group, choice, (-nll).exp(), None, refusals
 
     def _first_group(self, context: Context) -> _Group:
         strategy, rows, device = self.strategy, context.num_rows, self.backbone.device

@@ -41,6 +41,7 @@ class Strategy:
     expansion: Expansion | None = None  # several first tokens of a query
     guesses: tuple[Guess, ...] = ()  # the same answers in fewer calls; not for beams, which take single steps
     leave_after: Tensor | None = None  # bool [V], first tokens after which a greedy row leaves at once
+    refusal: int | None = None  # the token that is no first one: its probability is returned instead
 
 
 def choose_strategy(
@@ -75,6 +76,7 @@ def choose_strategy(
         expansion=_expansion(tokenizer, task) if task.top_tokens > 1 else None,
         guesses=tuple(guesses),
         leave_after=leave_after,
+        refusal=tokenizer.encode([task.refusal])[0][1] if task.refusal else None,
     )
 
 
@@ -105,6 +107,12 @@ def check_settings(task: Task, vocabulary: int | None = None, queries: int | Non
             task,
             f"num_beams={task.num_beams} is too many for a vocabulary of {vocabulary} tokens; use "
             f"num_beams={vocabulary // 2} or fewer",
+        )
+    if task.refusal and task.num_beams > 1:
+        raise _refusal(
+            task,
+            f"num_beams={task.num_beams} searches for whole answers, and the first token alone decides that "
+            "there is nothing; set num_beams=1, or nothing=false",
         )
     _check_expansion(task, vocabulary, queries)
 

@@ -36,23 +36,34 @@ class Referred(Kind):
     def records(
         self, prediction: Prediction, image: ImageInfo, predicted_size: tuple[int, int], text: str = ""
     ) -> list[dict[str, Any]]:
-        """One record with the box, zeros if the answer holds none, and the mask of a segmentation."""
-        (box,) = scaled_boxes(given(prediction.boxes, "boxes")[:1], predicted_size, image.size)
+        """One record per box, or one with zeros if the answer holds none, and the mask of a segmentation."""
+        boxes = scaled_boxes(given(prediction.boxes, "boxes"), predicted_size, image.size)
         score = round(given(prediction.scores, "scores")[0].item(), 5)
-        found = {"text": text, "bbox": box, "score": score, "answer": prediction.text}
+        head: dict[str, Any] = {**image.head, "text": text}
+        tail: dict[str, Any] = {"score": score, "answer": prediction.text}
+        if prediction.presence is not None:
+            tail["presence"] = round(prediction.presence.item(), 5)
+        records = [{**head, "bbox": box, **tail} for box in boxes]
         if prediction.masks is not None:
-            found["segmentation"] = scaled_rle(prediction.masks[0], image.size)
-        return [{**image.head, **found}]
+            for record, mask in zip(records, prediction.masks, strict=True):
+                record["segmentation"] = scaled_rle(mask, image.size)
+        found = [record for record, some in zip(records, self._where(prediction), strict=True) if some]
+        return found or records[:1]
 
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
-        if not self._found(prediction):
-            return f'"{text}": no {self._what} in the answer "{prediction.text}"'
-        x1, y1, x2, y2 = given(prediction.boxes, "boxes")[0].tolist()
-        where = f"x {x1:.0f}, y {y1:.0f}, width {x2 - x1:.0f}, height {y2 - y1:.0f}"
-        if prediction.masks is not None:
-            where += f", {int(prediction.masks.sum())} pixels"
+        found, there = self._where(prediction), ""
+        if prediction.presence is not None:
+            there = f"; {prediction.presence.item():.0%} that it is there"
+        if not any(found):
+            return f'"{text}": no {self._what} in the answer "{prediction.text}"{there}'
         score = given(prediction.scores, "scores")[0].item()
-        return f'"{text}" at {where} (score {score:.2f})'
+        places = [self._place(prediction, i) for i, some in enumerate(found) if some]
+        return f'"{text}" at {" and at ".join(places)} (score {score:.2f}{there})'
+
+    def _place(self, prediction: Prediction, i: int) -> str:
+        x1, y1, x2, y2 = given(prediction.boxes, "boxes")[i].tolist()
+        where = f"x {x1:.0f}, y {y1:.0f}, width {x2 - x1:.0f}, height {y2 - y1:.0f}"
+        return where if prediction.masks is None else f"{where}, {int(prediction.masks[i].sum())} pixels"
 
     def in_words(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> tuple[str, str]:
         boxes = [] if target.boxes is None else target.boxes.tolist()
@@ -81,7 +92,7 @@ class Referred(Kind):
         iou = self.score(prediction, target, ())
         if iou is None:
             return ""
-        if not self._found(prediction):
+        if not any(self._where(prediction)):
             return f"no {self._what} in the answer {prediction.text!r}"
         return f"IoU {iou:.2f}"
 
@@ -103,19 +114,24 @@ class Referred(Kind):
         return layers | mask_layers(prediction.masks.any(0).to(torch.uint8), truth, (), size)
 
     def score(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> float | None:
-        """The IoU; 1 where nothing was to be found and nothing was."""
+        """The IoU; 1 where nothing was to be found and nothing was.
+
+        Of several boxes the mean over the annotated ones, or over the predicted ones if these are more.
+        """
         if self.masks:
             if target.masks is None or prediction.masks is None:
                 return None
             ignore = None if target.ignore is None else rle_decode([target.ignore], target.size)[0]
             intersection, union = mask_overlap(prediction.masks.any(0), _joined(target), ignore).tolist()
             return intersection / union if union else 1.0
-        if target.boxes is None or not len(target.boxes):
+        if target.boxes is None or (not len(target.boxes) and prediction.presence is None):
             return None
-        if not self._found(prediction):
-            return 0.0
-        found = given(prediction.boxes, "boxes")[:1].float().cpu()
-        return float(box_iou(found, target.boxes[:1].float().cpu()))
+        boxes = self._boxes(prediction).float().cpu()
+        found = boxes[_has_area(boxes)]
+        if not len(target.boxes) or not len(found):
+            return float(len(found) == len(target.boxes))
+        best = box_iou(found, target.boxes.float().cpu()).max(0).values
+        return float(best.sum()) / max(len(found), len(target.boxes))
 
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
         """The mean box, or a mask that fills it."""
@@ -133,8 +149,9 @@ class Referred(Kind):
             return mask_boxes(prediction.masks.bool())
         return torch.zeros(0, 4) if prediction.boxes is None else prediction.boxes
 
-    def _found(self, prediction: Prediction) -> bool:
-        return bool(_has_area(self._boxes(prediction)[:1]).any())
+    def _where(self, prediction: Prediction) -> list[bool]:
+        """Which of the boxes are found ones: those of nothing are zeros."""
+        return _has_area(self._boxes(prediction)).tolist()
 
 
 def _has_area(boxes: Tensor) -> Tensor:

@@ -55,10 +55,12 @@ class Answers:
     size: tuple[int, int]  # (height, width) of the original image
     classes: tuple[str, ...]
     mask_counts: list[int]  # Q, how many mask tokens each answer holds
-    # rows [M] with enough mask tokens -> probabilities of their first masks, float32 [M, H, W], original size
-    retrieve_masks: Callable[[Tensor], Tensor]
+    # rows [M] with enough mask tokens -> probabilities of their first masks, float32 [M, H, W], original
+    # size; a second argument [M] says which mask of its row is meant
+    retrieve_masks: Callable[..., Tensor]
     # the same rows -> logits [M, h, w] before they are resized, for tasks that need not see every pixel
     retrieve_logits: Callable[[Tensor], Tensor] | None = None
+    refusals: Tensor | None = None  # float32 [Q], probability of the task's `refusal`; None: it has none
 
 
 AnyTask = TypeVar("AnyTask", bound="Task")
@@ -134,6 +136,11 @@ class Task(ABC):
         return [self.prompt(batch.classes, text, generator) for text in batch.texts]
 
     # ---------------------------------------------------------------- what decoding may know of the answers
+
+    @property
+    def refusal(self) -> str:
+        """An answer that is not chosen: decoding says how likely its first token is beside the best other."""
+        return ""
 
     @property
     def drafts(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Visual grounding (REC): the box of what a text refers to, answered as its `cx,cy,w,h` (paper section 3.3).
 
-All four in bins of the image; what cannot be parsed is the zero box.
+All four in bins of the image; what cannot be parsed is the zero box. Several boxes (`max_objects`) are
+separated, from the left to the right of the image.
 """
 
 from __future__ import annotations
@@ -10,47 +11,63 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torchvision.ops import box_area
 
 from ufo.kinds import Kind, Referred
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
-from ufo.tasks.base import Answers, Asked, Fields, Task
+from ufo.tasks.base import Answers, Asked, Fields
+from ufo.tasks.expression import Expressions
 from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
-class Grounding(Task):
-    """One box per expression."""
+class Grounding(Expressions):
+    """One box per expression; with `max_objects` several, the largest ones of more."""
 
     name: ClassVar[str] = "grounding"
     kind: ClassVar[Kind] = Referred()
-    needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"expression", "boxes"})
 
     num_bins: int
     max_length: int = 20
 
-    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
-        return self.wording.ask(self.name, generator, text=text)
+    @property
+    def object_tokens(self) -> int:
+        return len(self.wording.box_grammar(0))
 
     def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
-        return (self.wording.box_grammar(self.num_bins),)
+        box, between = self.wording.box_grammar(self.num_bins), ((self.wording.separator,),)
+        return tuple(box + (between + box) * more for more in range(self.max_objects))
 
     def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
-        boxes = torch.stack([b[0] for b in given(batch.boxes, "boxes")])  # [B, 4]
-        bins = encode_boxes(boxes, batch.image_size, self.num_bins)
-        answers = [self.wording.write_box(box) for box in bins.tolist()]
+        boxes = [
+            self._listed(b, text) for b, text in zip(given(batch.boxes, "boxes"), batch.texts, strict=True)
+        ]
+        bins = encode_boxes(torch.cat(boxes), batch.image_size, self.num_bins).split([len(b) for b in boxes])
+        answers = [self.wording.write_boxes(some.tolist()) for some in bins]
         return Asked(self.prompts(batch, training=True), answers=answers)
 
+    def _listed(self, boxes: Tensor, text: str) -> Tensor:
+        """The boxes `[n, 4]` that an answer lists, in its order; the one of published data is the first."""
+        if not len(boxes):
+            self.refuse_nothing(text)
+        if self.max_objects == 1:
+            return boxes[:1]
+        largest = box_area(boxes).argsort(descending=True, stable=True)[: self.max_objects]
+        return boxes[largest[boxes[largest, 0].argsort(stable=True)]]
+
     def parse(self, answers: Answers) -> Prediction:
-        device = answers.scores.device
-        bins = self.wording.read_box(answers.texts[0])
+        device, presence = answers.scores.device, self.presence(answers)
+        bins = self.wording.read_boxes(answers.texts[0], self.max_objects)
         boxes = torch.zeros(1, 4, device=device)
-        if bins is not None:
-            boxes = decode_boxes(torch.tensor([bins], device=device), answers.size, self.num_bins)
+        if bins:
+            boxes = decode_boxes(torch.tensor(bins, device=device), answers.size, self.num_bins)
         return Prediction(
             self.name,
-            boxes=boxes,
-            scores=answers.scores,
+            boxes=self.kept(boxes, presence),
+            scores=answers.scores.expand(len(boxes)),
+            presence=presence,
             text=answers.texts[0],
         )

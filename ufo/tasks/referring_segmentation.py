@@ -1,30 +1,31 @@
 """Referring segmentation (RES): the mask of what a text refers to, one answer per image (paper section 3.2).
 
 The answer holds `mask_tokens` mask tokens inside a sentence; fewer are no mask, of more the first ones count.
+Several masks (`max_objects`) are separated, from the left to the right of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ufo.kinds import Kind, Referred
 from ufo.ops.grid import Queries
 from ufo.ops.masks import largest_parts, mask_boxes
-from ufo.tasks.base import Answers, Asked, Task, batch_generator
+from ufo.tasks.base import Answers, Asked, batch_generator
+from ufo.tasks.expression import Expressions
 from ufo.types import MASK_TOKEN, Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
-class ReferringSegmentation(Task):
-    """One mask per expression."""
+class ReferringSegmentation(Expressions):
+    """One mask per expression; with `max_objects` one per object, the smallest of more share one."""
 
     name: ClassVar[str] = "referring_segmentation"
     kind: ClassVar[Kind] = Referred(masks=True)
-    needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"expression", "masks"})
 
     mask_tokens: int = 16
@@ -32,34 +33,59 @@ class ReferringSegmentation(Task):
     largest_parts: int = 0  # connected parts of a mask that are kept, the largest ones; 0: all
 
     @property
+    def object_tokens(self) -> int:
+        return self.mask_tokens
+
+    @property
     def drafts(self) -> tuple[str, ...]:
         mask = MASK_TOKEN * self.mask_tokens
         return tuple(template.format(mask=mask) for template in self.wording.mask_answers)
 
-    def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
-        return self.wording.ask(self.name, generator, text=text)
-
     def supervise(self, batch: Batch, grid: Queries | None) -> Asked:
         generator = batch_generator(batch)
-        answers = [self.wording.write_mask(self.mask_tokens, generator) for _ in batch.texts]
-        masks = given(batch.masks, "masks")
+        masks = [self._listed(m) for m in given(batch.masks, "masks")]
+        answers = [
+            self.wording.write_mask(self.mask_tokens, generator, len(m)) if len(m) else self.wording.nothing
+            for m in masks
+        ]
         return Asked(
             self.prompts(batch, training=True),
             answers=answers,
-            # several objects that one expression means are one mask, none is an empty one
-            masks=torch.stack([m.any(0).to(torch.uint8) for m in masks]),
-            mask_counts=[1] * len(batch),
+            masks=torch.cat(masks),
+            mask_counts=[len(m) for m in masks],
         )
 
+    def _listed(self, masks: Tensor) -> Tensor:
+        """The masks uint8 `[n, H, W]` that an answer lists, in its order; of none an empty one or nothing."""
+        sizes = masks.flatten(1).sum(1)
+        if self.nothing and not sizes.any():
+            return masks[:0]
+        if self.max_objects == 1 or not sizes.any():
+            return masks.any(0, keepdim=True).to(torch.uint8)
+        shown = masks[sizes.argsort(descending=True, stable=True)][: int((sizes > 0).sum())]
+        if len(shown) > self.max_objects:  # no pixel is lost
+            own = self.max_objects - 1
+            shown = torch.cat([shown[:own], shown[own:].amax(0, keepdim=True)])
+        return shown[mask_boxes(shown.bool())[:, 0].argsort(stable=True)].to(torch.uint8)
+
     def parse(self, answers: Answers) -> Prediction:
-        """One mask `[1, H, W]` and the box around it, both empty where there are too few mask tokens."""
-        device = answers.scores.device
-        if answers.mask_counts[0] < self.mask_tokens:
+        """Masks `[n, H, W]` and the boxes around them, one empty one where there are too few mask tokens."""
+        device, presence = answers.scores.device, self.presence(answers)
+        count = min(answers.mask_counts[0] // self.mask_tokens, self.max_objects)
+        if not count:
             masks = torch.zeros(1, *answers.size, dtype=torch.bool, device=device)
         else:
-            masks = (
-                answers.retrieve_masks(torch.zeros(1, dtype=torch.int64, device=device)) > self.mask_threshold
-            )
+            rows = torch.zeros(count, dtype=torch.int64, device=device)
+            which = [torch.arange(count, device=device)] if self.max_objects > 1 else []
+            masks = answers.retrieve_masks(rows, *which) > self.mask_threshold
             if self.largest_parts:
                 masks = largest_parts(masks, self.largest_parts)
-        return Prediction(self.name, mask_boxes(masks), answers.scores, masks=masks, text=answers.texts[0])
+            masks = self.kept(masks, presence)
+        return Prediction(
+            self.name,
+            mask_boxes(masks),
+            answers.scores.expand(len(masks)),
+            masks=masks,
+            presence=presence,
+            text=answers.texts[0],
+        )

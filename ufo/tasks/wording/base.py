@@ -36,13 +36,17 @@ class Wording:
     Args:
         questions: by task name, and whatever else a task asks (reasoning about a phrase or a sentence).
         background: what a query says that answers for no object.
+        nothing: the answer that no object is what a text refers to; no other answer begins as it does.
         box: what stands around the four numbers of a box.
+        separator: between the boxes, or the masks, of one answer.
         mask_answers: templates of an answer that is one mask; training draws one of them.
     """
 
     questions: Mapping[str, Question]
     background: str = "background"
+    nothing: str = "background"
     box: tuple[str, str] = ("", "")
+    separator: str = ";"
     mask_answers: tuple[str, ...] = ("{mask}",)
 
     def ask(self, name: str, generator: torch.Generator | None = None, **values: object) -> str:
@@ -55,6 +59,15 @@ class Wording:
     def write_box(self, bins: Sequence[int]) -> str:
         """The text of a box, given its four bins."""
         return self.box[0] + ",".join(map(str, bins)) + self.box[1]
+
+    def write_boxes(self, boxes: Sequence[Sequence[int]]) -> str:
+        """The text of several boxes, or that there is none."""
+        return self.separator.join(map(self.write_box, boxes)) or self.nothing
+
+    def read_boxes(self, text: str, most: int) -> list[list[int]]:
+        """`read_box` of each of the first `most` boxes in a text; what cannot be read is left out."""
+        parts = text.split(self.separator, most)[:most] if most > 1 else [text]
+        return [bins for bins in map(self.read_box, parts) if bins is not None]
 
     def box_grammar(self, num_bins: int) -> tuple[tuple[str, ...], ...]:
         """The fields of a box's text, each one of some texts; the marks around it included."""
@@ -80,10 +93,10 @@ class Wording:
             text = text.replace(".", "")
         return _numbers(text)
 
-    def write_mask(self, mask_tokens: int, generator: torch.Generator | None = None) -> str:
-        """An answer that is one mask; without a generator the last wording."""
+    def write_mask(self, mask_tokens: int, generator: torch.Generator | None = None, count: int = 1) -> str:
+        """An answer that is one mask, or several; without a generator the last wording."""
         template = _draw(self.mask_answers, generator) if generator else self.mask_answers[-1]
-        return template.format(mask=MASK_TOKEN * mask_tokens)
+        return template.format(mask=self.separator.join([MASK_TOKEN * mask_tokens] * count))
 
 
 def _draw(options: Sequence[str], generator: torch.Generator) -> str:

@@ -74,6 +74,7 @@ QUESTIONS = {
 
 INTERNVL = Wording(
     questions=QUESTIONS,
+    nothing="None.",
     box=("<box>", "</box>"),
     mask_answers=MASK_ANSWERS,
 )
