@@ -57,11 +57,11 @@ class ReferringSegmentation(Expressions):
 
     def _listed(self, masks: Tensor) -> Tensor:
         """The masks uint8 `[n, H, W]` that an answer lists, in its order; of none an empty one or nothing."""
-        sizes = masks.flatten(1).sum(1)
-        if self.nothing and not sizes.any():
+        if self.nothing and not masks.any():
             return masks[:0]
-        if self.max_objects == 1 or not sizes.any():
+        if self.max_objects == 1 or not masks.any():
             return masks.any(0, keepdim=True).to(torch.uint8)
+        sizes = masks.flatten(1).sum(1)
         shown = masks[sizes.argsort(descending=True, stable=True)][: int((sizes > 0).sum())]
         if len(shown) > self.max_objects:  # no pixel is lost
             own = self.max_objects - 1
