@@ -383,15 +383,18 @@ def test_killed_generation_is_not_mistaken_for_a_finished_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["digits"]
 
 
-def test_older_scenes_get_their_questions_and_nothing_else_changes(scenes, tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_scenes_get_what_they_lack_and_nothing_else_changes(version, scenes, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(scenes, old)
     stamp = json.loads((old / digits.STAMP).read_text())
-    (old / digits.STAMP).write_text(json.dumps({**stamp, "format": 1}))
+    (old / digits.STAMP).write_text(json.dumps({**stamp, "format": version}))
     before = {}
     for split in ("train", "val"):
-        (old / split / "conversations.json").unlink()
-        (old / split / "refcoco" / "refs(reasoning).p").unlink()
+        (old / split / "refcoco" / "grefs(digits).json").unlink()
+        if version == 1:
+            (old / split / "conversations.json").unlink()
+            (old / split / "refcoco" / "refs(reasoning).p").unlink()
     for path in old.rglob("*"):
         before[path] = path.stat().st_mtime_ns
     assert generate(old, **COUNTS, workers=1, progress=False) == old

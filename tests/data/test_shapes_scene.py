@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ufo.data import digits, digits_scene, shapes_scene
+from ufo.data import digits_scene, shapes_scene
 from ufo.data.digits import generate
+from ufo.data.digits_refs import things_of
 from ufo.data.digits_text import resolve
 
 SIZE = 112
@@ -47,7 +48,7 @@ def test_scenes_of_shapes(tmp_path):
         }
         assert all(any(phrase in text for phrase in phrases) for text in captions[number])
     for ref in pickle.loads((out / "train" / "refcoco" / "refs(digits).p").read_bytes()):
-        things = digits._things(seen[ref["image_id"]], spec)
+        things = things_of(seen[ref["image_id"]], spec)
         for sentence in ref["sentences"]:
             (found,) = resolve(sentence["sent"], things, SIZE)
             assert seen[ref["image_id"]][found]["id"] == ref["ann_id"]

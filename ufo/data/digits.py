@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import shutil
 import socket
-from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -24,16 +22,17 @@ from PIL import Image
 from pycocotools import mask as rle
 from rich.progress import track
 
-from ufo.data.digits_questions import conversation, question_words, reasoning
+from ufo.data.digits_questions import question_words
+from ufo.data.digits_refs import ADDED, add_files, numbered, things_of, write_json, write_refs
 from ufo.data.digits_scene import CLASSES, COLORS, SEMANTIC_CLASSES, VARIANTS, Variant, draw_scene
-from ufo.data.digits_text import Thing, captions, expressions, vocabulary
+from ufo.data.digits_text import captions, expressions, vocabulary
 from ufo.data.errors import DataError
 from ufo.data.processes import process_pool
 from ufo.files import replace_folder
 
 __all__ = ["CLASSES", "COLORS", "SEMANTIC_CLASSES", "generate", "main", "question_words", "vocabulary"]
 
-FORMAT = 2  # raise it whenever the same options give other files; see `_add_questions` for files of 1
+FORMAT = 3  # raise it whenever the same options give other files; `digits_refs.ADDED` has what came when
 STAMP = "scenes.json"
 _CHUNK = 32  # scenes per job
 
@@ -104,8 +103,9 @@ def _finished(out: Path, stamp: dict[str, Any], force: bool) -> bool:
     unasked = {split: 0 for split in ("train", "val") if not stamp[split]}
     if isinstance(found, dict) and {**found, **unasked} == stamp:
         return True
-    if found == {**stamp, "format": 1}:
-        return _add_questions(out, stamp)
+    since = found.get("format") if isinstance(found, dict) else None
+    if isinstance(since, int) and since < FORMAT and {**found, **unasked, "format": FORMAT} == stamp:
+        return add_files(out, _partial_name(out, os.getpid()), {**found, "format": FORMAT}, since, STAMP)
     if force:
         return False
     differences = ", ".join(
@@ -164,10 +164,9 @@ def _write_split(
     _write_instances(folder, scenes, stamp["size"], spec)
     (folder / "semantic_classes.txt").write_text("\n".join(spec.semantic_classes) + "\n")
     _write_captions(folder, scenes, split)
-    with open(folder / "refcoco" / "refs(digits).p", "wb") as file:
-        pickle.dump(list(_refs(scenes, split)), file, protocol=2)
-    if not spec.shapes:  # the questions are about numbers
-        _write_questions(folder, scenes, split, stamp)
+    write_refs(folder / "refcoco" / "refs(digits).p", scenes, split)
+    for write in ADDED.values():
+        write(folder, scenes, split, stamp)
     shutil.copyfile(folder / "instances.json", folder / "refcoco" / "instances.json")
 
 
@@ -210,7 +209,7 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
                 strict=True,
             )
         ]
-        things = _things(annotations, spec)
+        things = things_of(annotations, spec)
         scenes.append(
             {
                 "name": name,
@@ -222,28 +221,6 @@ def _write_scenes(folder: Path, split: str, stamp: dict, indices: range) -> list
     return scenes
 
 
-def _things(annotations: list[dict[str, Any]], spec: Variant) -> list[Thing]:
-    return [
-        Thing(
-            spec.classes[a["category_id"] - 1], a["color"], tuple(a["bbox"]), a["area"], a.get("texture", "")
-        )
-        for a in annotations
-    ]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, separators=(",", ":")))
-
-
-def _numbered(scenes: list[dict]) -> Iterator[tuple[int, int, dict, list[str]]]:
-    """`(image id, annotation id, annotation, expressions)` of every object, ids from 1."""
-    number = 0
-    for image_id, scene in enumerate(scenes, 1):
-        for annotation, texts in zip(scene["annotations"], scene["expressions"], strict=True):
-            number += 1
-            yield image_id, number, annotation, texts
-
-
 def _write_instances(folder: Path, scenes: list[dict], size: int, spec: Variant) -> None:
     images = [
         {"id": i, "file_name": f"{s['name']}.jpg", "height": size, "width": size}
@@ -251,12 +228,12 @@ def _write_instances(folder: Path, scenes: list[dict], size: int, spec: Variant)
     ]
     annotations = [
         {"id": number, "image_id": image_id, **annotation}
-        for image_id, number, annotation, _ in _numbered(scenes)
+        for image_id, number, annotation, _ in numbered(scenes)
     ]
     categories = [{"id": i, "name": name} for i, name in enumerate(spec.classes, 1)]
     content = {"info": {"description": f"{spec.noun} scenes"}, "images": images}
     content |= {"annotations": annotations, "categories": categories}
-    _write_json(folder / "instances.json", content)
+    write_json(folder / "instances.json", content)
 
 
 def _write_captions(folder: Path, scenes: list[dict], split: str) -> None:
@@ -266,102 +243,16 @@ def _write_captions(folder: Path, scenes: list[dict], split: str) -> None:
     ]
     pairs = [{**record, "caption": text} for record in whole for text in record["caption"]]
     if split == "train":
-        _write_json(folder / "captions_karpathy.json", pairs)
+        write_json(folder / "captions_karpathy.json", pairs)
         return
-    _write_json(folder / "captions_karpathy.json", whole)
+    write_json(folder / "captions_karpathy.json", whole)
     truth = {
         "images": [{"id": record["image_id"]} for record in whole],
         "annotations": [
             {"image_id": p["image_id"], "id": i, "caption": p["caption"]} for i, p in enumerate(pairs, 1)
         ],
     }
-    _write_json(folder / "captions_gt.json", truth)
-
-
-def _write_questions(folder: Path, scenes: list[dict], split: str, stamp: dict) -> None:
-    """Reasoning texts in the form of `_refs`, and conversations, from annotations and seed alone."""
-    stream = _QUESTIONS + VARIANTS[stamp["variant"]].stream
-    talks: list[dict[str, Any]] = []
-    texts: list[dict] = []
-    for index, scene in enumerate(scenes):
-        # a stream of its own: what was drawn before there were questions stays as it was
-        rng = np.random.default_rng([stamp["seed"], stream, int(split == "val"), index])
-        things = _things(scene["annotations"], VARIANTS[stamp["variant"]])
-        texts.append({"annotations": scene["annotations"], "expressions": reasoning(things, rng)})
-        turns = conversation(things, stamp["size"], rng)
-        # each question of its own at evaluation
-        for i, part in enumerate([turns] if split == "train" else [[turn] for turn in turns]):
-            talks.append(_conversation(f"{scene['name']}_{i}", f"{scene['name']}.jpg", part))
-    _write_json(folder / "conversations.json", talks)
-    with open(folder / "refcoco" / "refs(reasoning).p", "wb") as file:
-        pickle.dump(list(_refs(texts, split)), file, protocol=2)
-
-
-_QUESTIONS = 100  # streams of random numbers: above those of scenes
-
-
-def _conversation(name: str, image: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
-    """A LLaVA record."""
-    said = [
-        message
-        for question, answer in turns
-        for message in ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
-    ]
-    said[0]["value"] = "<image>\n" + said[0]["value"]
-    return {"id": name, "image": image, "conversations": said}
-
-
-def _add_questions(out: Path, stamp: dict[str, Any]) -> bool:
-    """Give finished scenes of format 1 their questions; nobody who reads the other files now is disturbed."""
-    scratch = _partial_name(out, os.getpid())
-    try:
-        for split in ("train", "val"):
-            content = json.loads((out / split / "instances.json").read_text())
-            scenes = [
-                {"name": i["file_name"].removesuffix(".jpg"), "annotations": []} for i in content["images"]
-            ]
-            for annotation in content["annotations"]:
-                scenes[annotation["image_id"] - 1]["annotations"].append(annotation)
-            (scratch / split / "refcoco").mkdir(parents=True)
-            _write_questions(scratch / split, scenes, split, stamp)
-        (scratch / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        for file in sorted(f for f in scratch.rglob("*") if f.is_file() and f.name != STAMP):
-            file.replace(out / file.relative_to(scratch))
-        (scratch / STAMP).replace(out / STAMP)  # last: a kill before this line only repeats the work
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return True
-
-
-def _refs(scenes: list[dict], split: str) -> Iterator[dict[str, Any]]:
-    """RefCOCO records of plain builtins, one per object that has an expression.
-
-    An expression is a text, or a text and whether it is a whole sentence.
-    """
-    ref_id = sent_id = 0
-    for image_id, ann_id, annotation, texts in _numbered(scenes):
-        if not texts:
-            continue
-        ref_id += 1
-        sentences = [_sentence(sent_id + i, text) for i, text in enumerate(texts, 1)]
-        sent_id += len(texts)
-        yield {
-            "ref_id": ref_id,
-            "ann_id": ann_id,
-            "image_id": image_id,
-            "category_id": annotation["category_id"],
-            "split": split,
-            "file_name": f"{image_id:06d}.jpg",
-            "sent_ids": [s["sent_id"] for s in sentences],
-            "sentences": sentences,
-        }
-
-
-def _sentence(sent_id: int, text: str | tuple[str, bool]) -> dict[str, Any]:
-    kind = {}
-    if isinstance(text, tuple):
-        text, kind["is_sentence"] = text
-    return {"sent_id": sent_id, "sent": text, "raw": text, "tokens": text.split(), **kind}
+    write_json(folder / "captions_gt.json", truth)
 
 
 def main(argv: list[str] | None = None) -> None:

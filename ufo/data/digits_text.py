@@ -18,8 +18,8 @@ CLEARLY_LARGER = 1.25  # ratio of visible areas from which "largest" or "smalles
 CLEARLY_ASIDE = 0.05  # share of the image's side by which "leftmost" etc. leads the next object
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-_SIZES = ("largest", "smallest")
-_SIDES = ("leftmost", "rightmost", "top", "bottom")
+SIZES = ("largest", "smallest")
+SIDES = ("leftmost", "rightmost", "top", "bottom")
 _ALL_COLORS = frozenset([*COLORS, *MORE_COLORS])
 _ALL_NAMES = frozenset([*CLASSES, *SHAPES])
 
@@ -68,7 +68,7 @@ def _extreme(word: str, things: list[Thing], chosen: list[int], size: int) -> li
     """The one of `chosen` that is clearly `word`, or none."""
     if len(chosen) < 2:
         return []
-    if word in _SIZES:
+    if word in SIZES:
         sign = 1 if word == "largest" else -1
         order = sorted(chosen, key=lambda i: -sign * things[i].area)
         small, large = sorted(things[i].area for i in order[:2])
@@ -95,7 +95,7 @@ def resolve(expression: str, things: list[Thing], size: int) -> list[int]:
             chosen = [i for i in chosen if things[i].texture == word]
         elif word in _ALL_NAMES:
             chosen = [i for i in chosen if things[i].name == word]
-        elif word in (*_SIZES, *_SIDES):
+        elif word in (*SIZES, *SIDES):
             extreme = word
     return _extreme(extreme, things, chosen, size) if extreme else chosen
 
@@ -115,7 +115,7 @@ def expressions(
         if thing.texture:
             names = (noun, thing.name, f"{thing.color} {thing.name}")
             candidates += [f"the {thing.texture} {name}" for name in names]
-        candidates += [f"the {word} {name}" for word in (*_SIZES, *_SIDES) for name in (noun, thing.name)]
+        candidates += [f"the {word} {name}" for word in (*SIZES, *SIDES) for name in (noun, thing.name)]
         fitting = [text for text in candidates if resolve(text, things, size) == [i]]
         picked = rng.permutation(len(fitting))[:MAX_EXPRESSIONS]
         found.append([fitting[k] for k in sorted(picked)])
@@ -124,6 +124,6 @@ def expressions(
 
 def vocabulary() -> list[str]:
     """All words of captions, expressions and class names of digit scenes, sorted."""
-    words = {"a", "an", "the", "digit", *_SIZES, *_SIDES, *COLORS, *SEMANTIC_CLASSES}
+    words = {"a", "an", "the", "digit", *SIZES, *SIDES, *COLORS, *SEMANTIC_CLASSES}
     words |= {word for where in _OPPOSITE for word in where.split()}
     return sorted(words)

@@ -1,13 +1,13 @@
-"""Referring expressions in the RefCOCO format: `instances.json`, `refs(*.p)`.
+"""Referring expressions in the RefCOCO format: `instances.json`, `refs(*.p)`; or gRefCOCO's `grefs(*.json)`.
 
 See docs/published_system.md#refer.
-Every sentence of every referred object is a sample of its own, in training and in evaluation. A sentence may
-say `is_sentence`: whether it is a whole sentence or a phrase (reasoning segmentation).
+Every sentence of every reference is a sample of its own, in training and in evaluation. A sentence may say
+`is_sentence`: whether it is a whole sentence or a phrase (reasoning segmentation). A reference of gRefCOCO
+lists the annotations it means, or none: `ann_id: [3, 7]`, `[-1]` (Liu et al. 2023).
 """
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
 from ufo.data.datasets.captions import clean_text
-from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, key_of, outside, short, size_of
+from ufo.data.datasets.coco_file import Box, area_of, box_of, coco_sections, key_of, outside, short, size_of
+from ufo.data.datasets.refs import read_refs
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
 from ufo.data.errors import DataError
 from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
@@ -27,17 +28,17 @@ from ufo.types import Sample, Target
 
 
 class RefCocoDataset(ImageDataset):
-    """Sentences that each single out one object.
+    """Sentences that each single out one object, or in gRefCOCO's files any number `n` of them.
 
     Args:
         images: folder that the file names in the instances file start from.
         root: folder of one referring data set, with `refs` and `instances` in it.
-        refs: name of the pickle, such as "refs(unc).p".
+        refs: name of the pickle or of the JSON, such as "refs(unc).p" or "grefs(unc).json".
         split: the refs to use, by exact name (train, val, testA, ...).
         instances: name of the COCO-style JSON.
-        train: samples carry `text` and the object's box, [1, 4]; otherwise `text` alone.
-        masks: read segmentations: samples for training also carry the object's mask, uint8
-            [1, H, W], targets its RLE; all zero where the file has none.
+        train: samples carry `text` and the objects' boxes, [n, 4]; otherwise `text` alone.
+        masks: read segmentations: samples for training also carry the objects' masks, uint8
+            [n, H, W], targets their RLE; all zero where the file has none.
         clean: texts are lower-cased and lose their punctuation.
 
     Raises DataError if a file is missing or unusable or there is no such split.
@@ -74,17 +75,17 @@ class RefCocoDataset(ImageDataset):
         annotation_of = _by_id(content["annotations"], "annotations", self.problems)
         rows: dict[Any, int] = {}  # image id -> row of the image table
         sizes: dict[int, tuple[int, int]] = {}
-        objects: list[tuple[float, ...]] = []  # image row, x1, y1, x2, y2, area
-        sentences: list[
-            tuple[int, str, int]
-        ] = []  # object, text, 1 / 0 / -1: a sentence / a phrase / unknown
+        references: list[tuple[int, int]] = []  # image row, the end of its objects
+        objects: list[tuple[float, ...]] = []  # x1, y1, x2, y2, area
+        # reference, text, 1 / 0 / -1: a sentence / a phrase / unknown
+        sentences: list[tuple[int, str, int]] = []
         self._segmentations = Segmentations()
         for ref in refs:
             where = f"ref {short(ref.get('ref_id'))}"
-            annotation = annotation_of.get(ref["ann_id"])
+            annotations = [annotation_of.get(key, {}) for key in _referred(ref)]
             record = image_of.get(ref["image_id"])
-            box = box_of(annotation) if annotation else None
-            if record is None or annotation is None or box is None:
+            boxes = [box for annotation in annotations if (box := box_of(annotation))]
+            if record is None or len(boxes) < len(annotations):
                 if not self.train:
                     raise DataError(f"{path}: {where} has no image or no box in the instances file.")
                 self.problems.report("ref without image or box", where)
@@ -96,19 +97,16 @@ class RefCocoDataset(ImageDataset):
                     raise
                 self.problems.report("image without a usable size", str(error))
                 continue
-            if outside(box, size):
+            if any(outside(box, size) for box in boxes):
                 effect = LEFT_OUT if self.train else DOUBTFUL
                 self.problems.report("box outside its image", where, effect=effect)
                 if self.train:
                     continue
-            if self.masks:
-                problem = self._segmentations.append(annotation.get("segmentation"), size)
-                if problem and annotation.get("segmentation"):
-                    self.problems.report(problem, where)
+            for annotation, box in zip(annotations, boxes, strict=True):
+                objects.append(self._object(annotation, box, size, where))
             row = rows.setdefault(record["id"], len(rows))
-            x, y, w, h = box
-            number = len(objects)
-            objects.append((row, x, y, x + w, y + h, area_of(annotation, box)))
+            number = len(references)
+            references.append((row, len(objects)))
             sizes.setdefault(row, size)
             for sentence in ref["sentences"]:
                 said, problem = usable_text(sentence["sent"], self.train)
@@ -121,22 +119,38 @@ class RefCocoDataset(ImageDataset):
         self._ids = list(rows)
         self._names = Strings(image_of[key]["file_name"] for key in rows)
         self._sizes = np.asarray(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
-        table = np.asarray(objects, dtype=np.float64).reshape(-1, 6)
-        self._rows = table[:, 0].astype(np.int64)
-        self._boxes = table[:, 1:5].astype(np.float32)
-        self._areas = table[:, 5].astype(np.float32)
-        self._object = np.asarray([number for number, _, _ in sentences], dtype=np.int64)
+        table = np.asarray(objects, dtype=np.float64).reshape(-1, 5)
+        self._boxes = table[:, :4].astype(np.float32)
+        self._areas = table[:, 4].astype(np.float32)
+        self._rows, ends = np.asarray(references, dtype=np.int64).reshape(-1, 2).T
+        self._starts = np.concatenate([[0], ends])
+        self._reference = np.asarray([number for number, _, _ in sentences], dtype=np.int64)
         self._texts = Strings(text for _, text, _ in sentences)
         self._kinds = np.asarray([kind for _, _, kind in sentences], dtype=np.int8)
         if len(sentences) and self._kinds.min() >= 0:
             self.provides |= {"sentence"}
 
+    def _object(
+        self, annotation: dict[str, Any], box: Box, size: tuple[int, int], where: str
+    ) -> tuple[float, ...]:
+        """An object's corners and area; its segmentation is kept, too."""
+        if self.masks:
+            problem = self._segmentations.append(annotation.get("segmentation"), size)
+            if problem and annotation.get("segmentation"):
+                self.problems.report(problem, where)
+        x, y, w, h = box
+        return x, y, x + w, y + h, area_of(annotation, box)
+
     def __len__(self) -> int:
         return len(self._texts)
 
+    def objects(self) -> np.ndarray:
+        """How many objects each sentence means, int64 [len]."""
+        return np.diff(self._starts)[self._reference]
+
     def __getitem__(self, i: int) -> Sample:
         text = self._texts[i]
-        thing, row, size = self._place(i)
+        things, row, size = self._place(i)
         image = self._picture(self._names[row], size)
         seen: Sample = {"image": image, "text": text}
         if "sentence" in self.provides:
@@ -144,45 +158,47 @@ class RefCocoDataset(ImageDataset):
         if not self.train:
             return seen
         boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(self._boxes[thing : thing + 1].copy()),
+            torch.from_numpy(self._boxes[things].copy()),
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=size,
         )
         sample: Sample = {**seen, "boxes": boxes}
         if self.masks:
-            sample["masks"] = tv_tensors.Mask(decode_masks([self._rle(thing, size)], size))
+            sample["masks"] = tv_tensors.Mask(decode_masks(self._rles(things, size), size))
         return sample
 
     def said(self, i: int) -> list[str]:
         return [self._texts[i]]
 
     def target(self, i: int) -> Target:
-        thing, row, size = self._place(i)
+        things, row, size = self._place(i)
         return Target(
             id=i,
             size=size,
             image=str(self._file(self._names[row])),
             image_id=self._ids[row],
-            boxes=torch.from_numpy(self._boxes[thing : thing + 1].copy()),
-            masks=[self._rle(thing, size)] if self.masks else None,
-            area=torch.from_numpy(self._areas[thing : thing + 1].copy()),
+            boxes=torch.from_numpy(self._boxes[things].copy()),
+            masks=self._rles(things, size) if self.masks else None,
+            area=torch.from_numpy(self._areas[things].copy()),
             text=self._texts[i],
             sentence=bool(self._kinds[i]) if "sentence" in self.provides else None,
         )
 
     def portrait(self) -> Tensor:
-        sizes = self._sizes[self._rows[self._object]]
+        sizes = self._sizes[self._rows[self._reference]]
         return torch.from_numpy(sizes[:, 1] < sizes[:, 0])
 
-    def _place(self, i: int) -> tuple[int, int, tuple[int, int]]:
+    def _place(self, i: int) -> tuple[slice, int, tuple[int, int]]:
         """Rows of sentence `i` in the tables of objects and images, and the image's (h, w)."""
-        thing = int(self._object[i])
-        row = int(self._rows[thing])
-        return thing, row, (int(self._sizes[row, 0]), int(self._sizes[row, 1]))
+        number = int(self._reference[i])
+        row = int(self._rows[number])
+        things = slice(int(self._starts[number]), int(self._starts[number + 1]))
+        return things, row, (int(self._sizes[row, 0]), int(self._sizes[row, 1]))
 
-    def _rle(self, thing: int, size: tuple[int, int]) -> dict[str, Any]:
-        """The object's mask; all zero where the file has none (then only its box is known)."""
-        return self._segmentations.rle(thing, size) or empty_rle(size)
+    def _rles(self, things: slice, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """The objects' masks; all zero where the file has none (then only a box is known)."""
+        numbers = range(things.start, things.stop)
+        return [self._segmentations.rle(thing, size) or empty_rle(size) for thing in numbers]
 
 
 def _by_id(records: list[dict[str, Any]], section: str, problems: Problems) -> dict[Any, dict[str, Any]]:
@@ -203,56 +219,16 @@ def _by_id(records: list[dict[str, Any]], section: str, problems: Problems) -> d
     return found
 
 
+def _referred(ref: dict[str, Any]) -> list[Any]:
+    """The ids of the annotations that a reference means; gRefCOCO writes -1 for none."""
+    ids = ref["ann_id"] if isinstance(ref["ann_id"], (list, tuple)) else [ref["ann_id"]]
+    return [key for key in ids if key != -1]
+
+
 def _kind_of(sentence: dict[str, Any]) -> int:
     """1: a whole sentence, 0: a phrase, -1: the file does not say."""
     value = sentence.get("is_sentence")
     return int(value) if isinstance(value, (bool, int)) and value in (0, 1) else -1
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, texts and containers only: a pickle that names any other class is refused.
-
-    Pickle needs no global name for dict, list, tuple, str, bytes and numbers, so none but `set` is
-    looked up, and a name that is not looked up can't be called.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in {"builtins", "__builtin__"} and name in {"set", "frozenset"}:
-            return {"set": set, "frozenset": frozenset}[name]
-        raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-
-
-def read_refs(path: str | Path) -> list[dict[str, Any]]:
-    """The refs of a RefCOCO pickle; nothing that the file contains is executed.
-
-    Raises DataError if it holds anything but plain data, is cut short or lacks a field.
-    """
-    try:
-        with open(path, "rb") as file:
-            # The official files are Python 2 pickles, whose texts are bytes to decode.
-            refs = _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path} is refused: {error}; refs files hold plain data only.") from error
-    except Exception as error:  # a broken pickle can fail in any way
-        raise DataError(f"{path} is not a refs pickle or is cut short ({error}).") from error
-    if not isinstance(refs, list) or not all(map(_is_ref, refs)):
-        raise DataError(
-            f"{path} is not a list of refs with ann_id, image_id, split and sentences with `sent`."
-        )
-    return refs
-
-
-def _is_ref(ref: Any) -> bool:
-    if not isinstance(ref, dict) or not {"ann_id", "image_id", "split", "sentences"} <= ref.keys():
-        return False
-    # what is nested here could be a few bytes that spell gigabytes
-    ids = all(isinstance(ref[key], (int, str)) for key in ("ann_id", "image_id", "split"))
-    sentences = ref["sentences"]
-    return (
-        ids
-        and isinstance(sentences, (list, tuple))
-        and all(isinstance(s, dict) and "sent" in s for s in sentences)
-    )
 
 
 def _of_split(refs: list[dict[str, Any]], split: str, path: Path) -> list[dict[str, Any]]:
