@@ -358,11 +358,14 @@ def test_own_sources__compose(tmp_path):
             (tmp_path / name[1]).write_text(block, encoding="utf-8")
     assert (tmp_path / "mine").is_dir()
     found = [words for where, words in commands() if where.startswith("your_data.md") and "train.py" in words]
-    assert found
+    checked: set[str] = set()
     for words in found:
         at = words.index("--config-dir")
         assert words[at + 1] == "mine"
         arguments = [*words[2:at], *words[at + 2 :], f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
         cfg = composed(arguments)
         check_config(cfg)
-        assert set(cfg.sources) >= {"birds", "land"}
+        asked = next(word for word in words if word.startswith("+source="))
+        assert set(cfg.sources) >= set(re.findall(r"\w+", asked.partition("=")[2]))
+        checked |= set(cfg.sources)
+    assert checked >= {"birds", "land", "names"}

@@ -25,6 +25,7 @@ class Number:
 
     least: float | None = None
     above: float | None = None
+    below: float | None = None
     whole: bool = False
     none: bool = False  # null is allowed
 
@@ -38,11 +39,13 @@ class Number:
             math.isfinite(value)
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
         )
 
     def __str__(self) -> str:
         limit = f" of at least {self.least}" if self.least is not None else ""
         limit += f" above {self.above}" if self.above is not None else ""
+        limit += f" below {self.below}" if self.below is not None else ""
         return f"a {'whole ' if self.whole else ''}number{limit}{' or null' if self.none else ''}"
 
 
@@ -61,6 +64,7 @@ NUMBERS = {
     "sources.*.weight": SHARE,
     "sources.*.batch_size": COUNT,
     "sources.*.val_batch_size": Number(least=1, whole=True, none=True),
+    "sources.*.absent": Number(least=0, below=1),
     "sources.*.max_samples": Number(least=1, whole=True, none=True),
     "trainer.accumulate_grad_batches": COUNT,
     "trainer.gradient_clip_val": Number(least=0, none=True),

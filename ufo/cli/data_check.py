@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ufo.check import check_source
-from ufo.check_grid import report_crowded
+from ufo.check_grid import report_crowded, report_unlisted
 from ufo.check_texts import Limits
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
@@ -244,6 +244,10 @@ def _check_model(found: Found, model: UFO, data: Any, seen: Seen, report: Report
             continue
         report.warnings += text_warnings(model, task, seen)
         report_crowded(model, task, data)
+        try:
+            report_unlisted(model, task, data, found.name)
+        except ValueError as error:
+            report.errors.append(str(error))
         Limits(model, model.task(task), data.classes).report(data, train=getattr(data, "train", False))
 
 

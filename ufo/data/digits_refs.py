@@ -7,7 +7,6 @@ several or none. Scenes of an earlier version get the files that they lack.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -121,8 +120,8 @@ def add_files(out: Path, scratch: Path, stamp: dict[str, Any], since: int, name:
                     write(scratch / split, scenes, split, stamp)
         (scratch / name).write_text(json.dumps(stamp, indent=1) + "\n")
         for file in sorted(f for f in scratch.rglob("*") if f.is_file() and f.name != name):
-            os.replace(file, out / file.relative_to(scratch))
-        os.replace(scratch / name, out / name)  # last: a kill before this line only repeats the work
+            file.replace(out / file.relative_to(scratch))
+        (scratch / name).replace(out / name)  # last: a kill before this line only repeats the work
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return True

@@ -29,6 +29,10 @@ class View:
         self.data, self.numbers = data, np.asarray(numbers, dtype=np.int64)
         if hasattr(data, "label_sets"):  # else it takes decoding, which nobody expects of it
             self.label_sets = self._label_sets
+        if hasattr(data, "objects"):
+            self.objects = self._objects
+        if hasattr(data, "image_rows"):
+            self.image_rows = self._image_rows
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -47,6 +51,14 @@ class View:
     def portrait(self) -> Tensor:
         """bool [len]: width < height."""
         return self.data.portrait()[torch.from_numpy(self.numbers)]
+
+    def _objects(self) -> np.ndarray:
+        """How many objects each sample of this view means, int64 [len]."""
+        return self.data.objects()[self.numbers]
+
+    def _image_rows(self) -> np.ndarray:
+        """The number of the image of each sample of this view, int64 [len]."""
+        return self.data.image_rows()[self.numbers]
 
     def _label_sets(self) -> tuple[np.ndarray, np.ndarray]:
         """As `CocoDataset.label_sets`, for the samples of this view."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from ufo.data.absent import WithAbsent
 from ufo.data.errors import DataError
 from ufo.data.sampling import capped, class_balanced
 from ufo.tasks import task_class
@@ -64,6 +65,8 @@ class Source:
         batch_size: images per training batch and rank.
         val_batch_size: images per evaluation batch and rank; `None`: as in training.
         group_by_orientation: a training batch holds only portrait or only landscape images.
+        absent: share of the samples of both splits that ask for what is not there, with an expression of
+            another image (`ufo.data.absent`); these come beside the data set's own.
         max_samples: so many of the training samples are used, always the same ones; `None`: all.
         repeat_threshold: training images of classes in a smaller share of the images than this come several
             times per pass (`ufo.data.sampling.class_balanced`); `None`: every image comes once.
@@ -80,6 +83,7 @@ class Source:
     batch_size: int = 1
     val_batch_size: int | None = None
     group_by_orientation: bool = False
+    absent: float = 0.0
     max_samples: int | None = None
     repeat_threshold: float | None = None
     max_tries: int = 20
@@ -130,7 +134,12 @@ class Source:
         self._limits[split] = dict(texts)
 
     def _sampled(self, data: Dataset, split: str) -> Dataset:
-        """The training data with their cap and repeats; evaluation always has every sample once."""
+        """The training data with their cap and repeats; evaluation always has every sample once.
+
+        What is absent is asked for in either.
+        """
+        if self.absent:
+            data = WithAbsent(data, self.absent)
         if split == "train" and self.max_samples is not None:
             data = capped(data, self.max_samples)
         if split == "train" and self.repeat_threshold is not None:

@@ -2,6 +2,7 @@
 
 from ufo.data.datasets.base import ImageDataset
 from ufo.data.datasets.captions import CaptionDataset, clean_text
+from ufo.data.datasets.class_names import ClassNamesDataset
 from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.jsonl import JsonlDataset
 from ufo.data.datasets.openimages import OpenImagesDataset
@@ -12,6 +13,7 @@ from ufo.data.problems import Problems
 
 __all__ = [
     "CaptionDataset",
+    "ClassNamesDataset",
     "CocoDataset",
     "ImageDataset",
     "JsonlDataset",

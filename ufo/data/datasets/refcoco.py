@@ -144,6 +144,10 @@ class RefCocoDataset(ImageDataset):
     def __len__(self) -> int:
         return len(self._texts)
 
+    def image_rows(self) -> np.ndarray:
+        """The number of each sentence's image, int64 [len]."""
+        return self._rows[self._reference]
+
     def objects(self) -> np.ndarray:
         """How many objects each sentence means, int64 [len]."""
         return np.diff(self._starts)[self._reference]
