@@ -31,6 +31,7 @@ RUNS = {
         ["--processes", "1", "2", "--steps", "1", "--experiments", "ufo_vit_b_multi"],
         "Expected efficiency",
     ),
+    "score": (["--expressions", "60", "--images", "20", "--coco", "12", "--resamples", "30"], "expressions"),
     "mask_postprocessing": (["--masks", "8", "--size", "48", "64", "--patches", "14"], "kept"),
 }
 

@@ -23,7 +23,7 @@ from torchvision.ops import box_convert
 
 from ufo.metrics.examples import ExampleMetric
 
-Shapes = Tensor | Sequence[dict[str, Any]]
+Shapes = Tensor | Sequence[Any]
 
 _HEADLINE_DETECTIONS = 100  # COCOeval.summarize reports AP at this many detections per image
 _NAMES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large")
@@ -89,10 +89,11 @@ class CocoAP(ExampleMetric):
         """Add one image.
 
         Args:
-            shapes: predicted boxes float `[N, 4]`, or N RLE dicts.
+            shapes: predicted boxes float `[N, 4]`, or N RLE dicts; a list of boxes holds COCO's own
+                `[x, y, width, height]`, which are compared as they are.
             scores: float `[N]`.
             labels: int `[N]`.
-            target_shapes: annotated boxes float `[M, 4]`, or M RLE dicts.
+            target_shapes: annotated boxes float `[M, 4]`, or M RLE dicts, or a list of boxes.
             target_labels: int `[M]`.
             iscrowd: bool `[M]`, all False if missing.
             area: float `[M]` in pixels, from the annotation file; taken from the shapes if missing.
@@ -121,12 +122,20 @@ class CocoAP(ExampleMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64: `mAP` ... `mAP_large`, and `mAP/<class>` if asked for; NaN without any object."""
+        return self.values(self.evaluated())
+
+    def evaluated(self) -> COCOeval:
+        """pycocotools' evaluator after its work, with the matches of each image in `evalImgs`."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
             evaluator = COCOeval(*self._databases(), iouType=self.iou_type)
             evaluator.params.maxDets = self.max_detections
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()
+        return evaluator
+
+    def values(self, evaluator: COCOeval) -> dict[str, Tensor]:
+        """What `compute` gives of an evaluator that has done its work."""
         values = dict(zip(_NAMES, evaluator.stats[: len(_NAMES)], strict=True))
         if self.per_class:
             values |= self._class_values(evaluator)
@@ -139,9 +148,8 @@ class CocoAP(ExampleMetric):
         return "bbox" if self.iou_type == "bbox" else "segmentation"
 
     def _to_coco(self, shapes: Shapes) -> list[Any]:
-        if self.iou_type == "segm":
+        if not isinstance(shapes, Tensor):
             return list(shapes)
-        assert isinstance(shapes, Tensor), "boxes are a tensor"
         return box_convert(shapes.reshape(-1, 4).double(), "xyxy", "xywh").tolist()
 
     def _check_labels(self, labels: Tensor) -> None:

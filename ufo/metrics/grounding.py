@@ -23,15 +23,12 @@ class BoxAccuracy(Metric):
 
     full_state_update = False
     higher_is_better = True
-    right: Tensor
-    iou_sum: Tensor
-    total: Tensor
+    sums: Tensor  # float64 [3], of `right_sums`
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = threshold
-        for state in ("right", "iou_sum", "total"):
-            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, boxes: Tensor, target: Tensor) -> None:
         """Compare box by box.
@@ -43,22 +40,35 @@ class BoxAccuracy(Metric):
         Raises:
             ValueError: the numbers of boxes differ.
         """
-        if boxes.shape != target.shape:
-            raise ValueError(
-                f"{len(boxes)} boxes were predicted for {len(target)} sentences; "
-                "predict one box per sentence, zeros where there is none"
-            )
-        # float64, so that an IoU of exactly the threshold is not lost to rounding
-        boxes, target = boxes.to(target.device).double(), target.double()
-        ious = box_iou(boxes, target).diagonal().nan_to_num()  # 0/0: both boxes are empty
-        self.right += (ious >= self.threshold).sum()
-        self.iou_sum += ious.sum()
-        self.total += len(ious)
+        self.sums += right_sums(boxes, target, self.threshold).sum(0).to(self.sums)
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64 in 0..1."""
-        total = self.total.clamp(min=1)
-        return {f"Acc@{self.threshold:g}": self.right / total, "mean_IoU": self.iou_sum / total}
+        return accuracy(self.sums, self.threshold)
+
+
+def right_sums(boxes: Tensor, target: Tensor, threshold: float) -> Tensor:
+    """What sums up over sentences: float64 `[N, 3]`, whether a box is right, its IoU, and 1.
+
+    Args:
+        boxes, target: as in `BoxAccuracy.update`.
+    """
+    if boxes.shape != target.shape:
+        raise ValueError(
+            f"{len(boxes)} boxes were predicted for {len(target)} sentences; "
+            "predict one box per sentence, zeros where there is none"
+        )
+    # float64, so that an IoU of exactly the threshold is not lost to rounding
+    boxes, target = boxes.to(target.device).double(), target.double()
+    ious = box_iou(boxes, target).diagonal().nan_to_num()  # 0/0: both boxes are empty
+    return torch.stack([(ious >= threshold).double(), ious, torch.ones_like(ious)], dim=1)
+
+
+def accuracy(sums: Tensor, threshold: float) -> dict[str, Tensor]:
+    """Acc and mean IoU of summed `right_sums` `[..., 3]`: float64 `[...]` each, 0 without any sentence."""
+    right, iou, total = sums.unbind(-1)
+    total = total.clamp(min=1)
+    return {f"Acc@{threshold:g}": right / total, "mean_IoU": iou / total}
 
 
 class GroundingAccuracy(MetricCallback):

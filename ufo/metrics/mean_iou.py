@@ -42,13 +42,18 @@ class SegmentationScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64 in 0..1; 0 when no pixel was counted."""
-        intersection, _, annotated = self.histograms.double()
-        values = {
-            "mIoU": mean_iou(self.histograms),
-            "aAcc": intersection.sum() / annotated.sum(),
-            "mAcc": (intersection / annotated).nanmean(),
-        }
-        return {name: value.nan_to_num() for name, value in values.items()}
+        return segmentation_scores(self.histograms)
+
+
+def segmentation_scores(histograms: Tensor) -> dict[str, Tensor]:
+    """The values of `SegmentationScores` of summed histograms `[..., 3, C]`: float64 `[...]` each."""
+    intersection, _, annotated = histograms.double().unbind(-2)
+    values = {
+        "mIoU": mean_iou(histograms),
+        "aAcc": intersection.sum(-1) / annotated.sum(-1),
+        "mAcc": (intersection / annotated).nanmean(-1),
+    }
+    return {name: value.nan_to_num() for name, value in values.items()}
 
 
 class MeanIoU(MetricCallback):

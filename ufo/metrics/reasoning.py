@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ufo.metrics.base import MetricCallback, Record
 from ufo.metrics.examples import ExampleMetric
-from ufo.metrics.referring import ReferringIoU, overlap, single_iou
+from ufo.metrics.referring import mask_ious, mask_sums, overlap, single_iou
 from ufo.types import Prediction, Target
+
+Text = tuple[tuple[int, int], bool | None]
+"""Overlap of a text's mask, and whether the text is a sentence."""
+
+ROWS = tuple(
+    (f"{kind}{of}", sentence, bool(of))
+    for kind, sentence in (("", None), ("_short", False), ("_long", True))
+    for of in ("", "_best_of_sentences")
+)
+"""What a value's name ends with, which texts it counts (None: all), and whether only the best of an image."""
 
 
 class ReasoningIoU(ExampleMetric):
@@ -28,34 +39,34 @@ class ReasoningIoU(ExampleMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64 in 0..1."""
-        kinds = {
-            "": self.examples,
-            "_short": [e for e in self.examples if e[2] is False],
-            "_long": [e for e in self.examples if e[2] is True],
-        }
-        values: dict[str, Any] = {}
-        for kind, examples in kinds.items():
-            if examples or not kind:
-                values |= {k + kind: v for k, v in _scores([e[0] for e in examples]).items()}
-                best = _scores(_best_per_image(examples))
-                values |= {f"{k}{kind}_best_of_sentences": v for k, v in best.items()}
-        return values
+        images: dict[str, list[Text]] = {}
+        for pixels, image, sentence in self.examples:
+            images.setdefault(image, []).append((pixels, sentence))
+        return reasoning_ious(sum(map(image_sums, images.values()), start=torch.zeros(6, 4).double()))
 
 
-def _scores(overlaps: list[tuple[int, int]]) -> dict[str, Tensor]:
-    metric = ReferringIoU(sync_on_compute=False)
-    metric.update(torch.tensor(overlaps, dtype=torch.float64).reshape(-1, 2))
-    return metric.compute()
+def image_sums(texts: Sequence[Text]) -> Tensor:
+    """What sums up over images: float64 `[6, 4]`, rows as in `ROWS`, columns as in `mask_sums`.
+
+    Args:
+        texts: the overlap of each text of one image, and whether it is a sentence (None: unknown).
+    """
+    rows = []
+    for _, sentence, best in ROWS:
+        chosen = [overlap for overlap, kind in texts if sentence is None or kind is sentence]
+        if best and chosen:  # the first of equals
+            chosen = [max(chosen, key=lambda pixels: float(single_iou(torch.tensor([pixels]))[0]))]
+        rows.append(mask_sums(torch.tensor(chosen, dtype=torch.float64)).sum(0))
+    return torch.stack(rows)
 
 
-def _best_per_image(examples: list[tuple]) -> list[tuple[int, int]]:
-    """The overlap with the largest IoU of each image."""
-    best: dict[str, tuple[float, tuple[int, int]]] = {}
-    for pixels, image, _ in examples:
-        score = float(single_iou(torch.tensor([pixels]))[0])
-        if image not in best or score > best[image][0]:
-            best[image] = (score, pixels)
-    return [pixels for _, pixels in best.values()]
+def reasoning_ious(sums: Tensor) -> dict[str, Tensor]:
+    """The values of `ReasoningIoU` of summed `image_sums` `[..., 6, 4]`: float64 `[...]` each."""
+    values: dict[str, Tensor] = {}
+    for row, (name, sentence, _) in enumerate(ROWS):
+        if sentence is None or sums[..., row, 3].any():
+            values |= {f"{key}{name}": value for key, value in mask_ious(sums[..., row, :]).items()}
+    return values
 
 
 class ReasoningScores(MetricCallback):

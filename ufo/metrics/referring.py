@@ -35,26 +35,35 @@ class ReferringIoU(Metric):
 
     full_state_update = False
     higher_is_better = True
-    overlap: Tensor  # float64 [2], summed intersection and union
-    iou_sum: Tensor
-    total: Tensor
+    sums: Tensor  # float64 [4], of `mask_sums`
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for state, shape in (("overlap", 2), ("iou_sum", ()), ("total", ())):
-            self.add_state(state, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, overlap: Tensor) -> None:
         """Add the overlap `[2]` of one text, or of N texts `[N, 2]`, from `mask_overlap`."""
-        overlap = overlap.to(self.overlap).reshape(-1, 2)
-        self.overlap += overlap.sum(0)
-        self.iou_sum += single_iou(overlap).sum()
-        self.total += len(overlap)
+        self.sums += mask_sums(overlap.to(self.sums)).sum(0)
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64 in 0..1; 0 when there was nothing, or nothing but empty masks, to compare."""
-        intersection, union = self.overlap
-        return {"cIoU": intersection / union.clamp(min=1), "gIoU": self.iou_sum / self.total.clamp(min=1)}
+        return mask_ious(self.sums)
+
+
+def mask_sums(overlap: Tensor) -> Tensor:
+    """What sums up over texts: float64 `[N, 4]` of overlaps `[N, 2]` (or `[2]`).
+
+    Intersection, union, `g_i` and 1; see `ReferringIoU`.
+    """
+    overlap = overlap.double().reshape(-1, 2)
+    iou = single_iou(overlap)[:, None]
+    return torch.cat([overlap, iou, torch.ones_like(iou)], dim=1)
+
+
+def mask_ious(sums: Tensor) -> dict[str, Tensor]:
+    """cIoU and gIoU of summed `mask_sums` `[..., 4]`: float64 `[...]` each."""
+    intersection, union, iou, total = sums.unbind(-1)
+    return {"cIoU": intersection / union.clamp(min=1), "gIoU": iou / total.clamp(min=1)}
 
 
 def single_iou(overlap: Tensor) -> Tensor:

@@ -5,7 +5,11 @@ Shapes: `H W` pixels, `C` classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 
@@ -44,12 +48,18 @@ def class_histograms(prediction: Tensor, target: Tensor, num_classes: int, ignor
 
 
 def mean_iou(histograms: Tensor) -> Tensor:
-    """The mean over classes of intersection / (predicted + annotated - intersection), of `[3, C]` histograms.
+    """The mean over classes of intersection / (predicted + annotated - intersection).
 
-    A class that occurs nowhere is left out; 0 where none occurs. Scalar float64.
+    A class that occurs nowhere is left out; 0 where none occurs.
+
+    Args:
+        histograms: of `class_histograms`, `[..., 3, C]`.
+
+    Returns:
+        float64 `[...]`.
     """
-    intersection, predicted, annotated = histograms.double()
-    mean: Tensor = (intersection / (predicted + annotated - intersection)).nanmean().nan_to_num()
+    intersection, predicted, annotated = histograms.double().unbind(-2)
+    mean: Tensor = (intersection / (predicted + annotated - intersection)).nanmean(-1).nan_to_num()
     return mean
 
 
@@ -77,3 +87,30 @@ def mask_overlap(prediction: Tensor, target: Tensor, ignore: Tensor | None = Non
         counted = ~ignore.to(prediction.device).bool()
         found, wanted = found & counted, wanted & counted
     return torch.stack([(found & wanted).sum(), (found | wanted).sum()])
+
+
+def rle_overlap(
+    found: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]], ignore: dict[str, Any] | None = None
+) -> Tensor:
+    """`mask_overlap` of masks as COCO RLE of one size, each side joined to one, without decoding them.
+
+    Args:
+        found, wanted: any number of compressed RLE dicts, none is an empty mask.
+        ignore: the pixels that do not count.
+
+    Returns:
+        int64 `[2]`.
+    """
+    left, right = coco_mask.merge(list(found)), coco_mask.merge(list(wanted))
+    both = [] if not found or not wanted else [coco_mask.merge([left, right], intersect=True)]
+    either = [rle for rle, parts in ((left, found), (right, wanted)) if parts]
+    counts = [_counted(both, ignore), _counted([coco_mask.merge(either)] if either else [], ignore)]
+    return torch.tensor(counts, dtype=torch.int64)
+
+
+def _counted(rles: Sequence[dict[str, Any]], ignore: dict[str, Any] | None) -> int:
+    """Pixels of one RLE or none, without those of `ignore`."""
+    area = sum(int(coco_mask.area(rle)) for rle in rles)
+    if ignore is None:
+        return area
+    return area - sum(int(coco_mask.area(coco_mask.merge([rle, ignore], intersect=True))) for rle in rles)

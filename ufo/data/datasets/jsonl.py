@@ -38,6 +38,7 @@ class JsonlDataset(ImageDataset):
             samples are whole conversations in words, without any masks.
         train: samples carry what is learned, and unusable records are left out and counted; otherwise
             they are an error, as evaluation must not lose any.
+        check_images: the images must be there; targets alone need none where records state `height`, `width`.
 
     Fields of a record: `image`; `text` or `conversations`; `masks`, a list of COCO segmentations, or `mask`,
     an image file in which all but 0 belongs to the object; `bbox`: x, y, width, height in pixels (else the
@@ -57,6 +58,7 @@ class JsonlDataset(ImageDataset):
         *,
         use: str = "expressions",
         train: bool = False,
+        check_images: bool = True,
     ) -> None:
         if use not in USES:
             raise DataError(f"`use` is one of {', '.join(USES)}, not {use!r}.")
@@ -69,7 +71,8 @@ class JsonlDataset(ImageDataset):
         self.problems.restore(self._index.meta["problems"])
         self.provides = frozenset(self._index.meta["provides"])
         self._attach()
-        require_images(self.images, self._names)
+        if check_images:
+            require_images(self.images, self._names)
 
     def _attach(self) -> None:
         """Views of the index that read texts and segmentations."""

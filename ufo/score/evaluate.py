@@ -1,0 +1,158 @@
+"""From two files to a result: read, join, score, resample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ufo.data.errors import DataError
+from ufo.score.bootstrap import Difference, Interval, compare, draw, intervals
+from ufo.score.convention import Convention, Pair, doubt, read_of, read_scale
+from ufo.score.joining import Joined, join
+from ufo.score.predictions import Answer, is_coco_results, read_predictions
+from ufo.score.predictions.answers import without_scores
+from ufo.score.tasks import Rules, Scorer, make_scorer, needs_boxes
+from ufo.score.tasks.base import Rows
+from ufo.score.texts import FORMATS, TextFormat
+from ufo.score.truth import Truth
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the user says of a prediction file; None: the format's own, or nothing said."""
+
+    answers: str | None = None  # a name of `ufo.score.texts`
+    boxes: str | None = None
+    scale: str | None = None
+    of: str = "original"
+    min_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made."""
+
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass
+class Result:
+    """One prediction file's scores."""
+
+    path: Path
+    convention: Convention | None
+    headline: str
+    values: dict[str, float]
+    intervals: dict[str, Interval]
+    tables: dict[str, Rows]
+    examples: int
+    images: int
+    missing: int
+    problems: dict[str, int]  # what was wrong with predictions
+    remarks: list[str]
+    resampled: dict[str, Tensor] = field(repr=False, default_factory=dict)  # [R] each
+
+
+def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: Resampling) -> Result:
+    """Score a prediction file. Raises DataError in one sentence."""
+    texts = text_format(declared.answers, task)
+    convention = convention_of(path, declared, texts) if needs_boxes(task) else None
+    answers = read_predictions(path, texts)
+    joined = join(truth, answers, path)
+    folder = path if path.is_dir() else path.parent
+    scorer = make_scorer(task, truth, Rules(folder, convention, declared.min_score))
+    for example, given in zip(truth.examples, joined.answers, strict=True):
+        scorer.add(example, given)
+    remarks = [*truth.remarks, *joined.remarks, *_remarks(answers, scorer, task)]
+    if convention is not None and (warning := doubt(convention, list(_pairs(truth, joined)))):
+        remarks.insert(0, f"warning: {warning}")
+    weights = draw(len(scorer.rows), resampling.resamples, resampling.seed)
+    values = scorer.values()
+    resampled = scorer.resampled(weights) if resampling.resamples else {}
+    return Result(
+        path,
+        convention,
+        scorer.headline,
+        values,
+        intervals(values, resampled),
+        scorer.tables(),
+        len(truth.examples),
+        len(scorer.rows),
+        len(joined.missing),
+        {kind: number for kind, number in scorer.problems.items() if number},
+        remarks,
+        resampled,
+    )
+
+
+def differences(one: Result, other: Result) -> dict[str, Difference]:
+    """How much `other` is better than `one`, for each metric that both have."""
+    return {
+        name: compare(value, other.values[name], one.resampled[name], other.resampled[name])
+        for name, value in one.values.items()
+        if name in other.values and name in one.resampled and name in other.resampled
+    }
+
+
+def text_format(name: str | None, task: str) -> TextFormat | None:
+    """The format of answers in words, checked."""
+    if name is None:
+        return None
+    if not needs_boxes(task):
+        raise DataError(f"--answers reads boxes from texts; masks of --task {task} are RLE or PNG files.")
+    return FORMATS[name]
+
+
+def convention_of(path: Path, declared: Declared, texts: TextFormat | None) -> Convention:
+    """What the boxes of a file mean: as declared, else as its format says. Raises DataError."""
+    order, scale = declared.boxes, declared.scale
+    if texts is not None:
+        order, scale = order or texts.order, scale or texts.scale
+        if scale is None:
+            raise DataError(
+                f"models that answer as `{texts.name}` count in different units; say which: --scale "
+                "pixels (with --of "
+                "resized:HxW), 0-1000, 0-999, 0-1 or bins:N."
+            )
+    elif is_coco_results(path):
+        order = order or "xywh"
+    if order is None:
+        raise DataError(
+            f"{path} does not say what the numbers of a box are; say it: --boxes xyxy, xywh or cxcywh."
+        )
+    return Convention(order, read_scale(scale or "pixels"), read_of(declared.of))
+
+
+def _remarks(answers: Sequence[Answer], scorer: Scorer, task: str) -> list[str]:
+    found = []
+    ranked = task in ("detection", "instance_segmentation")
+    if ranked and (number := without_scores(answers)):
+        found.append(f"{number} objects state no score and count with 1, so that AP cannot rank them")
+    unknown: Mapping[str, int] = getattr(scorer, "unknown", {})
+    if unknown:
+        names = ", ".join(f"{name} ({number})" for name, number in list(unknown.items())[:5])
+        found.append(f"classes that the annotations do not have: {names}")
+    first = next((a for a in answers if a.broken), None)
+    if first is not None:
+        found.append(f"first answer not in its format: {first.where}: {first.broken}")
+    return found
+
+
+def _pairs(truth: Truth, joined: Joined) -> list[Pair]:
+    """Boxes as written beside annotated ones: of an image as many of the best as it has objects."""
+    pairs: list[Pair] = []
+    for example, answers in zip(truth.examples, joined.answers, strict=True):
+        boxes = [box for answer in answers for box in answer.boxes]
+        if not boxes or not example.boxes:
+            continue
+        scores = [s for a in answers for s in (a.scores or [1.0] * a.count)]
+        best = np.argsort(-np.array(scores), kind="stable")[: len(example.boxes)]
+        wanted = np.array(example.boxes, dtype=np.float64)
+        wanted[:, 2:] += wanted[:, :2]
+        pairs.append((np.array(boxes)[best], wanted, example.size))
+    return pairs

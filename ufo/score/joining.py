@@ -1,0 +1,202 @@
+"""Which prediction is about which example: by image and text, by sentence id, or, without either, in order.
+
+Nothing is dropped without a word: what is unknown or said twice ends the scoring, what is missing counts as
+a miss and is named.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ufo.data.datasets.captions import clean_text
+from ufo.data.datasets.coco_file import short
+from ufo.data.errors import DataError
+from ufo.score.predictions import Answer
+from ufo.score.truth import Example, Truth
+
+SHOWN = 3  # names of what is missing
+
+
+@dataclass
+class Joined:
+    """The answers of each example, in the order of the examples; none: missing."""
+
+    answers: list[list[Answer]]
+    missing: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def join(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
+    """Raises DataError for a prediction about something that the annotations do not have, or said twice."""
+    found = _expressions(truth, answers, path) if truth.expressions else _images(truth, answers, path)
+    missing = [str(e) for e, given in zip(truth.examples, found.answers, strict=True) if not given]
+    if missing:
+        what = "expressions" if truth.expressions else "images"
+        if len(missing) == len(truth.examples):
+            raise DataError(f"{path} has no prediction for any of the {len(missing)} {what} of {truth.path}.")
+        found.missing = missing
+        names = "; ".join(missing[:SHOWN])
+        found.remarks.append(
+            f"{len(missing)} of {len(truth.examples)} {what} have no prediction (first: {names})"
+        )
+    return found
+
+
+class Names:
+    """Images by whatever a prediction may call them; names that two images share are none."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self._exact: dict[Any, Any] = {}
+        self._tolerant: dict[str, Any] = {}
+        for example in examples:
+            self._exact[example.image] = example.image
+            for name in _called(example):
+                other = self._tolerant.setdefault(name, example.image)
+                if other != example.image:
+                    self._tolerant[name] = None
+
+    def find(self, name: int | str) -> Any:
+        """The image's id, or None."""
+        if name in self._exact:
+            return self._exact[name]
+        text = str(name)
+        tries = (text, PurePosixPath(text).name, PurePosixPath(text).stem, text.removesuffix(".png"))
+        return next((i for t in tries if (i := self._tolerant.get(t)) is not None), None)
+
+
+def _called(example: Example) -> set[str]:
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in example.names]
+    return {str(example.image), *(form for path in paths for form in (str(path), path.name, path.stem))}
+
+
+def _images(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
+    """All records of an image belong to it."""
+    names, row = Names(truth.examples), {e.image: i for i, e in enumerate(truth.examples)}
+    joined = Joined([[] for _ in truth.examples])
+    unknown = []
+    for answer in answers:
+        image = None if answer.image is None else names.find(answer.image)
+        if image is None:
+            unknown.append(answer)
+        else:
+            joined.answers[row[image]].append(answer)
+    _refuse_unknown(unknown, len(answers), truth, path)
+    return joined
+
+
+def _refuse_unknown(unknown: Sequence[Answer], total: int, truth: Truth, path: Path) -> None:
+    if not unknown:
+        return
+    first = unknown[0]
+    if first.image is None:
+        raise DataError(f"{first.where} does not say which image it is about; add `image_id` or `image`.")
+    raise DataError(
+        f"{first.where} is about image {short(first.image)}, which {truth.path} does not have "
+        f"({len(unknown)} of "
+        f"{total} records are); give the annotations that were predicted on."
+    )
+
+
+def _expressions(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
+    """Records by image and text, else by sentence id, else by their order."""
+    ids = {str(e.id): i for i, e in enumerate(truth.examples) if e.id is not None}
+    by_text, by_image = _rows(truth)
+    names = Names(truth.examples)
+    rows: list[int | list[int]] = []
+    unknown: list[Answer] = []
+    for answer in answers:
+        if answer.image is None and answer.id is None and answer.text is None:
+            return _in_order(truth, answers, path)
+        image = None if answer.image is None else names.find(answer.image)
+        if image is None and answer.image is not None and answer.image != answer.id:
+            unknown.append(answer)
+            rows.append([])
+        elif answer.text is not None and image is not None:
+            places = by_text.get((image, clean_text(answer.text)), [])
+            if not places:
+                raise DataError(
+                    f'{answer.where}: the text "{short(answer.text)}" is not asked about image '
+                    f"{short(answer.image)} "
+                    f"in {truth.path}; give the annotations that were predicted on."
+                )
+            rows.append(places)
+        elif answer.id is not None and str(answer.id) in ids:
+            place = ids[str(answer.id)]
+            if image not in (None, truth.examples[place].image) and answer.id != answer.image:
+                raise DataError(
+                    f"{answer.where}: sentence {short(answer.id)} is about image "
+                    f"{truth.examples[place].image} in "
+                    f"{truth.path} and not about {short(answer.image)}; say which expression by `text`."
+                )
+            rows.append(place)
+        elif image is not None and len(by_image[image]) == 1:
+            rows.append(by_image[image][0])
+        elif image is not None:
+            raise DataError(
+                f"{answer.where}: image {short(answer.image)} has {len(by_image[image])} expressions; "
+                "say which by "
+                "`text` or `sent_id`."
+            )
+        else:
+            unknown.append(answer)
+            rows.append([])
+    _refuse_unknown(unknown, len(answers), truth, path)
+    return _placed(truth, answers, rows)
+
+
+def _rows(truth: Truth) -> tuple[dict[tuple[Any, str], list[int]], dict[Any, list[int]]]:
+    """Examples by image and text, and by image: an expression may be said twice."""
+    by_text: dict[tuple[Any, str], list[int]] = defaultdict(list)
+    by_image: dict[Any, list[int]] = defaultdict(list)
+    for i, example in enumerate(truth.examples):
+        by_text[example.image, clean_text(example.text)].append(i)
+        by_image[example.image].append(i)
+    return by_text, by_image
+
+
+def _placed(truth: Truth, answers: Sequence[Answer], rows: Sequence[int | list[int]]) -> Joined:
+    """Give each example its answer; of several examples with one image and text, in order."""
+    joined = Joined([[] for _ in truth.examples])
+    alike: dict[int, list[int]] = {}
+    for answer, place in zip(answers, rows, strict=True):
+        places = [place] if isinstance(place, int) else place
+        free = next((i for i in places if not joined.answers[i]), None)
+        if free is None and not truth.generalized:
+            raise DataError(
+                f"{answer.where} is another prediction for {truth.examples[places[0]]}, as "
+                f"{joined.answers[places[0]][0].where}; keep one."
+            )
+        joined.answers[places[0] if free is None else free].append(answer)
+        if len(places) > 1:
+            alike[places[0]] = places
+    shared = 0
+    for places in alike.values():
+        for i in places:
+            if not joined.answers[i]:
+                joined.answers[i] = joined.answers[places[0]]
+                shared += 1
+    if shared:
+        joined.remarks.append(
+            f"{shared} expressions asked twice about their image took the one answer there is"
+        )
+    return joined
+
+
+def _in_order(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
+    """Records that say nothing of what they are about."""
+    if any(a.image is not None or a.id is not None or a.text is not None for a in answers):
+        raise DataError(
+            f"{path}: some records say which expression they are about and some do not; add `sent_id`."
+        )
+    if len(answers) != len(truth.examples):
+        raise DataError(
+            f"{path} has {len(answers)} records for {len(truth.examples)} expressions and does not "
+            "say which is "
+            "which; add `sent_id`, or `image` and `text`."
+        )
+    remark = "predictions do not name their expressions and were taken in the order of the annotations"
+    return Joined([[answer] for answer in answers], remarks=[remark])

@@ -1,0 +1,73 @@
+"""Predictions in files: COCO results and other lists of JSON, JSONL, folders of PNG masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ufo.data.datasets.jsonl_reader import read_lines
+from ufo.data.errors import DataError
+from ufo.data.json_stream import json_records
+from ufo.data.pictures import MAP_SUFFIXES
+from ufo.ops.nearest import beside
+from ufo.score.predictions.answers import Answer, read_record
+from ufo.score.texts import TextFormat
+
+__all__ = ["Answer", "is_coco_results", "read_predictions"]
+
+LISTS = ("", "annotations", "predictions", "results")
+
+
+def is_coco_results(path: Path) -> bool:
+    """A list of JSON records, as COCO's results: its boxes are `[x, y, width, height]` by definition."""
+    return path.suffix.lower() == ".json"
+
+
+def read_predictions(path: Path, texts: TextFormat | None) -> list[Answer]:
+    """The records of a file, or the pictures of a folder. Raises DataError in one sentence.
+
+    Args:
+        texts: the format of answers in words; None: boxes and masks are fields.
+    """
+    if path.is_dir():
+        return _pictures(path)
+    if not path.is_file():
+        raise DataError(f"there is no file or folder {path}{beside(path)}.")
+    if is_coco_results(path):
+        return _of_json(path, texts)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return [read_record(record, f"{path}, line {line}", texts) for line, record in read_lines(path)]
+    raise DataError(
+        f"{path}: predictions are a .json list (COCO results), a .jsonl file or a folder of PNG masks."
+    )
+
+
+def _of_json(path: Path, texts: TextFormat | None) -> list[Answer]:
+    answers: list[Answer] = []
+    known = False
+    for section, record in json_records(path):
+        if section not in LISTS:
+            continue
+        known = True
+        if record is None:
+            continue
+        where = f"{path}, record {len(answers) + 1}"
+        if not isinstance(record, dict):
+            raise DataError(f"{where} is not a JSON object in {{...}}.")
+        answers.append(read_record(record, where, texts))
+    if not known:
+        raise DataError(f"{path} is no list of predictions, as COCO's results are.")
+    return answers
+
+
+def _pictures(folder: Path) -> list[Answer]:
+    """A mask or a label map per file; which example it belongs to is in its name without the suffix."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MAP_SUFFIXES and p.is_file())
+    if not paths:
+        raise DataError(f"{folder} has no pictures of masks ({', '.join(MAP_SUFFIXES)}).")
+    found = []
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        found.append(Answer(str(path), id=name, image=name, masks=[path], boxes=np.zeros((1, 4))))
+    return found

@@ -1,0 +1,127 @@
+"""Objects: COCO's AP of boxes or masks, by pycocotools' own evaluator, as a training's callbacks have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from ufo.data.errors import DataError
+from ufo.metrics.coco_ap import CocoAP
+from ufo.ops.names import find_class
+from ufo.score.ap_resampling import AREAS, class_ap, resampled_ap
+from ufo.score.predictions import Answer
+from ufo.score.tasks.base import Rows, Rules, Scorer
+from ufo.score.truth import Example, Truth
+
+DETECTIONS = (1, 10, 100)
+"""COCO's own numbers of detections per image and class."""
+
+
+class ObjectScorer(Scorer):
+    """mAP, mAP50, mAP75 and those of small, medium and large objects."""
+
+    headline: ClassVar[str] = "mAP"
+    iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
+
+    def __init__(self, truth: Truth, rules: Rules) -> None:
+        super().__init__(truth, rules)
+        self._metric = CocoAP(self.iou_type, truth.classes, DETECTIONS)
+        self.unknown: dict[str, int] = {}  # classes that the annotations do not have
+
+    def add(self, example: Example, answers: Sequence[Answer]) -> None:
+        self.problems["answer not in its format"] += sum(bool(answer.broken) for answer in answers)
+        labels = [self._label(label, a) for a in answers for label in self._labels_of(a)]
+        scores = [score for a in answers for score in (a.scores or [1.0] * a.count)]
+        shapes = self._shapes(example, answers)
+        kept = [i for i, label in enumerate(labels) if label >= 0 and scores[i] >= self.rules.min_score]
+        self._count_repeats([(str(shapes[i]), scores[i], labels[i]) for i in kept])
+        try:
+            self._metric.update(
+                [shapes[i] for i in kept],
+                torch.tensor([scores[i] for i in kept], dtype=torch.float64),
+                torch.tensor([labels[i] for i in kept], dtype=torch.int64),
+                self._wanted(example),
+                torch.tensor(example.labels, dtype=torch.int64),
+                torch.tensor(example.crowd, dtype=torch.bool),
+                torch.tensor(example.areas, dtype=torch.float64),
+            )
+        except ValueError as error:
+            raise DataError(f"{example}: {error}.") from error
+
+    def _shapes(self, example: Example, answers: Sequence[Answer]) -> list[Any]:
+        return self.boxes(example, answers, corners=False).tolist()
+
+    def _wanted(self, example: Example) -> list[Any]:
+        return example.boxes
+
+    def _labels_of(self, answer: Answer) -> list[Any]:
+        if answer.labels is not None:
+            return answer.labels
+        if answer.count and len(self.truth.classes) > 1:
+            raise DataError(
+                f"{answer.where} does not say the class of its objects; add `category_id` or `label`."
+            )
+        return [self.truth.classes[0]] * answer.count
+
+    def _label(self, label: Any, answer: Answer) -> int:
+        """The class's index; -1 where the annotations have no such class, which is counted."""
+        if isinstance(label, str):
+            found = find_class(label, self.truth.classes)[0]
+        else:
+            found = self.truth.categories.get(label, -1)
+        if found < 0:
+            self.unknown[str(label)] = self.unknown.get(str(label), 0) + 1
+            self.problems["object of a class that the annotations do not have"] += 1
+        return found
+
+    def _count_repeats(self, objects: Sequence[tuple[Any, ...]]) -> None:
+        if repeats := len(objects) - len(set(objects)):
+            self.problems["object given twice"] += repeats
+
+    @cached_property
+    def _evaluated(self) -> COCOeval:
+        return self._metric.evaluated()
+
+    def values(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self._metric.values(self._evaluated).items()}
+
+    def resampled(self, weights: Tensor) -> dict[str, Tensor]:
+        return resampled_ap(self._evaluated, weights)
+
+    def tables(self) -> dict[str, Rows]:
+        counts = torch.zeros(len(self.truth.classes))
+        sizes = torch.zeros(len(AREAS))
+        for example in self.truth.examples:
+            for label, area, crowd in zip(example.labels, example.areas, example.crowd, strict=True):
+                counts[label] += not crowd
+                sizes += torch.tensor([not crowd and low <= area <= high for low, high in AREAS.values()])
+        values = self.values()
+        return {
+            "class": {
+                name: {"count": count, **row}
+                for (name, row), count in zip(
+                    class_ap(self._evaluated, self.truth.classes).items(), counts.tolist(), strict=True
+                )
+            },
+            "size": {
+                size: {"count": count, "mAP": values["mAP" if size == "all" else f"mAP_{size}"]}
+                for size, count in zip(AREAS, sizes.tolist(), strict=True)
+            },
+        }
+
+
+class InstanceScorer(ObjectScorer):
+    """The same of masks."""
+
+    iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
+
+    def _shapes(self, example: Example, answers: Sequence[Answer]) -> list[Any]:
+        return list(self.masks(example, answers))
+
+    def _wanted(self, example: Example) -> list[Any]:
+        return list(example.masks())

@@ -1,0 +1,48 @@
+"""Annotations of other evaluators' formats, told apart by their layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ufo.data.errors import DataError
+from ufo.ops.nearest import beside
+from ufo.score.truth.coco import read_coco
+from ufo.score.truth.examples import Example, Truth
+from ufo.score.truth.folders import read_jsonl, read_maps, read_reasonseg
+from ufo.score.truth.refer import read_refer
+
+__all__ = ["Example", "Truth", "Wanted", "read_truth"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an annotation file leaves open."""
+
+    split: str | None = None
+    refs: str | None = None
+    images: Path | None = None
+    classes: Path | None = None
+    reduce_zero_label: bool = False
+
+
+def read_truth(path: Path, wanted: Wanted) -> Truth:
+    """COCO (`.json`), JSONL, or a folder of RefCOCO, gRefCOCO, ReasonSeg or label maps. Raises DataError."""
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}{beside(path)}.")
+    if path.is_file():
+        return read_jsonl(path, wanted.images) if path.suffix.lower() == ".jsonl" else read_coco(path)
+    if wanted.refs or any(path.glob("refs(*).p")) or any(path.glob("grefs(*).json")):
+        return read_refer(path, wanted.split, wanted.refs)
+    if any(map(_of_reasonseg, sorted(path.glob("*.json"))[:3])):
+        return read_reasonseg(path)
+    return read_maps(path, wanted.classes, wanted.reduce_zero_label)
+
+
+def _of_reasonseg(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "is_sentence" in content

@@ -1,0 +1,75 @@
+"""COCO annotations: one example per image, every annotation with a box, crowd marked as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ufo.data.datasets.base import read_json
+from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, flag, key_of, short, side_of
+from ufo.data.datasets.segmentations import Segmentations
+from ufo.data.errors import DataError
+from ufo.score.truth.examples import Example, Truth, encode
+
+
+def read_coco(path: Path) -> Truth:
+    """Raises DataError if the file is none or two images have one id."""
+    content = coco_sections(read_json(path), path)
+    names = [str(category["name"]) for category in content["categories"]]
+    categories = {key_of(category, "id"): i for i, category in enumerate(content["categories"])}
+    if len(categories) < len(names):
+        raise DataError(f"{path}: two categories have the same id; number them anew, and their annotations.")
+    examples: dict[Any, Example] = {}
+    for record in content["images"]:
+        key = key_of(record, "id")
+        if key is None or key in examples:
+            raise DataError(
+                f"{path}: two images have the id {short(key)}, or one has none; number them anew."
+            )
+        examples[key] = Example(key, (str(record["file_name"]),), size_of(record))
+    segmented: dict[Any, list[Any]] = {key: [] for key in examples}
+    lost: Counter[str] = Counter()
+    for record in content["annotations"]:
+        example = examples.get(key_of(record, "image_id"))
+        label, box = categories.get(key_of(record, "category_id")), box_of(record)
+        if example is None or label is None or box is None:
+            problem = "image" if example is None else "category" if label is None else "box"
+            lost[f"without a {problem} in the file"] += 1
+            continue
+        example.boxes.append(list(box))
+        example.labels.append(label)
+        example.crowd.append(flag(record, "iscrowd"))
+        example.areas.append(area_of(record, box))
+        segmented[example.image].append(record.get("segmentation"))
+    masks = any(segmentation for found in segmented.values() for segmentation in found)
+    remarks = [f"{number} annotations {problem} were left out" for problem, number in lost.items()]
+    if masks:
+        remarks += _attach_masks(examples, segmented, path)
+    return Truth(path, list(examples.values()), tuple(names), categories, masks=masks, remarks=remarks)
+
+
+def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) that an image record states; None if it does not."""
+    height, width = side_of(record.get("height")), side_of(record.get("width"))
+    return (height, width) if height and width else None
+
+
+def _attach_masks(examples: dict[Any, Example], segmented: dict[Any, list[Any]], path: Path) -> list[str]:
+    """Give the examples their masks; an object without a usable one is neither found nor missed there."""
+    unusable: list[str] = []
+    for key, example in examples.items():
+        if example.size is None:
+            raise DataError(
+                f"{path}: image {short(key)} has no `height` and `width`, which masks need; add them."
+            )
+        for number, segmentation in enumerate(segmented[key]):
+            if not segmentation or Segmentations().append(segmentation, example.size):
+                unusable.append(f"object {number + 1} of image {short(key)}")
+        example.masks = partial(encode, segmented[key], example.size)
+    if not unusable:
+        return []
+    return [
+        f"{len(unusable)} annotated objects have no usable mask, which is empty then (first: {unusable[0]})"
+    ]
