@@ -18,7 +18,13 @@ PAGES = {
     "Start": ["README.md", "docs/your_data.md", "docs/choosing.md", "docs/errors.md"],
     "Train": ["docs/recipes.md", "docs/models.md", "docs/cluster.md", "docs/sweeps.md", "docs/dashboards.md"],
     "Data": ["docs/data.md", "conf/vocab/README.md"],
-    "Results": ["docs/results.md", "docs/speed.md", "docs/trust.md", "docs/evaluators.md", "benchmarks/scaling.md"],
+    "Results": [
+        "docs/results.md",
+        "docs/trust.md",
+        "docs/speed.md",
+        "docs/evaluators.md",
+        "benchmarks/scaling.md",
+    ],
     "Inside": ["docs/architecture.md", "docs/extending.md", "docs/published_system.md", "docs/glossary.md"],
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md", "docs/slurm_sandbox_output.md"],
 }
