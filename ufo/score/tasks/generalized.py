@@ -29,7 +29,7 @@ class GeneralizedBoxScorer(SumScorer):
         scores = np.array([s for a in answers for s in (a.scores or [1.0] * a.count)])
         said_none = any(answer.nothing for answer in answers)
         kept = boxes[scores >= self.rules.min_score] if len(boxes) and not said_none else boxes[:0]
-        kept = kept[(kept[:, 2:] >= kept[:, :2]).all(1)]
+        kept = kept[(kept[:, 2:] > kept[:, :2]).all(1)]  # a box of zeros is none
         if _unanswered(answers):  # neither right about a text that means nothing, nor found anything
             kept = np.zeros((1, 4)) if not example.boxes else kept
         wanted = [[x, y, x + w, y + h] for x, y, w, h in example.boxes]

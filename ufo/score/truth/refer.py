@@ -12,7 +12,7 @@ from typing import Any
 
 from ufo.data.datasets.base import read_json, require
 from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, flag, key_of, short
-from ufo.data.datasets.refcoco import read_refs
+from ufo.data.datasets.refs import read_refs
 from ufo.data.errors import DataError
 from ufo.score.truth.coco import size_of
 from ufo.score.truth.examples import Example, Truth, encode
@@ -33,7 +33,7 @@ def read_refer(folder: Path, split: str | None, refs: str | None = None) -> Trut
     """
     path = folder / refs if refs else find_refs(folder)
     generalized = path.suffix == ".json"
-    records = _read_generalized(path) if generalized else read_refs(require(path, "refs"))
+    records = read_refs(require(path, "refs"))
     chosen = [ref for ref in records if ref["split"] == split]
     if not chosen:
         there = ", ".join(sorted({str(ref["split"]) for ref in records}))
@@ -105,20 +105,3 @@ def _said(example: Example, sentence: dict[str, Any]) -> Example:
             "sentence": bool(kind) if isinstance(kind, (bool, int)) else None,
         }
     )
-
-
-def _read_generalized(path: Path) -> list[dict[str, Any]]:
-    records = read_json(require(path, "refs"))
-    if not isinstance(records, list) or not all(map(_is_ref, records)):
-        raise DataError(
-            f"{path} is no list of gRefCOCO's refs with ann_id (a list), image_id, split and "
-            "sentences with `sent`."
-        )
-    return records
-
-
-def _is_ref(ref: Any) -> bool:
-    if not isinstance(ref, dict) or not {"ann_id", "image_id", "split", "sentences"} <= ref.keys():
-        return False
-    sentences = ref["sentences"]
-    return isinstance(sentences, list) and all(isinstance(s, dict) and "sent" in s for s in sentences)
