@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 
 from ufo.kinds import Kind, Referred
 from ufo.metrics.base import MetricCallback, Record, required
+from ufo.metrics.generalized import GeneralizedBoxes
 from ufo.types import Prediction, Target
 
 
@@ -71,10 +72,39 @@ def accuracy(sums: Tensor, threshold: float) -> dict[str, Tensor]:
     return {f"Acc@{threshold:g}": right / total, "mean_IoU": iou / total}
 
 
+class ReferredBoxes(Metric):
+    """`BoxAccuracy` of the sentences that mean one object; in data with others also `GeneralizedBoxes`.
+
+    Args:
+        threshold: as of `BoxAccuracy`.
+    """
+
+    full_state_update = False
+    others: Tensor  # int64 [], sentences that mean several objects or none
+
+    def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.one = BoxAccuracy(threshold, **kwargs)
+        self.any_number = GeneralizedBoxes(**kwargs)
+        self.add_state("others", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, boxes: Tensor, target: Tensor) -> None:
+        """One sentence: the boxes `[N, 4]` found, without empty ones, and those that it means, `[M, 4]`."""
+        self.any_number.update(boxes, target)
+        self.others += len(target) != 1
+        if len(target) == 1:
+            self.one.update(boxes[:1] if len(boxes) else torch.zeros_like(target), target)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars float64 in 0..1, NaN where the data do not define one."""
+        return self.one.compute() | (self.any_number.compute() if self.others else {})
+
+
 class GroundingAccuracy(MetricCallback):
     """Acc@0.5 (an IoU of exactly 0.5 is right) and mean_IoU, every sentence counting once.
 
-    An answer without a box counts as wrong.
+    An answer without a box counts as wrong. Where sentences mean several objects or none, they are counted
+    by N-acc, T-acc and F1=1@0.5 (`GeneralizedBoxes`).
 
     Args:
         threshold: IoU from which on a box is right.
@@ -89,12 +119,10 @@ class GroundingAccuracy(MetricCallback):
         super().__init__(headline)
         self.threshold = threshold
 
-    def make_metric(self, classes: tuple[str, ...]) -> BoxAccuracy:
-        return BoxAccuracy(self.threshold, sync_on_compute=False)
+    def make_metric(self, classes: tuple[str, ...]) -> ReferredBoxes:
+        return ReferredBoxes(self.threshold, sync_on_compute=False)
 
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
         (annotated,) = required(target, "boxes")
-        boxes = prediction.boxes
-        if boxes is None or len(boxes) == 0:
-            boxes = annotated.new_zeros(len(annotated), 4)
-        return boxes, annotated
+        boxes = annotated.new_zeros(0, 4) if prediction.boxes is None else prediction.boxes
+        return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)], annotated

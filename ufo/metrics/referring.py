@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from ufo.kinds import Kind, Referred
 from ufo.metrics.base import MetricCallback, Record, required
+from ufo.metrics.generalized import GeneralizedIoU
 from ufo.ops.masks import rle_decode
 from ufo.ops.overlap import mask_overlap
 from ufo.types import Prediction, Target
@@ -80,15 +81,44 @@ def overlap(prediction: Prediction, target: Target) -> Tensor:
     return mask_overlap(predicted.any(0), wanted, ignore)
 
 
+class ReferredMasks(Metric):
+    """`ReferringIoU` of all texts; where some of them mean nothing, `GeneralizedIoU`."""
+
+    full_state_update = False
+    empty: Tensor  # int64 [], texts that mean nothing
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.always_there, self.any_number = ReferringIoU(**kwargs), GeneralizedIoU(**kwargs)
+        self.add_state("empty", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, overlap: Tensor, empty: bool, nothing: bool) -> None:
+        """One text; the arguments are those of `GeneralizedIoU`."""
+        self.always_there.update(overlap)
+        self.any_number.update(overlap, empty, nothing)
+        self.empty += empty
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars float64 in 0..1, NaN where the texts do not define one."""
+        return (self.any_number if self.empty else self.always_there).compute()
+
+
 class ReferringScores(MetricCallback):
-    """cIoU and gIoU over all texts; see `ReferringIoU` for the formulas."""
+    """cIoU and gIoU over all texts; see `ReferringIoU` for the formulas.
+
+    Where texts mean nothing these are gRefCOCO's, with N-acc and T-acc (`GeneralizedIoU`).
+    """
 
     kind: ClassVar[Kind | None] = Referred(masks=True)
     headline = "cIoU"
     shown = ("gIoU",)
 
-    def make_metric(self, classes: tuple[str, ...]) -> ReferringIoU:
-        return ReferringIoU(sync_on_compute=False)
+    def make_metric(self, classes: tuple[str, ...]) -> ReferredMasks:
+        return ReferredMasks(sync_on_compute=False)
 
     def record(self, prediction: Prediction, target: Target, classes: tuple[str, ...]) -> Record:
-        return (overlap(prediction, target),)
+        predicted, annotated = required(prediction, "masks") + required(target, "masks")
+        # an object of which only the box is known has an empty mask, too
+        known = target.boxes is not None and bool((target.boxes[:, 2:] > target.boxes[:, :2]).any())
+        empty = not known and not bool(rle_decode(annotated, target.size).any())
+        return overlap(prediction, target), empty, not bool(predicted.any())
