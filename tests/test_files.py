@@ -124,3 +124,9 @@ def test_a_link_of_the_system_is_not_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", None)
     with pytest.raises(OSError, match="a device or a pipe"), scratch_for(Path("/dev/stdout")):
         raise AssertionError("nothing is written")
+
+
+def test_no_two_files_of_the_tests_have_one_name():
+    """pytest imports them by their name alone: of two, one could not be collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
