@@ -13,7 +13,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SYSTEM = (Path("/dev"), Path("/proc"), Path("/sys"))
 """Names in here are no files of anybody: /dev/stdout is a link, and may lead to a file."""
@@ -114,3 +117,12 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its ending; a link in its place is replaced, not what it leads to."""
+    from PIL import Image
+
+    format = Image.registered_extensions()[path.suffix.lower()]
+    with scratch_for(path) as scratch:
+        picture.save(scratch, format=format)

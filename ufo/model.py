@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context
@@ -27,6 +24,8 @@ from ufo.head.replay import replay
 from ufo.head.retrieval import retrieve_masks
 from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
+from ufo.inference import Inference
+from ufo.inference.batches import network_input
 from ufo.ops.grid import Queries, query_grid
 from ufo.ops.nearest import instead
 from ufo.ops.resize import resize_mask_logits
@@ -36,7 +35,7 @@ from ufo.tokenizer import Tokenizer
 from ufo.types import Batch, Prediction
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from ufo.data.pictures import Picture
 
 
 def _no_lap(stage: str) -> None:
@@ -50,7 +49,7 @@ class TrainingPass(NamedTuple):
     tokens: int  # image patches and answer tokens that were computed
 
 
-class UFO(nn.Module):
+class UFO(Inference, nn.Module):
     """One model for all tasks.
 
     `classes` maps a task's name to the class names that `predict` asks for when the caller names none.
@@ -213,42 +212,9 @@ class UFO(nn.Module):
             refusals=None if decoded.refusals is None else decoded.refusals[rows],
         )
 
-    def predict(
-        self,
-        image: str | Path | Image.Image | Tensor,
-        task: str,
-        text: str | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> Prediction:
-        """Answer one task about one image.
-
-        Args:
-            image: path, PIL image, or uint8 RGB tensor `[3, H, W]`.
-            task: name of a task that this checkpoint has.
-            text: what to look for (grounding).
-            classes: class names to ask for; default: those the model was trained with.
-
-        Returns:
-            a `Prediction` in the pixels of `image`.
-        """
-        chosen = self.task(task)
-        if chosen.needs_text and not text:
-            raise ValueError(f"task '{task}' needs a text: predict(image, '{task}', text=...)")
-        images, size = _resized(image, chosen)
-        batch = Batch(
-            task=task,
-            source="predict",
-            classes=tuple(classes or self.classes.get(task, ())),
-            images=images.to(self.backbone.device),
-            texts=[text or ""],
-            sizes=[size],
-        )
-        with self._evaluating():
-            return self.predict_batch(batch)[0].to("cpu")
-
     def chat(
         self,
-        image: str | Path | Image.Image | Tensor,
+        image: Picture,
         messages: str | Sequence[Mapping[str, Any]],
         max_length: int | None = None,
         image_size: int | None = None,
@@ -264,13 +230,15 @@ class UFO(nn.Module):
         Raises ValueError for a UFO-ViT, which has no free text, and for messages that are no conversation.
         """
         from ufo import chat
+        from ufo.data.pictures import as_image
 
         task = chat.chat_task(self, max_length, image_size)
-        with self._evaluating():
-            return chat.answer(self, _resized(image, task)[0], messages, task)
+        with self.evaluating():
+            return chat.answer(self, network_input(as_image(image), task), messages, task)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """In `eval` mode inside, and as before afterwards."""
         training = self.training
         self.eval()
         try:
@@ -346,14 +314,3 @@ class UFO(nn.Module):
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.backbone.device, non_blocking=True)
-
-
-def _resized(image: str | Path | Image.Image | Tensor, task: Task) -> tuple[Tensor, tuple[int, int]]:
-    """A picture as a task's evaluation resizes it, uint8 `[1, 3, S, S]`, and its own (height, width)."""
-    from ufo.data.pictures import as_image
-
-    pixels = as_image(image)
-    height, width = pixels.shape[-2:]
-    side, how = [task.image_size, task.image_size], InterpolationMode(task.interpolation)
-    resized = TF.resize(pixels, side, interpolation=how, antialias=task.antialias)
-    return resized[None].as_subclass(Tensor), (height, width)

@@ -23,6 +23,7 @@ Segment = tuple[str, bool]
 """A piece of a conversation, and whether the model learns to say it."""
 
 T = TypeVar("T")
+P = TypeVar("P", bound="Prediction")
 
 
 def given(value: T | None, what: str) -> T:
@@ -84,9 +85,12 @@ class Target:
     sentence: bool | None = None  # whether `text` is a whole sentence or a phrase
 
 
-@dataclass
+@dataclass(repr=False)
 class Prediction:
-    """What a model says about one image, in the image's original pixels."""
+    """What a model says about one image, in the image's original pixels.
+
+    `UFO.predict` gives them together with their images: `ufo.inference.results.Result`.
+    """
 
     task: str
     boxes: Tensor | None = None  # float32 [N, 4] xyxy
@@ -99,7 +103,14 @@ class Prediction:
     classes: tuple[str, ...] = ()  # names of `labels` and `semantic`
     rows: Tensor | None = None  # int64 [N], which of the image's answers each object was read from
 
-    def to(self, device: torch.device | str) -> Prediction:
+    def __repr__(self) -> str:
+        """Shapes in place of tensors, whose values would fill the screen."""
+        parts = {f.name: getattr(self, f.name) for f in fields(Prediction)}
+        shown = {k: list(v.shape) if isinstance(v, Tensor) else v for k, v in parts.items()}
+        words = [f"{k}={v!r}" for k, v in shown.items() if v is not None and v not in ("", ())]
+        return f"Prediction({', '.join(words)})"
+
+    def to(self: P, device: torch.device | str) -> P:
         """The same prediction with its tensors on `device`."""
         moved = {
             f.name: getattr(self, f.name).to(device)

@@ -11,10 +11,10 @@ from cli_model import CLASSES, TASKS, tiny_model
 from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
-import ufo.cli.predict as ufo_predict
 from ufo.checkpoints.load import save
 from ufo.data.errors import DataError
 from ufo.data.pictures import as_image
+from ufo.inference.model import STREAMED_PIXELS
 from ufo.kinds import ClassMap, Objects, Referred, Text
 from ufo.model import UFO
 from ufo.tasks import kind_of, task_class
@@ -28,8 +28,10 @@ def sees_a_dog(monkeypatch):
     sizes = []
 
     def predict_batch(self, batch):
-        ((height, width),) = batch.sizes
-        sizes.append((height, width))
+        sizes.extend(batch.sizes)
+        return [seen(batch, height, width) for height, width in batch.sizes]
+
+    def seen(batch, height, width):
         left = torch.arange(width).expand(height, width) < width // 2
         one = {"scores": torch.tensor([0.8]), "boxes": torch.tensor([[0.0, 0, width // 2, height]])}
         label = torch.tensor([batch.classes.index("dog")]) if batch.classes else None
@@ -41,7 +43,7 @@ def sees_a_dog(monkeypatch):
             Text: {"text": "a dog"},
             Referred: {**one, **masks, "text": "7,10,10,20"},
         }
-        return [Prediction(batch.task, classes=batch.classes, **parts[type(kind)])]
+        return Prediction(batch.task, classes=batch.classes, **parts[type(kind)])
 
     monkeypatch.setattr(UFO, "predict_batch", predict_batch)
     return sizes
@@ -127,15 +129,16 @@ def test_classes_replace_those_of_the_checkpoint(ufo, ckpt, images, tmp_path, se
     assert read(results)[0]["category_id"] == 2
 
 
-def test_large_images_are_predicted_smaller(ufo, ckpt, images, tmp_path, sees_a_dog, monkeypatch):
-    monkeypatch.setattr(ufo_predict, "MAX_PREDICTED_PIXELS", 40 * 60 // 4)
+def test_large_images_are_predicted_smaller(ufo, ckpt, tmp_path, sees_a_dog):
+    PIL.Image.new("RGB", (3072, 2048)).save(tmp_path / "1.png")
     results = tmp_path / "r.json"
     arguments = ("--task", "instance_segmentation", "--json", results, "--out", tmp_path / "p.png")
-    assert ufo("predict", images / "1.jpg", "--ckpt", ckpt, *arguments).code == 0
-    assert sees_a_dog == [(20, 30)]
+    assert ufo("predict", tmp_path / "1.png", "--ckpt", ckpt, *arguments).code == 0
+    ((height, width),) = sees_a_dog
+    assert height * width <= STREAMED_PIXELS and abs(width / height - 1.5) < 0.01
     (record,) = read(results)
-    assert record["segmentation"]["size"] == [40, 60]
-    assert record["bbox"] == [0, 0, 30, 40]
+    assert record["segmentation"]["size"] == [2048, 3072]
+    assert record["bbox"][:2] == [0, 0] and record["bbox"][2:] == pytest.approx([1536, 2048], abs=3)
 
 
 def test_images_are_counted_once(ufo, ckpt, images, sees_a_dog):
@@ -223,7 +226,7 @@ def test_corrupt_image_does_not_stop_the_others(ufo, ckpt, images, tmp_path, see
 
 
 def test_text_file_and_huge_image(ufo, ckpt, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("ufo.data.pictures.read_image.__defaults__", (None, 1000, None))
+    monkeypatch.setattr("ufo.data.pictures.read_image.__defaults__", (None, 1000, None, None))
     for name, words in (("notes.txt", "not an image"), ("1.jpg", "60x40")):
         answer = ufo("predict", images / name, "--ckpt", ckpt, "--task", "caption")
         assert answer.code == 1
@@ -291,7 +294,9 @@ def test_as_image_turns_a_photo(images, tmp_path):
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError, r"\[1, 3, 4, 4\]"),
         (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError, r"\[4, 4, 3\]"),
         (torch.zeros(3, 0, 4, dtype=torch.uint8), ValueError, r"\[3, 0, 4\]"),
-        (np.zeros((4, 4, 3), np.uint8), TypeError, "ndarray"),
+        (np.zeros((4, 4, 4), np.uint8), ValueError, r"\[4, 4, 4\]"),
+        (np.zeros((4, 4, 3), np.float32), ValueError, "float32"),
+        ([0], TypeError, "list"),
         (PIL.Image.new("RGB", (0, 4)), DataError, "0x4"),
         (PIL.Image.new("1", (100_000, 1000)), DataError, "100000x1000"),
     ],

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ufo.cli.files import image_id
+from ufo.data.image_files import image_id
 from ufo.kinds import ImageInfo
 from ufo.tasks import kind_of
 from ufo.types import Prediction

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ufo.cli import CommandError
-from ufo.files import scratch_for, write_json
+from ufo.data.image_files import (
+    CONTAINERS,
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    image_id,
+    images_in,
+    is_video,
+)
+from ufo.files import write_json
 from ufo.ops.nearest import beside
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-SUFFIXES = frozenset((*PICTURE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 
 
 @dataclass
@@ -26,34 +29,30 @@ class Outputs:
     """Where things are written; what is empty is not wanted."""
 
     pictures: dict[Path, Path] = field(default_factory=dict)  # image -> its picture
+    video: Path | None = None  # of the only input, a video
     json: Path | None = None
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """The files given, and the images of the folders given (by suffix, sorted), each file once.
+    """The files given, and the images of the folders given (by suffix, sorted), each file once; or one video.
 
-    Raises CommandError for what does not exist and for folders without images.
+    Raises CommandError for what does not exist, DataError for folders without images.
     """
     paths: dict[Path, Path] = {}  # by resolved path
     for given in inputs:
         if given.is_dir():
-            inside = sorted(
-                p
-                for p in given.iterdir()
-                if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-            )
-            if not inside:
-                raise CommandError(
-                    f"there are no images in the folder {given} (looked for "
-                    f"{' '.join(sorted(SUFFIXES))}, not in subfolders)"
-                )
+            inside = images_in(given)
         elif given.exists():
             inside = [given]
         else:
             raise CommandError(f"there is no file or folder {given}{beside(given)}")
         for path in inside:
             paths.setdefault(path.resolve(), path)
-    return list(paths.values())
+    found = list(paths.values())
+    videos = [path for path in found if is_video(path)]
+    if videos and len(found) > 1:
+        raise CommandError(f"{videos[0]} is a video; give one video, or any number of images")
+    return found
 
 
 def plan_outputs(
@@ -74,9 +73,11 @@ def plan_outputs(
         if json.is_dir():
             raise CommandError(f"--json {json} is a folder; give the name of a file")
         _require_distinct(paths, "image_id in the results", image_id)
-    if out:
+    if out and is_video(paths[0]):
+        outputs.video = _plan_video(out)
+    elif out:
         outputs.pictures = _plan_pictures(out, given, paths)
-    written = [*outputs.pictures.values(), *([json] if json else [])]
+    written = [*outputs.pictures.values(), *filter(None, [json, outputs.video])]
     images = {path.resolve() for path in paths}
     for path in written:
         if path.resolve() in images:
@@ -85,17 +86,18 @@ def plan_outputs(
     return outputs
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all; a link in its place is replaced, not what that points to."""
-    from PIL import Image
-
-    format = Image.registered_extensions()[path.suffix.lower()]
-    with scratch_for(path) as scratch:
-        picture.save(scratch, format=format)
+def _plan_video(out: Path) -> Path:
+    if out.suffix.lower() not in CONTAINERS or out.is_dir():
+        raise CommandError(
+            f"--out {out}: a video is drawn into a video; give a file that ends with {', '.join(CONTAINERS)}"
+        )
+    return out
 
 
 def _plan_pictures(out: Path, given: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:
-    is_file = out.suffix.lower() in SUFFIXES and not out.is_dir()
+    if out.suffix.lower() in VIDEO_SUFFIXES and not out.is_dir():
+        raise CommandError(f"--out {out} is a video, and the inputs are images; give a folder")
+    is_file = out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir()
     if is_file and out.suffix.lower() not in PICTURE_SUFFIXES:
         raise CommandError(f"--out {out}: pictures are {', '.join(PICTURE_SUFFIXES)} files")
     if is_file and len(paths) > 1:
@@ -119,11 +121,6 @@ def _require_distinct(paths: Sequence[Path], what: str, key: Callable[[Path], An
                 f"{other} and {path} would have the same {what} ({key(path)}); "
                 "rename one or give them to separate commands"
             )
-
-
-def image_id(path: Path) -> int | str:
-    """The file's stem; as a number where it is one, as in COCO's files."""
-    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
 
 
 def write_results(path: Path, content: Any) -> None:

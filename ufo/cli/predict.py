@@ -1,46 +1,34 @@
-"""`ufo predict`: any tasks of a checkpoint on image files and folders, as text, pictures and JSON.
+"""`ufo predict`: any tasks of a checkpoint on images, folders and a video, as text, pictures and JSON.
 
-All that can be checked without the model is checked before it is loaded, and nothing is predicted
-before the whole request is known to make sense for it.
+All that can be checked without the model is checked before it is loaded, and nothing is predicted before the
+whole request is known to make sense for it. The answers are those of `UFO.stream`.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ufo.cli import CommandError
-from ufo.cli.files import find_images, image_id, plan_outputs, save_picture, write_results
+from ufo.cli import CommandError, positive
+from ufo.cli.files import Outputs, find_images, plan_outputs, write_results
 from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
+from ufo.data.image_files import is_video
+from ufo.files import save_picture
 from ufo.ops.nearest import instead
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from rich.progress import Progress
-    from torch import Tensor
-
+    from ufo.inference import Results
     from ufo.model import UFO
 
 ANY = "any"
-DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
-MAX_PREDICTED_PIXELS = 2**21
-"""Larger images are predicted at this size and the results scaled up: masks at the size of a photo
-take gigabytes, while no network input is as large as this."""
-FEW_IMAGES = 3  # up to which a progress bar would only flicker
-
-
-@dataclass(frozen=True)
-class Request:
-    """What every image is asked."""
-
-    task: str
-    text: str = ""
-    classes: tuple[str, ...] | None = None  # None: the checkpoint's own
+ARGUMENT = re.compile(r"\b(text|classes|device|dtype)=")
+"""How messages of the library name what is an option here."""
 
 
 class TaskOption(argparse.Action):
@@ -64,12 +52,12 @@ def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "predict",
-        help="detect, segment, caption or ground in images and folders",
-        description="Ask a checkpoint about images: prints a line per image and task, draws with "
+        help="detect, segment, caption or ground in images, folders and a video",
+        description="Ask a checkpoint about images or a video: prints a line per image and task, draws with "
         "--out, writes COCO-style results with --json.",
     )
     add = parser.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of images")
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of images, or one video")
     add("--ckpt", required=True, help="model folder, .ckpt file or folder of a training run")
     add("--base", help="where the base of a LoRA is now, if it has moved")
     add("--experiment", metavar="NAME", help="of conf/experiment: what a renamed released file is from")
@@ -79,10 +67,18 @@ def add_parser(subparsers: Any) -> None:
     add("--score", type=_score, default=0.3, help="leave out objects below this score (default 0.3)")
     add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
     add("--ids", type=Path, metavar="FILE", help="your COCO json: --json then has its image and category ids")
-    add("--out", type=Path, metavar="PATH", help="picture file of one image, or folder of pictures")
+    add(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="picture file of one image, folder of pictures, or a video of a video",
+    )
+    add("--batch", type=positive, default=16, metavar="N", help="images that are asked about together (16)")
+    add("--every", type=positive, default=1, metavar="N", help="of a video only each N-th frame")
     add("--constrained", action="store_true", help="let answers be nothing but well-formed (boxes, masks)")
     add("--cuda-graphs", action="store_true", help="record the passes of the model and replay them (CUDA)")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: CUDA if there is one")
+    add("--dtype", help="what to compute in: float32, bfloat16, float16; default: as the weights are")
     parser.set_defaults(run=run)
 
 
@@ -96,37 +92,36 @@ def run(args: argparse.Namespace) -> int:
     ids = _ids(args, paths)
     _check_name(args.task)
     model = _load(args.ckpt, args.device, args.base, args.experiment)
-    if args.cuda_graphs:
-        if model.backbone.device.type != "cuda":
-            raise CommandError(
-                f"--cuda-graphs needs a CUDA device, not {model.backbone.device}; leave it out"
-            )
-        model.use_cuda_graphs()
-    if args.constrained:
-        for answering in model.tasks.values():
-            answering.constrained = answering.has_grammar
-    requests = make_requests(model, args.task, args.text or "", args.classes)
-    found: dict[str, list[dict[str, Any]]] = {request.task: [] for request in requests}
-    failed = 0
-    with _progress(len(paths)) as progress:
-        for path in progress.track(paths, description="predict"):
-            try:
-                records = _predict(model, requests, path, args.score, outputs.pictures.get(path))
-            except DataError as error:
-                print(f"error: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            for task, some in records.items():
-                found[task] += ids.of(some, path) if ids else some
+    _prepare(model, args)
+    tasks = _tasks(model, args)
+    found: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
+    failed: list[str] = []
+
+    def skip(name: str, error: DataError) -> None:
+        print(f"error: {error}", file=sys.stderr)
+        failed.append(name)
+
+    source = paths[0] if is_video(paths[0]) else paths
+    options = {"batch_size": args.batch, "every": args.every, "dtype": args.dtype, "skip": skip}
+    with _drawing(outputs, paths, args) as draw:
+        for results in model.stream(source, tasks, args.text, args.classes, **options):
+            _print(results, args)
+            draw(results)
+            for task, result in results.items():
+                if outputs.json:
+                    records = result.above(args.score).to_coco()
+                    found[task] += ids.of(records, Path(result.source)) if ids else records
     if outputs.json:
         write_results(outputs.json, found if args.task == ANY else found[args.task])
         print(f"results: {outputs.json}")
     if ids and ids.remark():
         print(ids.remark(), file=sys.stderr)
-    if outputs.pictures and failed < len(paths):
+    if outputs.video:
+        print(f"video: {outputs.video}")
+    if outputs.pictures and len(failed) < len(paths):
         print(f"pictures: {args.out}")
     if failed and len(paths) > 1:
-        print(f"error: {failed} of {len(paths)} images could not be used", file=sys.stderr)
+        print(f"error: {len(failed)} of {len(paths)} images could not be used", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -172,30 +167,18 @@ def _score(value: str) -> float:
     return score
 
 
-# --- what the model is asked ----------------------------------------------------------------------
+# --- the model and what it is asked -----------------------------------------------------------------
 
 
 def _load(ckpt: str, device: str, base: str | None, experiment: str | None) -> UFO:
-    import torch
-
     import ufo
     from ufo.checkpoints.errors import CheckpointError
+    from ufo.inference.asking import usable_device
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = device.partition(":")[0]
-    if kind == "gpu":
-        names = "'cuda' (NVIDIA, AMD), 'mps' (Apple) or 'xpu' (Intel)"
-        raise CommandError(f"--device gpu: torch calls it {names}")
-    if kind not in DEVICES:
-        raise CommandError(f"--device {device} is not a device; {instead(kind, DEVICES, 'there are')}")
+    with _options():
+        place = usable_device(device)
     try:
-        torch.zeros(1, device=device).item()  # a name may be valid and the device not there
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise CommandError(f"--device {device} cannot be used here: {reason}") from error
-    try:
-        return ufo.load(ckpt, device, base, experiment)
+        return ufo.load(ckpt, str(place), base, experiment)
     except (CheckpointError, OSError):
         raise
     except Exception as error:  # whatever building a model from foreign settings may raise
@@ -205,130 +188,79 @@ def _load(ckpt: str, device: str, base: str | None, experiment: str | None) -> U
         ) from error
 
 
-def make_requests(model: UFO, task: str, text: str, classes: tuple[str, ...] | None) -> list[Request]:
-    """What to ask: the one task, or (any) all tasks that can be asked with what is given.
+def _prepare(model: UFO, args: argparse.Namespace) -> None:
+    """The settings of decoding. Raises CommandError for those that the device or the weights do not allow."""
+    from ufo.inference.asking import computing
+
+    if args.cuda_graphs:
+        if model.backbone.device.type != "cuda":
+            raise CommandError(
+                f"--cuda-graphs needs a CUDA device, not {model.backbone.device}; leave it out"
+            )
+        model.use_cuda_graphs()
+    if args.constrained:
+        for answering in model.tasks.values():
+            answering.constrained = answering.has_grammar
+    with _options():
+        computing(model, args.dtype)
+
+
+def _tasks(model: UFO, args: argparse.Namespace) -> list[str]:
+    """The one task, or (any) all tasks that can be asked with what is given; says which are left out.
 
     Raises CommandError naming what is missing, superfluous or unreadable for the model.
     """
-    if task != ANY:
-        return [_request(model, task, text, classes, strict=True)]
-    requests = []
-    for name in model.tasks:
-        if model.tasks[name].needs_text and not text:
-            continue
-        try:
-            requests.append(_request(model, name, text, classes, strict=False))
-        except CommandError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    if not requests:
-        raise CommandError(
-            f"none of the checkpoint's tasks ({', '.join(model.tasks)}) can be asked like this; "
-            "give --text or --classes"
-        )
-    return requests
+    from ufo.inference.asking import make_requests
+
+    task = None if args.task == ANY else args.task
+    with _options():
+        requests, left_out = make_requests(model, task, [args.text or ""], args.classes, strict=True)
+    for name, reason in left_out.items():
+        print(f"{name} is left out: {_as_option(reason)}", file=sys.stderr)
+    return [request.task for request in requests]
 
 
-def _request(model: UFO, name: str, text: str, classes: tuple[str, ...] | None, strict: bool) -> Request:
-    """One checked request; unless `strict`, what the task has no use for is dropped."""
+@contextmanager
+def _options() -> Iterator[None]:
+    """What cannot be asked is said with the names of options."""
+    from ufo.inference.asking import RequestError
+
     try:
-        task = model.task(name)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    if task.needs_text and not text:
-        raise CommandError(f"the task {name} needs a text: add --text '...'")
-    reads_classes = task.prompt(["x"], "") != task.prompt([], "")
-    if strict and text and not task.needs_text:
-        raise CommandError(f"the task {name} reads no text; leave out --text")
-    if strict and classes and not reads_classes:
-        raise CommandError(f"the task {name} reads no class names; leave out --classes")
-    names = (classes or model.classes.get(name, ())) if reads_classes else ()
-    if reads_classes and not names:
-        raise CommandError(f"the checkpoint has no class names for {name}: add --classes a,b,c")
-    unknown = next((n for n in names if not model.tokenizer.can_write(n)), None)
-    if unknown is not None:
-        raise CommandError(f"the checkpoint's vocabulary has no pieces for the class '{unknown}'")
-    text = text if task.needs_text else ""
-    from ufo.types import MASK_TOKEN
-
-    marked = next((said for said in (text, *names) if MASK_TOKEN.lower() in said.lower()), None)
-    if marked is not None:
-        raise CommandError(f"'{marked[:60]}' holds {MASK_TOKEN}, which stands for a mask; leave it out")
-    _require_short(model, task.prompt(names, text))
-    return Request(name, text, classes if reads_classes else None)
+        yield
+    except RequestError as error:
+        raise CommandError(_as_option(str(error))) from error
 
 
-def _require_short(model: UFO, prompt: str) -> None:
-    """A longer prompt would be cut without a word, or not fit the backbone at all."""
-    limit = model.prompt_limit
-    length = len(model.tokenizer.encode([prompt])[0])
-    if length > limit:
-        raise CommandError(
-            f"the prompt has {length} tokens and this checkpoint reads {limit}; give a shorter "
-            "--text or fewer --classes"
-        )
+def _as_option(message: str) -> str:
+    return ARGUMENT.sub(r"--\1 ", message).replace(" ;", ";").rstrip()
 
 
-# --- one image ------------------------------------------------------------------------------------
+# --- what becomes of the answers --------------------------------------------------------------------
 
 
-def _predict(
-    model: UFO, requests: Sequence[Request], path: Path, min_score: float, picture: Path | None
-) -> dict[str, list[dict[str, Any]]]:
-    """Ask everything about one image: print, draw, and return the records by task."""
-    from ufo.data.pictures import as_image
-    from ufo.draw import draw
-    from ufo.kinds import ImageInfo
-
-    pixels = as_image(path)
-    height, width = pixels.shape[-2:]
-    image = ImageInfo(image_id(path), path.name, (height, width))
-    pixels = _bounded(pixels)
-    height, width = pixels.shape[-2:]
-    records, drawn = {}, []
-    for request in requests:
-        prediction = model.predict(pixels, request.task, request.text, request.classes)
-        kind = model.tasks[request.task].kind
-        line = kind.summary(prediction, min_score, request.text)
-        print(f"{path.name}  {request.task}: {line}")
-        kept = kind.confident(prediction, min_score)
-        records[request.task] = kind.records(kept, image, (height, width), request.text)
-        if picture:
-            drawn.append(draw(pixels, prediction, text=request.text, min_score=min_score))
-    if picture:
-        save_picture(_sheet(drawn, [request.task for request in requests]), picture)
-    return records
+def _print(results: Results, args: argparse.Namespace) -> None:
+    """A line for each task; of the frames of a video only where nothing else is made of them."""
+    for task, result in results.items():
+        if result.time is not None and (args.out or args.json):
+            continue
+        name = Path(result.source).name + ("" if result.time is None else f" {result.time:.2f} s")
+        print(f"{name}  {task}: {result.summary(args.score)}")
 
 
-def _bounded(pixels: Tensor) -> Tensor:
-    """The image `[3, H, W]`, shrunken where it has more than MAX_PREDICTED_PIXELS."""
-    from torchvision.transforms.v2.functional import resize
+@contextmanager
+def _drawing(
+    outputs: Outputs, paths: Sequence[Path], args: argparse.Namespace
+) -> Iterator[Callable[[Results], None]]:
+    """A function that draws what was found in one image or frame, where a drawing is wanted."""
+    if outputs.video is not None:
+        from ufo.inference.video import frame_rate, writing_video
 
-    height, width = pixels.shape[-2:]
-    factor = (MAX_PREDICTED_PIXELS / (height * width)) ** 0.5
-    if factor >= 1:
-        return pixels
-    return resize(pixels, [max(1, int(height * factor)), max(1, int(width * factor))])
+        with writing_video(outputs.video, frame_rate(paths[0]) / args.every) as write:
+            yield lambda results: write(results.above(args.score).plot(), results.time or 0.0)
+        return
 
+    def draw(results: Results) -> None:
+        if outputs.pictures:
+            save_picture(results.plot(args.score), outputs.pictures[paths[results.index]])
 
-def _sheet(pictures: list[Image.Image], tasks: list[str]) -> Image.Image:
-    """One picture for an image: that of its task, or those of several, each under its name."""
-    from ufo.draw import contact_sheet
-
-    if len(pictures) == 1:
-        return pictures[0]
-    pairs = zip(pictures, tasks, strict=True)
-    return contact_sheet([contact_sheet([p], 1, task) for p, task in pairs])
-
-
-def _progress(images: int) -> Progress:
-    """A bar on stderr, if somebody watches it for more than a few images."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(
-        console=console,
-        disable=images <= FEW_IMAGES or not console.is_terminal,
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # lines for a file must not end up on the terminal
-    )
+    yield draw

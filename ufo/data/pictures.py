@@ -8,6 +8,7 @@ refused, and what is changed is said.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import stat
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from ufo.data import urls
 from ufo.data.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -35,9 +37,6 @@ MAX_PIXELS = 80_000_000
 # An explicit list: some of PIL's other plug-ins start external programs (EPS) or are rarely tested.
 # (PIL itself loads only the commonest ones at first, hence the imports of the others.)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff")
-_RARE = (".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
-IMAGE_SUFFIXES = frozenset([*_COMMON, *_RARE])
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm")
 """Of files that keep a number for each pixel; JPEG changes them at every edge."""
 LOSSY = frozenset([".jpg", ".jpeg", ".jpe", ".jfif"])
@@ -55,6 +54,9 @@ CLEAR = "picture with transparency, which is dropped"
 Say = Callable[[str, str], None]
 """What is told a kind of change and the file."""
 
+Picture = str | Path | bytes | bytearray | memoryview | PIL.Image.Image | np.ndarray | Tensor
+"""The forms in which `as_image` takes one picture."""
+
 
 _SAID: set[str] = set()
 
@@ -66,11 +68,14 @@ def _logged(kind: str, where: str) -> None:
         log.warning("%s: %s", where, kind)
 
 
-def _open(path: str | Path, max_pixels: int) -> PIL.Image.Image:
+def _open(path: str | Path, max_pixels: int, content: bytes | None = None) -> PIL.Image.Image:
+    """A picture before it is decoded, of a file or of the bytes that would be in it."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device never ends
+        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+            # a pipe would be waited for, a device never ends
             raise DataError(f"{path}: this is not a file but a folder, pipe or device.")
-        image = PIL.Image.open(path, formats=IMAGE_FORMATS)
+        opened = path if content is None else io.BytesIO(content)
+        image = PIL.Image.open(opened, formats=IMAGE_FORMATS)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such image file.{near(Path(path))}") from error
     except PIL.UnidentifiedImageError as error:
@@ -141,15 +146,17 @@ def read_image(
     size: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
     say: Say | None = None,
+    content: bytes | None = None,
 ) -> tv_tensors.Image:
     """Decode an image file: uint8 [3, H, W], RGB, turned as its EXIF orientation says.
 
     `size` is the (height, width) that the annotations were made for. If only the image as stored
     has it, the orientation is left alone. The channels stay interleaved as in the file: resizing is quicker.
-    `say` is told what was changed; without, it is logged. Raises DataError if the file is missing, corrupt,
-    cut short, has more than `max_pixels`, another size, or pixels that are no colours.
+    `say` is told what was changed; without, it is logged. With `content` no file is opened: these are its
+    bytes and `path` is what messages call it. Raises DataError if the file is missing, corrupt, cut short,
+    has more than `max_pixels`, another size, or pixels that are no colours.
     """
-    with _open(path, max_pixels) as image:
+    with _open(path, max_pixels, content) as image:
         try:
             turned = image
             _say_if_deep(image, str(path), say or _logged)
@@ -170,27 +177,58 @@ def read_image(
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def as_image(image: str | Path | PIL.Image.Image | Tensor) -> tv_tensors.Image:
+def as_image(image: Picture) -> tv_tensors.Image:
     """A picture in any of the forms that users have it in: uint8 [3, H, W], RGB.
 
-    A path is read as by `read_image`; a tensor must have this form already. Raises DataError for a
-    file or PIL image that can't be used, ValueError for another tensor, TypeError for the rest.
+    Args:
+        image: a path or an address (`http:`, `https:`, `data:`); the bytes of an image file; a PIL image; an
+            array uint8 [H, W, 3] or [H, W] (grey), RGB; a tensor uint8 [3, H, W], RGB.
+
+    All files are read as by `read_image`. Raises DataError for a file, an address or a PIL image that can't
+    be used, ValueError for another array or tensor, TypeError for the rest.
     """
+    if isinstance(image, str) and urls.is_url(image):
+        return read_image(urls.shown(image), content=urls.fetch(image))
     if isinstance(image, (str, Path)):
         return read_image(image)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return read_image("the bytes", content=bytes(image))
     if isinstance(image, PIL.Image.Image):
         return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
     if not isinstance(image, Tensor):
         raise TypeError(
-            "an image is a path, a PIL image or a uint8 tensor [3, H, W], not "
-            f"{type(image).__name__}; convert it, for example with PIL.Image.fromarray(array)"
+            "an image is a path, an address, bytes, a PIL image, a NumPy array uint8 [H, W, 3] or a tensor "
+            f"uint8 [3, H, W], not {type(image).__name__}; convert it to one of them"
         )
     shape = tuple(image.shape)
     if image.dtype != torch.uint8 or len(shape) != 3 or shape[0] != 3 or 0 in shape:
         raise ValueError(
             f"an image tensor is uint8 [3, H, W] (RGB, 0 to 255), not {image.dtype} {list(shape)}"
         )
-    return tv_tensors.Image(image)
+    return tv_tensors.Image(_within_bounds(image, "tensor"))
+
+
+def _from_array(image: np.ndarray) -> tv_tensors.Image:
+    shape = image.shape
+    if image.dtype != np.uint8 or 0 in shape or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        raise ValueError(
+            f"an image array is uint8 [H, W, 3] (RGB, 0 to 255) or [H, W], not {image.dtype} {list(shape)}"
+        )
+    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # a copy: the array may be read-only or change
+    return tv_tensors.Image(_within_bounds(pixels, "array"))
+
+
+def _within_bounds(pixels: Tensor, what: str) -> Tensor:
+    """Pixels [3, H, W] themselves; DataError if there are more than a file may have."""
+    height, width = pixels.shape[-2:]
+    if height * width > MAX_PIXELS:
+        raise DataError(
+            f"The {what} of {width}x{height} has more than the {MAX_PIXELS} pixels allowed; shrink it."
+        )
+    return pixels
 
 
 def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:

@@ -71,7 +71,7 @@ def draw(
     """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"the image is {tuple(image.shape)}; draw needs [3, H, W] with pixels")
-    classes = classes or (prediction.classes if prediction else ())
+    classes = classes or (() if prediction is None else prediction.classes)
     marks = Marks()
     if prediction is not None:
         kind, found = kind_of(prediction.task), prediction.to("cpu")

@@ -6,9 +6,10 @@ answer after it has been parsed asks the kind, never the task's name.
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.class_map import ClassMap
+from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks
 from ufo.kinds.objects import Objects
 from ufo.kinds.referred import Referred
 from ufo.kinds.text import Text
 
-__all__ = ["ClassMap", "ImageInfo", "Kind", "Marks", "Objects", "Referred", "Shown", "Text", "Usual"]
+__all__ = ["ClassMap", "Found", "ImageInfo", "Kind", "Marks", "Objects", "Referred", "Shown", "Text", "Usual"]

@@ -7,12 +7,14 @@ its `Target`. Shapes: `N` objects, `H W` pixels of the original image; boxes are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks, annotated
 from ufo.types import Prediction, Target
 
@@ -89,6 +91,14 @@ class Kind(ABC):
             image: the original, in whose pixels the records are: `[x, y, width, height]`, compressed RLE.
             text: the expression or question that was asked.
         """
+
+    def found(self, prediction: Prediction, text: str = "") -> Iterator[Found]:
+        """What can be pointed at, one by one, in the order of the prediction; of a text nothing can.
+
+        Args:
+            text: the expression that was asked for.
+        """
+        return iter(())
 
     def confident(self, prediction: Prediction, min_score: float) -> Prediction:
         """Only the objects with at least `min_score`, best first; other kinds are left alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import category, scaled_rle
+from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import class_map, mask_layers
+from ufo.ops.masks import mask_boxes
 from ufo.ops.overlap import class_histograms, mean_iou
 from ufo.types import IGNORE, Prediction, Target, given
 
@@ -36,6 +39,15 @@ class ClassMap(Kind):
             for label in semantic.unique().tolist()
             if label != IGNORE
         ]
+
+    def found(self, prediction: Prediction, text: str = "") -> Iterator[Found]:
+        """All pixels of a class as one, for each class that is there."""
+        semantic = given(prediction.semantic, "semantic maps")
+        for label in semantic.unique().tolist():
+            if label != IGNORE:
+                mask = semantic == label
+                x1, y1, x2, y2 = mask_boxes(mask[None])[0].tolist()
+                yield Found(class_name(label, prediction.classes), (x1, y1, x2, y2), label, mask=mask)
 
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
         labels, counts = given(prediction.semantic, "semantic maps").unique(return_counts=True)

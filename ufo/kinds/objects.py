@@ -6,6 +6,7 @@ Shapes: `N` objects, `H W` pixels of the original image; boxes are xyxy in its p
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import box_of, category, scaled_boxes, scaled_rle
+from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import box_layers, mask_layers, painted
 from ufo.kinds.quality import MIN_SCORE, objects_score
@@ -45,6 +47,17 @@ class Objects(Kind):
                 record |= {"bbox": box_of(rle), "segmentation": rle}
         return objects
 
+    def found(self, prediction: Prediction, text: str = "") -> Iterator[Found]:
+        """All objects; the box of one with a mask is the one around it."""
+        labels, scores = (
+            given(prediction.labels, "labels").tolist(),
+            given(prediction.scores, "scores").tolist(),
+        )
+        boxes = _boxes(prediction).tolist()
+        for i, (label, score, (x1, y1, x2, y2)) in enumerate(zip(labels, scores, boxes, strict=True)):
+            mask = None if prediction.masks is None else prediction.masks[i]
+            yield Found(class_name(label, prediction.classes), (x1, y1, x2, y2), label, score, mask)
+
     def confident(self, prediction: Prediction, min_score: float) -> Prediction:
         scores = given(prediction.scores, "scores")
         order = scores.argsort(descending=True, stable=True)
@@ -71,8 +84,7 @@ class Objects(Kind):
 
     def predicted(self, prediction: Prediction, shown: Shown) -> Marks:
         marks = Marks(notes=shown.notes)
-        masks = prediction.masks
-        boxes = given(prediction.boxes, "boxes") if masks is None else mask_boxes(masks.bool())
+        masks, boxes = prediction.masks, _boxes(prediction)
         scores = torch.ones(len(boxes)) if prediction.scores is None else prediction.scores.float()
         order = scores.argsort(descending=True, stable=True)
         keep = order[scores[order] >= shown.min_score][: shown.max_objects]
@@ -133,6 +145,13 @@ def select(prediction: Prediction, keep: Tensor) -> Prediction:
     """The objects at indices `keep`."""
     parts = {name: getattr(prediction, name) for name in PARTS}
     return replace(prediction, **{n: v[keep] for n, v in parts.items() if v is not None})
+
+
+def _boxes(prediction: Prediction) -> Tensor:
+    """The boxes `[N, 4]`: those around the masks where there are masks."""
+    if prediction.masks is None:
+        return given(prediction.boxes, "boxes")
+    return mask_boxes(prediction.masks.bool())
 
 
 def filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:

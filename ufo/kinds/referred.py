@@ -6,6 +6,7 @@ xyxy in its pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchvision.ops import box_iou
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import scaled_boxes, scaled_rle
+from ufo.kinds.found import Found
 from ufo.kinds.marks import REFERRED, Marks
 from ufo.kinds.objects import filled
 from ufo.kinds.overlays import REFERRED_TO, box_layers, mask_layers
@@ -49,6 +51,15 @@ class Referred(Kind):
                 record["segmentation"] = scaled_rle(mask, image.size)
         found = [record for record, some in zip(records, self._where(prediction), strict=True) if some]
         return found or records[:1]
+
+    def found(self, prediction: Prediction, text: str = "") -> Iterator[Found]:
+        """The objects of the answer, if it holds any; they are called what the text says."""
+        boxes = self._boxes(prediction).tolist()
+        scores = [None] * len(boxes) if prediction.scores is None else prediction.scores.tolist()
+        for i, (x1, y1, x2, y2) in enumerate(boxes):
+            if x2 > x1 and y2 > y1:
+                mask = None if prediction.masks is None else prediction.masks[i]
+                yield Found(text or prediction.text, (x1, y1, x2, y2), score=scores[i], mask=mask)
 
     def summary(self, prediction: Prediction, min_score: float, text: str = "") -> str:
         found, there = self._where(prediction), ""

@@ -18,8 +18,9 @@ from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, require
 from ufo.data.errors import DataError
+from ufo.data.image_files import IMAGE_SUFFIXES
 from ufo.data.json_stream import loads
-from ufo.data.pictures import IMAGE_SUFFIXES, image_size
+from ufo.data.pictures import image_size
 from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 from ufo.data.texts import usable_text
 from ufo.ops.masks import rle_encode

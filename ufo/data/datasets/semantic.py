@@ -17,7 +17,8 @@ from torchvision import tv_tensors
 from ufo.data.datasets.base import ImageDataset, Strings, require
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
-from ufo.data.pictures import IMAGE_SUFFIXES, LOSSY, MAP_SUFFIXES, image_sizes, map_size, read_label_map
+from ufo.data.image_files import IMAGE_SUFFIXES
+from ufo.data.pictures import LOSSY, MAP_SUFFIXES, image_sizes, map_size, read_label_map
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import IGNORE, Sample, Target
 

@@ -15,7 +15,8 @@ from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.coco_table import PROBLEM
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
-from ufo.data.pictures import IMAGE_SUFFIXES, find_file, is_file
+from ufo.data.image_files import IMAGE_SUFFIXES
+from ufo.data.pictures import find_file, is_file
 from ufo.data.xml_files import parse_xml
 
 MAX_XML = 4_000_000

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from ufo.data.errors import DataError
+from ufo.data.image_files import IMAGE_SUFFIXES
 from ufo.data.labels.reading import Source, bounded, lines_of, walk
 from ufo.data.labels.record import Box, Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import numbers
-from ufo.data.pictures import IMAGE_SUFFIXES
 from ufo.data.problems import DOUBTFUL
 from ufo.yaml_files import check_yaml
 

@@ -20,8 +20,9 @@ import PIL.Image
 
 from ufo.data.datasets.base import read_json
 from ufo.data.errors import DataError
+from ufo.data.image_files import IMAGE_SUFFIXES
 from ufo.data.labels.record import Picture
-from ufo.data.pictures import IMAGE_FORMATS, IMAGE_SUFFIXES, image_sizes
+from ufo.data.pictures import IMAGE_FORMATS, image_sizes
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.xml_files import parse_xml
 
