@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ufo.cli.files import SUFFIXES
+from ufo.data.image_files import IMAGE_SUFFIXES
 from ufo.data.pictures import find_file, is_file
 
-PICTURES = SUFFIXES
+PICTURES = IMAGE_SUFFIXES
 
 
 def used_files(data: Any) -> set[str] | None:

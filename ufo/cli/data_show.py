@@ -25,7 +25,6 @@ from ufo.backbones.base import Backbone
 from ufo.cli import CommandError
 from ufo.cli.data_find import Found, find
 from ufo.cli.data_outline import make_backbone, make_task
-from ufo.cli.files import save_picture
 from ufo.data.datasets.segmentations import encode_mask
 from ufo.data.mixer import Entry, MixtureSampler
 from ufo.data.module import TrainingData
@@ -33,7 +32,7 @@ from ufo.data.source import Source
 from ufo.data.transforms import plain
 from ufo.draw import contact_sheet, draw
 from ufo.errors import sentence
-from ufo.files import write_text
+from ufo.files import save_picture, write_text
 from ufo.ops.grid import query_grid
 from ufo.tasks import Asked, Task, kind_of, task_class
 from ufo.tasks.wording import WORDINGS

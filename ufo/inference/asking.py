@@ -105,8 +105,9 @@ def _request(
 
 def _require_short(model: UFO, prompts: Sequence[str]) -> None:
     """A longer prompt would be cut without a word, or not fit the backbone at all."""
-    limit = model.prompt_limit
-    length = max(len(ids) for ids in model.tokenizer.encode(prompts))
+    most = model.tokenizer.max_prompt_length - 1  # one is the end, which is not fed
+    limit = min(model.backbone.config.get("max_positions") or most, most)
+    length = max(len(ids) for ids in model.tokenizer.encode(prompts)) - 1
     if length > limit:
         raise RequestError(
             f"the prompt has {length} tokens and this checkpoint reads {limit}; give a shorter "
