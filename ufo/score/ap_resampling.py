@@ -19,6 +19,8 @@ import torch
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from ufo.metrics.calibration import BINS, calibration_sums
+
 AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 """COCO's ranges of areas in pixels, both ends included."""
 CELLS = 20_000_000
@@ -78,6 +80,25 @@ def class_ap(evaluator: COCOeval, classes: Sequence[str]) -> dict[str, dict[str,
             "mAP50": float("nan") if missing else float(half.mean()),
         }
     return rows
+
+
+def certainty(evaluator: COCOeval) -> Tensor:
+    """`calibration_sums` of each image, float64 `[n, BINS, 4]`: a detection is right if it is matched at IoU
+    0.5.
+
+    Detections that COCOeval ignores, as those of crowds, do not count.
+    """
+    images, areas = len(evaluator.params.imgIds), len(evaluator.params.areaRng)
+    found = torch.zeros(images, BINS, 4, dtype=torch.float64)
+    for label in range(len(evaluator.params.catIds)):
+        first = label * areas * images  # of objects of all sizes
+        for image, result in enumerate(evaluator.evalImgs[first : first + images]):
+            if result is not None and len(result["dtScores"]):
+                counted = torch.from_numpy(np.asarray(result["dtIgnore"][0]) == 0)
+                scores = torch.tensor(result["dtScores"], dtype=torch.float64)
+                right = torch.from_numpy(np.asarray(result["dtMatches"][0]) != 0)
+                found[image] += calibration_sums(scores[counted], right[counted])
+    return found
 
 
 def gather(evaluator: COCOeval, label: int, area: int) -> Matches | None:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ufo.data.errors import DataError
+from ufo.metrics.calibration import calibration, reliability
 from ufo.score.bootstrap import Difference, Interval, compare, draw, intervals
 from ufo.score.convention import Convention, Pair, doubt, read_of, read_scale
 from ufo.score.joining import Joined, join
@@ -74,13 +75,20 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     weights = draw(len(scorer.rows), resampling.resamples, resampling.seed)
     values = scorer.values()
     resampled = scorer.resampled(weights) if resampling.resamples else {}
+    tables = scorer.tables()
+    sums = scorer.certainty()
+    if sums is not None and _are_probabilities(answers, remarks):
+        values |= {name: float(value) for name, value in calibration(sums.sum(0)).items()}
+        if resampling.resamples:
+            resampled |= calibration((weights @ sums.flatten(1)).unflatten(1, sums.shape[1:]))
+        tables["score"] = reliability(sums.sum(0))
     return Result(
         path,
         convention,
         scorer.headline,
         values,
         intervals(values, resampled),
-        scorer.tables(),
+        tables,
         len(truth.examples),
         len(scorer.rows),
         len(joined.missing),
@@ -126,6 +134,16 @@ def convention_of(path: Path, declared: Declared, texts: TextFormat | None) -> C
             f"{path} does not say what the numbers of a box are; say it: --boxes xyxy, xywh or cxcywh."
         )
     return Convention(order, read_scale(scale or "pixels"), read_of(declared.of))
+
+
+def _are_probabilities(answers: Sequence[Answer], remarks: list[str]) -> bool:
+    """Whether all scores lie between 0 and 1; if not, that is remarked."""
+    outside = [s for a in answers for s in a.scores or [] if not 0 <= s <= 1]
+    if outside:
+        remarks.append(
+            f"{len(outside)} scores are no probabilities (first: {outside[0]:g}): no ECE, no Brier score"
+        )
+    return not outside
 
 
 def _remarks(answers: Sequence[Answer], scorer: Scorer, task: str) -> list[str]:

@@ -62,6 +62,10 @@ class Scorer(ABC):
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
         """The metrics of each resample: float64 `[R]`."""
 
+    def certainty(self) -> Tensor | None:
+        """`calibration_sums` of each image, float64 `[n, BINS, 4]`; None where answers state no scores."""
+        return None
+
     @abstractmethod
     def tables(self) -> dict[str, Rows]:
         """Further tables by what their rows are ("class", "size"): row -> column -> value."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ufo.data.errors import DataError
 from ufo.metrics.coco_ap import CocoAP
 from ufo.ops.names import find_class
-from ufo.score.ap_resampling import AREAS, class_ap, resampled_ap
+from ufo.score.ap_resampling import AREAS, certainty, class_ap, resampled_ap
 from ufo.score.predictions import Answer
 from ufo.score.tasks.base import Rows, Rules, Scorer
 from ufo.score.truth import Example, Truth
@@ -31,11 +31,13 @@ class ObjectScorer(Scorer):
     def __init__(self, truth: Truth, rules: Rules) -> None:
         super().__init__(truth, rules)
         self._metric = CocoAP(self.iou_type, truth.classes, DETECTIONS)
+        self._scored = False  # some object states a score
         self.unknown: dict[str, int] = {}  # classes that the annotations do not have
 
     def add(self, example: Example, answers: Sequence[Answer]) -> None:
         self.problems["answer not in its format"] += sum(bool(answer.broken) for answer in answers)
         labels = [self._label(label, a) for a in answers for label in self._labels_of(a)]
+        self._scored |= any(answer.scores for answer in answers)
         scores = [score for a in answers for score in (a.scores or [1.0] * a.count)]
         shapes = self._shapes(example, answers)
         kept = [i for i, label in enumerate(labels) if label >= 0 and scores[i] >= self.rules.min_score]
@@ -92,6 +94,9 @@ class ObjectScorer(Scorer):
 
     def resampled(self, weights: Tensor) -> dict[str, Tensor]:
         return resampled_ap(self._evaluated, weights)
+
+    def certainty(self) -> Tensor | None:
+        return certainty(self._evaluated) if self._scored else None
 
     def tables(self) -> dict[str, Rows]:
         counts = torch.zeros(len(self.truth.classes))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufo.metrics.calibration import calibration_sums
 from ufo.metrics.grounding import accuracy, right_sums
 from ufo.metrics.reasoning import Text, image_sums, reasoning_ious
 from ufo.metrics.referring import mask_ious, mask_sums
@@ -29,12 +30,18 @@ class BoxScorer(SumScorer):
 
     headline: ClassVar[str] = f"Acc@{THRESHOLD:g}"
 
+    def __init__(self, truth: Truth, rules: Rules) -> None:
+        super().__init__(truth, rules)
+        self._certain: dict[int, list[tuple[float, bool]]] = defaultdict(
+            list
+        )  # score and whether it is right
+
     def add(self, example: Example, answers: Sequence[Answer]) -> None:
         self.said_nothing(answers)
         boxes = self.boxes(example, answers, corners=True)
+        scores = [s for a in answers for s in (a.scores or [1.0] * a.count)]
         if len(boxes) > 1:
             self.problems["answer with several boxes, of which one counts"] += 1
-            scores = [s for a in answers for s in (a.scores or [1.0] * a.count)]
             boxes = boxes[[int(np.argmax(scores))]]
         found = boxes if len(boxes) else np.zeros((1, 4))
         found = np.where(
@@ -44,9 +51,20 @@ class BoxScorer(SumScorer):
         wanted = torch.tensor([[x, y, x + w, y + h]], dtype=torch.float64)
         sums = right_sums(torch.from_numpy(found), wanted, THRESHOLD)[0]
         self.count(example, sums, kind_of_object(example, self.truth))
+        if any(answer.scores for answer in answers):
+            self._certain[self.rows[example.image]].append((max(scores), bool(sums[0])))
 
     def of_sums(self, sums: Tensor) -> dict[str, Tensor]:
         return accuracy(sums, THRESHOLD)
+
+    def certainty(self) -> Tensor | None:
+        if not self._certain:
+            return None
+        pairs = [
+            torch.tensor(self._certain[row], dtype=torch.float64).reshape(-1, 2)
+            for row in range(len(self.rows))
+        ]
+        return torch.stack([calibration_sums(of_image[:, 0], of_image[:, 1] > 0) for of_image in pairs])
 
 
 class MaskScorer(SumScorer):
