@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
-import functools
 import importlib
 import logging
 import multiprocessing
@@ -120,16 +118,11 @@ def batches(size: int, *sources: str) -> list[str]:
 
 def compose(*overrides: str, config: str = "train") -> DictConfig:
     """The config as `--cfg job` shows it; its interpolations resolve."""
-    cfg = copy.deepcopy(_composed(overrides, config))
-    HydraConfig.instance().set_config(cfg)
-    return cfg
-
-
-@functools.cache  # Hydra takes half a second to four for a config, and many tests look at the same ones
-def _composed(overrides: tuple[str, ...], config: str) -> DictConfig:
     runtime = [f"hydra.runtime.cwd={ROOT}", "hydra.runtime.output_dir=/nowhere"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config, [*runtime, *settable(overrides)], return_hydra_config=True)
+        cfg = hydra.compose(config, [*runtime, *settable(overrides)], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
 
 
 def run(script: str, *overrides: str, out: Path) -> None:

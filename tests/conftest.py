@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; no test asks the hub
 
+import composing
 from commands import ROOT, SCENES, digits
 from sharing import shared
 
@@ -28,6 +29,7 @@ from ufo.tokenizer import UFOTokenizer, build_vocab
 from ufo.types import IGNORE, Batch
 
 torch.set_num_threads(1)  # threads only cost where tensors are tiny
+composing.remember()
 
 CLASSES = ("red cat", "owl", "dog")
 BINS = 48
