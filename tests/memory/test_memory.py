@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from commands import NETWORK, TASKS, resolution
 from tiny_mllm import make_mllm, training_batch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -143,8 +144,11 @@ def test_sharding__keeps_less_the_more_devices(make_model):
 # ---------------------------------------------------------------- the command
 
 
+SMALL = [*NETWORK, *resolution(112, 56)]  # a step of the real sizes takes seconds, also without values
+
+
 def printed(capsys, *overrides: str) -> str:
-    assert main(["memory", *overrides]) == 0
+    assert main(["memory", *overrides, *SMALL]) == 0
     return capsys.readouterr().out
 
 
@@ -162,8 +166,9 @@ def test_command__names_every_source_and_what_it_assumes(capsys):
 
 def test_command__batches_count(capsys):
     total = lambda text: float(next(x for x in text.splitlines() if "digits/caption" in x).split()[-1])  # noqa: E731
-    few = printed(capsys, "experiment=digits", "sources.caption.batch_size=8")
-    many = printed(capsys, "experiment=digits", "sources.caption.batch_size=64")
+    alone = ["experiment=digits", *(f"sources.{task}=null" for task in TASKS if task != "caption")]
+    few = printed(capsys, *alone, "sources.caption.batch_size=64")
+    many = printed(capsys, *alone, "sources.caption.batch_size=512")
     assert total(few) < total(many)
 
 
