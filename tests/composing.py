@@ -18,10 +18,10 @@ from typing import Any
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -30,8 +30,11 @@ from omegaconf.errors import OmegaConfBaseException
 _create_list = defaults_list.create_defaults_list
 _create_map = defaults_list._create_interpolation_map
 _merge = ConfigLoaderImpl._compose_config_from_defaults_list
-_load_file = FileConfigSource.load_config
-_load_resource = ImportlibResourcesConfigSource.load_config
+Plugins.instance()  # imports the sources a second time, and registers these
+FileSource = SourcesRegistry.instance().resolve("file")
+PackageSource = SourcesRegistry.instance().resolve("pkg")
+_load_file = FileSource.load_config
+_load_resource = PackageSource.load_config
 
 _files: dict[object, tuple[ConfigResult, bytes]] = {}
 _lists: dict[object, DefaultsList] = {}
@@ -45,8 +48,8 @@ def remember() -> None:
     defaults_list.create_defaults_list = _kept_list
     defaults_list._create_interpolation_map = _map_if_needed
     ConfigLoaderImpl._compose_config_from_defaults_list = _kept_merge
-    FileConfigSource.load_config = _kept_file
-    ImportlibResourcesConfigSource.load_config = _kept_resource
+    FileSource.load_config = _kept_file
+    PackageSource.load_config = _kept_resource
 
 
 def forget() -> None:
@@ -55,8 +58,8 @@ def forget() -> None:
     defaults_list.create_defaults_list = _create_list
     defaults_list._create_interpolation_map = _create_map
     ConfigLoaderImpl._compose_config_from_defaults_list = _merge
-    FileConfigSource.load_config = _load_file
-    ImportlibResourcesConfigSource.load_config = _load_resource
+    FileSource.load_config = _load_file
+    PackageSource.load_config = _load_resource
 
 
 def _kept_list(repo, config_name, overrides_list, prepend_hydra, skip_missing) -> DefaultsList:
