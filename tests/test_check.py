@@ -295,6 +295,7 @@ def test_evaluation_at_another_resolution(refused, scenes, checkpoint):
     assert "caption at 112 px" in line and "224" in line and "resolution=" in line
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_no_more(tmp_path):
     """What a shell shows: nothing that the tests above would miss because they share a process."""
     done = command("train.py", "sources.caption.task=poetry", out=tmp_path)

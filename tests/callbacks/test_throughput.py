@@ -80,6 +80,7 @@ def test_accumulated_batches_count_as_one_step(tmp_path):
     assert found[1]["speed/images_per_s"] < BATCH / (STEP + LOAD)
 
 
+@pytest.mark.slow
 def test_validation_is_neither_time_nor_waiting(tmp_path):
     class Saved(Callback):
         """Takes long to save, like a large checkpoint."""
