@@ -3,24 +3,28 @@
 Nearly all of the time of a composition goes into files (read some fifty, find the defaults list, merge), and
 the values of the command line come last. So three things are kept: what is in a file, which files some group
 choices lead to, and what these are when merged. Whoever asks gets a copy; a file that changed is read again.
+What the texts of overrides and references (`a=[1,2]`, `${b}`) mean is kept, too: their parser is slow.
 `tests/test_composing.py` compares with Hydra as it is.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import omegaconf.base
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -35,11 +39,15 @@ FileSource = SourcesRegistry.instance().resolve("file")
 PackageSource = SourcesRegistry.instance().resolve("pkg")
 _load_file = FileSource.load_config
 _load_resource = PackageSource.load_config
+_parse_override = OverridesParser.parse_rule
+_parse_reference = omegaconf.base.parse
+_kept_reference = functools.cache(_parse_reference)
 
 _files: dict[object, tuple[ConfigResult, bytes]] = {}
 _lists: dict[object, DefaultsList] = {}
 _merged: dict[object, bytes] = {}
 _alive: dict[int, object] = {}
+_overrides: dict[tuple[str, str], Any] = {}
 
 
 def remember() -> None:
@@ -50,6 +58,8 @@ def remember() -> None:
     ConfigLoaderImpl._compose_config_from_defaults_list = _kept_merge
     FileSource.load_config = _kept_file
     PackageSource.load_config = _kept_resource
+    OverridesParser.parse_rule = _kept_override
+    omegaconf.base.parse = _kept_reference
 
 
 def forget() -> None:
@@ -60,6 +70,8 @@ def forget() -> None:
     ConfigLoaderImpl._compose_config_from_defaults_list = _merge
     FileSource.load_config = _load_file
     PackageSource.load_config = _load_resource
+    OverridesParser.parse_rule = _parse_override
+    omegaconf.base.parse = _parse_reference
 
 
 def _kept_list(repo, config_name, overrides_list, prepend_hydra, skip_missing) -> DefaultsList:
@@ -74,6 +86,12 @@ def _kept_list(repo, config_name, overrides_list, prepend_hydra, skip_missing) -
     found = copy.copy(kept.overrides)
     found.known_choices, found.config_overrides = dict(found.known_choices), overrides.config_overrides
     return DefaultsList(kept.defaults, kept.defaults_tree, overrides.config_overrides, found)
+
+
+def _kept_override(self, s: str, rule_name: str) -> Any:
+    if (s, rule_name) not in _overrides:
+        _overrides[s, rule_name] = _parse_override(self, s, rule_name)
+    return copy.deepcopy(_overrides[s, rule_name])
 
 
 def _map_if_needed(overrides, defaults_list, self_added) -> DictConfig:

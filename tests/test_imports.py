@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 from test_docs import ROOT
@@ -10,6 +11,7 @@ from test_docs import ROOT
 # ---------------------------------------------------------------- who may know whom
 
 
+@functools.cache
 def imports() -> list[tuple[str, str]]:
     """(importing module, imported module) for all of `ufo/`, also inside of functions."""
     found = []
