@@ -28,7 +28,9 @@ def config(*overrides: str):
 
 @pytest.fixture(scope="module")
 def default():
-    return config()
+    cfg = config()
+    check_values(cfg)  # nothing is wrong with it
+    return cfg
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,6 @@ def default():
 )
 def test_a_value_that_no_run_can_use(default, key, value):
     cfg = default.copy()
-    check_values(cfg)
     OmegaConf.update(cfg, key, value, force_add=True)
     with pytest.raises(ValueError, match=key.rpartition(".")[2]) as error:
         check_values(cfg)

@@ -124,10 +124,9 @@ def _composed(arguments: tuple[str, ...], name: str, conf: Path) -> DictConfig:
         cfg = compose(name, overrides=[*settable(arguments), *job], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
-        OmegaConf.set_struct(cfg, False)
-        del cfg["hydra"]
-        OmegaConf.resolve(cfg)
-        return cfg
+        plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        OmegaConf.resolve(plain)
+        return plain
     finally:
         HydraConfig.instance().cfg = None
 
