@@ -5,6 +5,13 @@ BIN := .venv/bin
 WORKERS ?= auto
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
+# types are checked beside the tests, which leave a core idle while they start and end; all else in turn
+MAKEFLAGS += --jobs=2
+ifneq ($(filter check test,$(MAKECMDGOALS)),)
+types quick: | lint
+slow: | quick
+endif
+
 .PHONY: setup demo check lint types quick slow fix test docs lock
 
 setup: .venv/.installed
