@@ -20,8 +20,10 @@ __all__ = ["load"]
 def load(
     path: str | Path, device: str = "cpu", base: str | Path | None = None, experiment: str | None = None
 ) -> UFO:
-    """The model of a checkpoint (a model folder, a Lightning `.ckpt`, a released file), ready to predict.
+    """The model of a checkpoint, ready to predict.
 
+    `path` is a model folder, a run, a Lightning `.ckpt`, a released file, or a name on the hub, "user/name"
+    or "user/name@revision", of which config, tokenizer and safetensors are downloaded.
     `base` says where the base of a LoRA is, if it has moved since the training; `experiment` which one a
     released file came from, if it has another name now.
     """

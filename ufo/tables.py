@@ -44,6 +44,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as a table of markdown; bars and line ends in a cell do not break it."""
+    cells = [list(head), ["---"] * len(head), *map(list, rows)]
+    lines = [" | ".join(" ".join(c.replace("|", "\\|").split()) for c in row) for row in cells]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 

@@ -31,6 +31,7 @@ from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import grow, pretrained_lm, pretrained_sam
 from ufo.checkpoints.bounds import no_more_than
 from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.hub_models import fetch_model, hub_name
 from ufo.checkpoints.model_folder import FORMAT, NET, previous, save, twins
 from ufo.checkpoints.read import build, build_for, check_architecture, load_weights, no_values, read
 from ufo.checkpoints.transformers_folder import download, downloaded
@@ -62,7 +63,7 @@ def load(
     base: str | Path | None = None,
     experiment: str | None = None,
 ) -> UFO:
-    """The model of a checkpoint (folder, `.ckpt` or released `.pth`), ready to predict.
+    """The model of a checkpoint (folder, `.ckpt`, released `.pth`, name on the hub), ready to predict.
 
     Args:
         base: where the base of a LoRA is now, if it has moved since; the model under a released LoRA whose
@@ -72,6 +73,8 @@ def load(
     Raises CheckpointError if it is not a checkpoint of this project or does not match itself or its base.
     """
     overrides = [f"experiment={experiment}"] if experiment else []
+    if name := hub_name(path):
+        path = fetch_model(name)
     description, weights = read(path, base=base, overrides=overrides)
     # all values are in files
     with no_values(), no_more_than(weights, elsewhere=bool(description.get("base"))):

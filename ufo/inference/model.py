@@ -1,4 +1,4 @@
-"""The methods that a model has for its users: `predict` and `stream`. `UFO` inherits them.
+"""The methods that a model has for its users: `predict`, `stream`, `push_to_hub`. `UFO` inherits them.
 
 Shapes: `N` objects, `H W` pixels of a picture; boxes are xyxy in its pixels.
 """
@@ -6,7 +6,7 @@ Shapes: `N` objects, `H W` pixels of a picture; boxes are xyxy in its pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -249,6 +249,63 @@ class Inference:
         answer = partial(answered, model, requests, batch_size=batch_size, score=score, computing=precision)
         found = _streamed(answer, opened, batch_size, progress)
         return (results[requests[0].task] for results in found) if isinstance(task, str) else found
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str = "",
+        results: Mapping[str, float | None] | None = None,
+        command: str = "",
+        licence: str = "",
+        pictures: Sequence[Picture] = (),
+    ) -> Path:
+        """Write a model folder with a model card (README.md), whole or not at all; `ufo.load` takes it.
+
+        That of a language model without adapters is one of transformers, too: `from_pretrained` takes it.
+
+        Args:
+            folder: a new one, or a model folder, which is replaced.
+            name: what the card calls it; default: the folder's name.
+            results, command, licence, pictures: of the card, as in `push_to_hub`.
+
+        Raises CheckpointError if it cannot be written.
+        """
+        from ufo.checkpoints.hub_models import save_pretrained
+
+        card = {"results": results, "command": command, "licence": licence, "pictures": pictures}
+        return save_pretrained(cast("UFO", self), folder, name=name, **card)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        results: Mapping[str, float | None] | None = None,
+        command: str = "",
+        licence: str = "",
+        pictures: Sequence[Picture] = (),
+        message: str = "Upload a model",
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the hub of Hugging Face, for `ufo.load("user/name")`; gives its address.
+
+        Args:
+            repository: "user/name"; it is made if it is not there.
+            private: whether others can see a repository that is made; default: as the account has it.
+            results: metrics by their names, for the card.
+            command: the one that measured them.
+            licence: of the weights, in the hub's words ("apache-2.0"); default: the card says there is none.
+            pictures: anything that `predict` takes; what the model finds in them is drawn into the card.
+            message: of the commit.
+            token: of an account that may write there; default: HF_TOKEN, or that of `hf auth login`.
+
+        Raises CheckpointError where it cannot be uploaded, and for a LoRA whose base is only on this machine.
+        """
+        from ufo.checkpoints.hub_models import push
+
+        card = {"results": results, "command": command, "licence": licence, "pictures": pictures}
+        return push(cast("UFO", self), repository, private=private, message=message, token=token, **card)
 
 
 def _streamed(
