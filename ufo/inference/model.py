@@ -273,7 +273,12 @@ class Inference:
         """
         from ufo.checkpoints.hub_models import save_pretrained
 
-        card = {"results": results, "command": command, "licence": licence, "pictures": pictures}
+        card: dict[str, Any] = {
+            "results": results,
+            "command": command,
+            "licence": licence,
+            "pictures": pictures,
+        }
         return save_pretrained(cast("UFO", self), folder, name=name, **card)
 
     def push_to_hub(
@@ -304,7 +309,12 @@ class Inference:
         """
         from ufo.checkpoints.hub_models import push
 
-        card = {"results": results, "command": command, "licence": licence, "pictures": pictures}
+        card: dict[str, Any] = {
+            "results": results,
+            "command": command,
+            "licence": licence,
+            "pictures": pictures,
+        }
         return push(cast("UFO", self), repository, private=private, message=message, token=token, **card)
 
 
