@@ -170,7 +170,7 @@ def test_boxes_inside_out_are_misses_and_counted(tmp_path, folder):
         (lambda r: None, (), "say it: --boxes"),
         (lambda r: None, ("--boxes", "xywh", "--scale", "0-100"), "--scale 0-100"),
         (lambda r: None, ("--boxes", "xywh", "--of", "448"), "resized:HEIGHTxWIDTH"),
-        (lambda r: None, ("--answers", "qwen"), "count in different units"),
+        (lambda r: [a.update(answer="x") for a in r], ("--answers", "qwen"), "count in different units"),
         (lambda r: r[0].update(answer=3), ("--answers", "json", "--scale", "0-1"), "has no text"),
         (lambda r: None, ("--boxes", "xywh", "--resamples", -1), "--resamples must be"),
     ],
@@ -247,3 +247,47 @@ def test_expressions_of_jsonl(tmp_path):
     assert run(path, "--against", truth, "--task", "grounding", *words) == 0
     result = json.loads((tmp_path / "o.json").read_text())
     assert result["metrics"]["Acc@0.5"]["value"] == 0.5 and result["missing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"category_id": {"a": 1}, "bbox": [1, 2, 3, 4]}, "a class name or a category id"),
+        ({"category_id": 3, "bbox": "1,2,3,4"}, "no box of four numbers"),
+        ({"category_id": 3, "bbox": [[1, 2, 3, 4]] * 2, "score": [0.5]}, "1 scores for 2 objects"),
+        ({"bbox": [1, 2, 3, 4]}, "does not say the class"),
+    ],
+)
+def test_odd_objects_end_in_one_sentence(tmp_path, capsys, record, expected):
+    truth = write(tmp_path / "t.json", coco())
+    found = write(tmp_path / "f.json", [{"image_id": 4, **record}])
+    assert run(found, "--against", truth, "--task", "detection") == 1
+    error = capsys.readouterr().err.strip()
+    assert expected in error and len(error.splitlines()) == 1
+
+
+def test_only_unknown_classes_and_ids_as_texts(tmp_path, capsys):
+    truth = write(tmp_path / "t.json", coco())
+    strange = {"image_id": 4, "category": "owl", "bbox": [1, 2, 3, 4], "score": 0.5}
+    words = ("--against", truth, "--task", "detection", "--resamples", 5, "--json", tmp_path / "o.json")
+    assert run(write(tmp_path / "f.json", [strange]), *words) == 0
+    result = json.loads((tmp_path / "o.json").read_text())
+    assert result["metrics"]["mAP"]["value"] == 0 and "owl (1)" in "".join(result["remarks"])
+    box = coco()["annotations"][0]["bbox"]
+    texts = {"image_id": "4", "category_id": "3", "bbox": box, "score": 0.5}
+    assert run(write(tmp_path / "f.json", [texts]), *words) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["metrics"]["mAP"]["value"] > 0
+
+
+def test_empty_files_and_other_files(tmp_path, capsys):
+    truth = write(tmp_path / "t.json", coco())
+    (tmp_path / "table.csv").write_text("a,b")
+    (tmp_path / "long.json").write_text(
+        '[{"image_id": 4, "bbox": [1, 2, ' + "9" * 5000 + ", .4]}]"
+    )  # and no JSON
+    (tmp_path / "f.json").write_text("[]")
+    for name in ("f.json", "table.csv", "gone.json", "long.json"):
+        found = tmp_path / name
+        assert run(found, "--against", truth, "--task", "detection") == 1
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1 and found.name in error

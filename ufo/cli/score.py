@@ -62,8 +62,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, print and write."""
-    if not 0 <= args.resamples <= 100_000:
-        raise CommandError(f"--resamples must be between 0 and 100000, not {args.resamples}")
+    if not 0 <= args.resamples <= 10_000:
+        raise CommandError(f"--resamples must be between 0 and 10000, not {args.resamples}")
     if args.versus and not args.resamples:
         raise CommandError("--versus tests with resamples; leave --resamples 0 out")
     for written in (args.out, args.json):

@@ -32,6 +32,16 @@ _decode = json.JSONDecoder().raw_decode
 _decode_long = json.JSONDecoder(parse_int=_number).raw_decode  # slower
 
 
+def _parse(text: str, at: int) -> tuple[Any, int]:
+    """The value that begins at `at`, and where it ends; a number of thousands of digits is no error."""
+    try:
+        return _decode(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _decode_long(text, at)
+
+
 def loads(content: str | bytes) -> Any:
     """As `json.loads`, but a number of any length is none that ends the reading of a file."""
     try:
@@ -145,14 +155,12 @@ class _Text:
         self.peek()
         while True:
             try:
-                value, end = _decode(self._text, self._at)
+                value, end = _parse(self._text, self._at)
             except json.JSONDecodeError as error:
                 unfinished = error.pos > len(self._text) - _NEAR_END or error.msg.startswith("Unterminated")
                 if unfinished and self._more():
                     continue
                 raise self.error(error.msg, error.pos) from None
-            except ValueError:
-                value, end = _decode_long(self._text, self._at)
             # a number at the very end of the window may go on
             if end < len(self._text) or not self._more():
                 self._at = end

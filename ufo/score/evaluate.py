@@ -62,8 +62,8 @@ class Result:
 def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: Resampling) -> Result:
     """Score a prediction file. Raises DataError in one sentence."""
     texts = text_format(declared.answers, task)
-    convention = convention_of(path, declared, texts) if needs_boxes(task) else None
     answers = read_predictions(path, texts)
+    convention = convention_of(path, declared, texts) if needs_boxes(task) else None
     joined = join(truth, answers, path)
     folder = path if path.is_dir() else path.parent
     scorer = make_scorer(task, truth, Rules(folder, convention, declared.min_score))
@@ -77,7 +77,7 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     resampled = scorer.resampled(weights) if resampling.resamples else {}
     tables = scorer.tables()
     sums = scorer.certainty()
-    if sums is not None and _are_probabilities(answers, remarks):
+    if sums is not None and sums.any() and _are_probabilities(answers, remarks):
         values |= {name: float(value) for name, value in calibration(sums.sum(0)).items()}
         if resampling.resamples:
             resampled |= calibration((weights @ sums.flatten(1)).unflatten(1, sums.shape[1:]))

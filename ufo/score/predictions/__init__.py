@@ -33,7 +33,7 @@ def read_predictions(path: Path, texts: TextFormat | None) -> list[Answer]:
     if path.is_dir():
         return _pictures(path)
     if not path.is_file():
-        raise DataError(f"there is no file or folder {path}{beside(path)}.")
+        raise DataError(f"there is no file or folder {path}{beside(path)}")
     if is_coco_results(path):
         return _of_json(path, texts)
     if path.suffix.lower() in (".jsonl", ".ndjson"):

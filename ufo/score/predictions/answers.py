@@ -152,7 +152,10 @@ def _labels(record: dict[str, Any], count: int, where: str) -> list[int | str] |
     labels = value if isinstance(value, list) else [value] * count
     if len(labels) != count:
         raise DataError(f"{where} has {len(labels)} labels for {count} objects; give one for each.")
-    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in labels]
+    labels = [int(v) if isinstance(v, float) and v.is_integer() else v for v in labels]
+    if not all(isinstance(v, (int, str)) for v in labels):
+        raise DataError(f"{where}: the label of an object is a class name or a category id.")
+    return labels
 
 
 def without_scores(answers: Sequence[Answer]) -> int:

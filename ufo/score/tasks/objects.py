@@ -74,6 +74,8 @@ class ObjectScorer(Scorer):
         """The class's index; -1 where the annotations have no such class, which is counted."""
         if isinstance(label, str):
             found = find_class(label, self.truth.classes)[0]
+            if found < 0 and label.isascii() and label.isdigit():  # an id as text
+                found = self.truth.categories.get(int(label), -1)
         else:
             found = self.truth.categories.get(label, -1)
         if found < 0:

@@ -30,7 +30,7 @@ class Wanted:
 def read_truth(path: Path, wanted: Wanted) -> Truth:
     """COCO (`.json`), JSONL, or a folder of RefCOCO, gRefCOCO, ReasonSeg or label maps. Raises DataError."""
     if not path.exists():
-        raise DataError(f"there is no file or folder {path}{beside(path)}.")
+        raise DataError(f"there is no file or folder {path}{beside(path)}")
     if path.is_file():
         return read_jsonl(path, wanted.images) if path.suffix.lower() == ".jsonl" else read_coco(path)
     if wanted.refs or any(path.glob("refs(*).p")) or any(path.glob("grefs(*).json")):
