@@ -72,8 +72,11 @@ def begun_with(root: Mapping[str, Any], name: str, split: str) -> int | None:
     try:
         if root.get("resume") == "never":
             return None
+        runs = Path(root["paths"]["runs"])
+        if not runs.is_dir():  # the name of a run takes longer to find out, and many values ask for it
+            return None
         # `data list` and others compose without a run, which then has no name
-        begun: Any = OmegaConf.load(Path(root["paths"]["runs"], str(root["name"]), "config.yaml"))
+        begun: Any = OmegaConf.load(runs / str(root["name"]) / "config.yaml")
         found = begun.prepare[name][split]
     except (OSError, ValueError, TypeError, AttributeError, KeyError, YAMLError, OmegaConfBaseException):
         return None
