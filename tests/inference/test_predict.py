@@ -207,6 +207,14 @@ def test_several_tasks_at_once(model, tmp_path):
     assert [list(one) for one in both] == [["detection"]] * 2
 
 
+def test_a_notebook_shows_the_drawing(model):
+    formatters = pytest.importorskip("IPython.core.formatters")
+    for found in (model.predict(pixels(), "detection"), model.predict(pixels())):
+        shown, _ = formatters.DisplayFormatter().format(found)
+        assert PIL.Image.open(io.BytesIO(shown["image/png"])).size == found.plot().size
+        assert shown["text/plain"] == repr(found)
+
+
 def test_what_supervision_is_given(model, monkeypatch):
     """The library itself is not needed to know what it gets."""
     fake = types.ModuleType("supervision")

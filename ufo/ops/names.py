@@ -39,14 +39,21 @@ def find_class(text: str, classes: Sequence[str]) -> tuple[int, str]:
     A name may itself hold commas: the longest that fits wins. The index is -1 if no class, or more than one,
     is meant; the text is then what follows the first comma.
     """
-    tables, most = _tables(tuple(classes))
+    names = tuple(classes)
+    _, most = _tables(names)
     fields = text.split(",")
     for end in range(min(most, len(fields)), 0, -1):
-        name = ",".join(fields[:end])
-        for fold, table in zip(FOLDS, tables, strict=True):
-            if (index := table.get(fold(name), -1)) >= 0:
-                return index, ",".join(fields[end:])
+        if (index := _index(",".join(fields[:end]), names)) >= 0:
+            return index, ",".join(fields[end:])
     return -1, ",".join(fields[1:])
+
+
+@lru_cache(maxsize=4096)  # most queries of an image say the same
+def _index(name: str, classes: tuple[str, ...]) -> int:
+    """Index of the class of that name by the strictest comparison that finds one; -1: none, or several."""
+    tables, _ = _tables(classes)
+    found = (table.get(fold(name), -1) for fold, table in zip(FOLDS, tables, strict=True))
+    return next((index for index in found if index >= 0), -1)
 
 
 @lru_cache(maxsize=64)
