@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from gpu_attention import attention
 from gpu_memory import fits, memory
 from gpu_mllm import lora, mllm
 from gpu_rows import Bench, Row
@@ -25,11 +26,12 @@ from gpu_vit import infer, train
 
 # part: what yields its rows, and its time limit in seconds; together less than four minutes
 PARTS = {
-    "train": (train, 50),
-    "infer": (infer, 60),
-    "mllm": (mllm, 40),
-    "lora": (lora, 30),
-    "memory": (memory, 30),
+    "train": (train, 45),
+    "infer": (infer, 50),
+    "attention": (attention, 30),
+    "mllm": (mllm, 35),
+    "lora": (lora, 25),
+    "memory": (memory, 25),
     "fits": (fits, 30),
 }
 COLUMNS = ("ms", "images/s", "boxes/s", "TFLOP", "of rate", "kernels", "busy ms", "GB", "estimated GB")

@@ -66,15 +66,18 @@ def step_of(
 
 def train(bench: Bench) -> Rows:
     for task in tasks_of(bench):
-        for checkpointing in (False, True) if task == "detection" else (False,):
+        options = ["", "checkpointing", *(["Triton attention"] if bench.cuda else [])]
+        for option in options if task == "detection" else options[:1]:
             count = 1 if bench.miniature else BATCHES.get(task, 3)
-            name = f"{task}, batch {count}" + (", checkpointing" if checkpointing else "")
-            yield name, partial(_train, bench, task, count, checkpointing)
+            name = f"{task}, batch {count}" + (option and f", {option}")
+            yield name, partial(_train, bench, task, count, option)
 
 
-def _train(bench: Bench, task: str, count: int, checkpointing: bool) -> dict[str, float]:
+def _train(bench: Bench, task: str, count: int, option: str) -> dict[str, float]:
     model, pixels = model_of(bench, task)
-    model.train().backbone.gradient_checkpointing = checkpointing
+    model.train().backbone.gradient_checkpointing = option == "checkpointing"
+    if option == "Triton attention":
+        model.use_triton_attention()
     batch = batch_of(bench, task, pixels, count)
     return bench.measure(step_of(bench, model, lambda: model.loss(batch)["loss"]), count)
 

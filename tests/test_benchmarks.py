@@ -16,7 +16,7 @@ RUNS = {
         "one without annotations, spawn",
     ),
     "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
-    "gpu": (["--miniature", "--parts", "train", "mllm", "--limit", "9"], "one answer: calls"),
+    "gpu": (["--miniature", "--parts", "train", "attention", "mllm", "--limit", "9"], "one answer: calls"),
     "launches": ([*SMALL, "--tasks", "detection"], "training step"),
     "train_step_vit": ([*SMALL, "--objects", "3"], "grounding"),
     "decode_mllm": (

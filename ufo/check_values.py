@@ -73,7 +73,7 @@ NUMBERS = {
     "trainer.num_nodes": COUNT,
     "callbacks.checkpoint.every_n_train_steps": COUNT,
 }
-SWITCHES = ("compile", "cuda_graphs", "deterministic", "strict_init")
+SWITCHES = ("compile", "cuda_graphs", "deterministic", "strict_init", "triton_attention")
 MANY_PROCESSES = 8
 """So many processes of a CPU run are never refused, however few cores there are."""
 

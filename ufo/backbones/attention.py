@@ -61,7 +61,7 @@ def _position_keys(height: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([eye_y.repeat_interleave(width, 0), eye_x.repeat(height, 1)], dim=-1)
 
 
-def _relative_bias(q: Tensor, size: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def relative_bias(q: Tensor, size: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """What each query adds to every row and to every column of patches: `[W, h, N, H]`, `[W, h, N, W]`."""
     grid = q.unflatten(2, size)  # [W, h, H, W, d]
     by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, relative_rows(tables[0], size[0]))
@@ -82,7 +82,7 @@ def image_attention(
     q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `tables` are the two relative-position tables or None;
     `prompt` = keys and values `[W, h, n, d]` and the mask `[W, n]` (True = visible). Returns `[W, h, N, d]`.
     """
-    bias = None if tables is None else _relative_bias(q, size, tables)
+    bias = None if tables is None else relative_bias(q, size, tables)
     return _augmented(q, k, v, size, bias, prompt)
 
 
