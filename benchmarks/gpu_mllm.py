@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from omegaconf import OmegaConf
 
 from ufo.backbones.context import AnswerCache
 from ufo.backbones.internvl import InternVL
-from ufo.backbones.lora import apply_lora
+from ufo.backbones.lora import apply_lora, pack
 from ufo.head.greedy import greedy
 from ufo.head.guesses import MaskRun
 from ufo.head.strategy import Strategy
@@ -106,9 +107,13 @@ def lora(bench: Bench) -> Rows:
     sizes = ((1, 1),) if bench.miniature else ((1, 4), (2, 1), (2, 2), (3, 1))
     for tiles, batch in sizes:
         yield f"{448 * tiles} px, batch {batch}", partial(_lora, bench, 448 * tiles, batch)
+    if find_spec("bitsandbytes"):
+        tiles, batch = sizes[-2 if len(sizes) > 1 else 0]
+        name = f"{448 * tiles} px, batch {batch}, base in four bits"
+        yield name, partial(_lora, bench, 448 * tiles, batch, bits=True)
 
 
-def _lora(bench: Bench, pixels: int, batch: int) -> dict[str, float]:
+def _lora(bench: Bench, pixels: int, batch: int, bits: bool = False) -> dict[str, float]:
     backbone = backbone_of(bench)
     backbone.gradient_checkpointing = True
     name = "referring_segmentation"
@@ -116,6 +121,8 @@ def _lora(bench: Bench, pixels: int, batch: int) -> dict[str, float]:
     model = UFO(backbone, Vocabulary(len(backbone.output_embedding)), tasks, mask_points=0)
     settings = {k: v for k, v in OmegaConf.load(CONF / "lora" / "official.yaml").items() if k != "_target_"}
     apply_lora(backbone, settings)
+    if bits:
+        pack(backbone)
     model.to(bench.device).train()
     asked, prompt, forced = written(model, Step(name, name, batch, pixels), Assumed())
     asked.masks = torch.zeros(asked.masks.shape, dtype=torch.uint8, device=bench.device)

@@ -15,8 +15,10 @@ import lightning as L
 import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from ufo.backbones import lora
 from ufo.callbacks.final_validation import FinalValidation
 from ufo.callbacks.loggers import forgiving
 from ufo.callbacks.progress import Progress
@@ -29,7 +31,7 @@ from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.precision import chosen_precision
-from ufo.modules.strategies import for_evaluation
+from ufo.modules.strategies import FSDP, for_evaluation
 from ufo.ops.nearest import instead
 from ufo.provenance import settings_of, trace
 from ufo.runs.quiet import quieten
@@ -214,6 +216,21 @@ def choose_kernels(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
     """Take the kernels that the config asks for. Raises ValueError where the trainer's device has none."""
     if cfg.triton_attention:
         model.use_triton_attention(trainer.strategy.root_device)
+
+
+def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
+    """Put the base of a LoRA into four bits where `lora.bits` says so, on the trainer's device.
+
+    Raises ValueError where that does not go together with the rest of the config.
+    """
+    if not (model.backbone.lora or {}).get("bits"):
+        return
+    if cfg.compile or isinstance(trainer.strategy, (FSDP, DeepSpeedStrategy)):
+        raise ValueError(
+            "lora.bits=4 goes with compile=false and one device or trainer=ddp: packed weights are neither "
+            "compiled nor spread over devices"
+        )
+    lora.shrink_base(model.backbone, trainer.strategy.root_device)
 
 
 def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callback]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ufo.backbones.base import Backbone
+from ufo.backbones.four_bits import FourBitLinear, check_installed
 from ufo.ops.autocast import autocasts
 
 SAMPLES = 1024  # values of each tensor that a fingerprint reads
@@ -37,6 +38,7 @@ class LoRASettings:
         dora: learn the length of each weight column beside its direction.
         train_vision, train_projector, train_lm, train_embeddings: whether the weights of that part train in
             full. Embeddings are the token embedding, the output head and the norm before it.
+        bits: 4 keeps the frozen weights that adapters sit on in four bits (`shrink_base`); None as they are.
         fresh_norm: start that norm at ones instead of the pretrained values (the published full models).
     """
 
@@ -51,6 +53,7 @@ class LoRASettings:
     train_lm: bool = True
     train_embeddings: bool = True
     fresh_norm: bool = False
+    bits: int | None = None
 
     def trains(self, part: str) -> bool:
         """Whether the weights of a part (see `Backbone.part_of`) train in full."""
@@ -65,6 +68,8 @@ def apply_lora(backbone: Backbone, settings: LoRASettings | Mapping[str, Any]) -
     if not isinstance(settings, LoRASettings):
         settings = LoRASettings(**settings)
     trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    if settings.bits is not None:
+        _check_bits(backbone, settings)
     if settings.r is not None:
         _check(settings)
         _insert(backbone, settings)
@@ -74,6 +79,8 @@ def apply_lora(backbone: Backbone, settings: LoRASettings | Mapping[str, Any]) -
     if not any(p.requires_grad for p in backbone.parameters()):
         raise ValueError("lora freezes every weight; let a part train (lora.train_lm=true) or set lora.r")
     backbone.lora = None if settings == LoRASettings() else asdict(settings)
+    if backbone.lora and settings.bits is None:
+        del backbone.lora["bits"]  # as in checkpoints from before there was a choice
 
 
 def _check(settings: LoRASettings) -> None:
@@ -88,6 +95,22 @@ def _check(settings: LoRASettings) -> None:
         re.compile(settings.targets)
     except re.error as error:
         raise ValueError(f"lora.targets is not a regular expression: {error}") from error
+
+
+def _check_bits(backbone: Backbone, settings: LoRASettings) -> None:
+    if settings.bits != 4:
+        raise ValueError(f"lora.bits is 4 or null, not {settings.bits}")
+    if settings.r is None or settings.dora or settings.train_lm:
+        raise ValueError(
+            "lora.bits=4 is for frozen weights under adapters: it goes with lora.r, lora.dora=false and "
+            "lora.train_lm=false, as lora=qlora has it"
+        )
+    if backbone.output_embedding.dtype != torch.bfloat16:
+        raise ValueError(
+            "lora.bits=4 is for language models in bfloat16, for all that does not take four bits: add "
+            "backbone.network.dtype=bfloat16"
+        )
+    check_installed()
 
 
 def _insert(backbone: Backbone, settings: LoRASettings) -> None:
@@ -123,6 +146,38 @@ def _insert(backbone: Backbone, settings: LoRASettings) -> None:
 def _cast_where_autocast_does_not(module: Any, inputs: tuple[Any, ...]) -> None:
     """Of an input in bf16 peft makes float32, the type of the adapters, and autocast bf16 again."""
     module.cast_input_dtype_enabled = not autocasts(inputs[0].device)
+
+
+# ---------------------------------------------------------------- four bits
+
+
+def shrink_base(backbone: Backbone, device: torch.device | None = None) -> None:
+    """Put the weights that adapters sit on into four bits where the settings say so, once they are loaded.
+
+    `device`: where that happens and where they stay. Raises ValueError where no file holds the weights, which
+    a checkpoint then leaves out.
+    """
+    if not backbone.lora or not backbone.lora.get("bits"):
+        return
+    kept = set() if backbone.base is None else {plain_name(name) for name in backbone.base["except"]}
+    if backbone.base is None or any(f"{name}.weight" in kept for name in _adapted(backbone)):
+        raise ValueError(
+            "lora.bits=4 saves adapters only, and no file holds the weights under them: start from a "
+            "language model (init=FOLDER or backbone.network.pretrained=NAME)"
+        )
+    pack(backbone, device)
+
+
+def pack(backbone: nn.Module, device: torch.device | None = None) -> None:
+    """Put the weights under all adapters into four bits, wherever they come from."""
+    for module in _adapted(backbone).values():
+        if isinstance(module.get_base_layer(), nn.Linear):
+            module.base_layer = FourBitLinear(module.get_base_layer(), device)
+
+
+def in_four_bits(model: nn.Module) -> list[FourBitLinear]:
+    """The layers that hold four bits a weight, which are no parameters."""
+    return [module for module in model.modules() if isinstance(module, FourBitLinear)]
 
 
 # ---------------------------------------------------------------- names and values
@@ -185,9 +240,13 @@ def start_adapters(backbone: nn.Module) -> None:
 def merge_lora(backbone: Backbone) -> None:
     """Add the adapters to the weights they sit on and take them out; predictions stay the same.
 
+    Of weights in four bits become those that they stand for, in the type that they had before.
+
     Raises ValueError where an adapter holds values that are no numbers.
     """
     for name, module in _adapted(backbone).items():
+        if isinstance(module.get_base_layer(), FourBitLinear):
+            module.base_layer = module.get_base_layer().unpacked()
         module.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(backbone.get_submodule(parent), child, module.get_base_layer())

@@ -25,6 +25,7 @@ from ufo.backbones.lora import (
     frozen,
     has_adapters,
     plain_name,
+    shrink_base,
     start_adapters,
 )
 from ufo.backbones.vocabulary import fit_vocabulary
@@ -81,6 +82,7 @@ def load(
         model = build_for(description, path)
     weights = _with_base(model, weights, description.get("base"), base, path)
     load_weights(model, weights, path, assign=True)
+    shrink_base(model.backbone, torch.device(device))
     return model.to(device).eval()
 
 

@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> float | None:
             initialise(model, cfg.init, cfg.strict_init)
         if start:
             check_base(model, start.path)
+        build.shrink_base(cfg, model, trainer)
 
     with clear_errors(RUNNING):
         if start and start.steps >= trainer.max_steps > -1:

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ufo.backbones.lora import in_four_bits
 from ufo.ops.autocast import said_of_meta
 
 # functions that autocast computes in half precision, and in float32, by their names in torch
@@ -229,7 +230,8 @@ class Activations:
 @contextmanager
 def _without_weights(model: nn.Module, live: LiveBytes) -> Iterator[None]:
     """Weights and their gradients are not counted as activations; the gradients are gone afterwards."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    packed = [module.packed for module in in_four_bits(model)]
+    for tensor in (*model.parameters(), *model.buffers(), *packed):
         live.leave_out(tensor)
     trained = [p for p in model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(lambda p: live.leave_out(p.grad)) for p in trained]

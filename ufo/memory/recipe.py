@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ufo.backbones.lora import apply_lora
+from ufo.backbones.lora import apply_lora, pack
 from ufo.checkpoints.read import no_values
 from ufo.checkpoints.recipes import make_tasks
 from ufo.head.teacher import TeacherForcing
@@ -94,6 +94,8 @@ def meta_model(cfg: DictConfig, tokens: int | None = None) -> UFO:
         model = UFO(backbone, words, make_tasks(cfg), mask_points=cfg.mask_points)
         apply_lora(backbone, instantiate(cfg.lora))
     model.to("meta")
+    if (backbone.lora or {}).get("bits"):
+        pack(backbone)
     if cfg.triton_attention:
         model.use_triton_attention()
     return model.train()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ufo.backbones.lora import in_four_bits
+
 STRATEGIES = ("ddp", "fsdp", "deepspeed_stage2", "deepspeed_stage3")
 BUCKETS = 2 * 2 * 2e8  # bytes of two buckets of DeepSpeed's default size in bfloat16
 
@@ -33,8 +35,10 @@ def size_of(model: nn.Module) -> Size:
     trained = [p for p in weights if p.requires_grad]
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     layers = [_numbers(layer.parameters()) for m in lists for layer in m]
-    sizes = _numbers(weights), _numbers(trained), max(layers, default=0)
-    return Size(*sizes, _bytes(weights), _bytes(trained))
+    packed = in_four_bits(model)
+    numbers = _numbers(weights) + sum(m.in_features * m.out_features for m in packed)
+    stored = _bytes(weights) + sum(m.stored for m in packed)
+    return Size(numbers, _numbers(trained), max(layers, default=0), stored, _bytes(trained))
 
 
 def _numbers(weights) -> int:

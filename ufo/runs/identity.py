@@ -63,7 +63,7 @@ def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]
         "classes": {task: list(names) for task, names in model.classes.items()},
         "vocabulary": _digest("\n".join(model.tokenizer.vocab).encode("utf-8", "surrogatepass")),
         "backbone": {"type": type(model.backbone).__name__, **network},
-        "lora": plain["lora"],
+        "lora": _same_adapters(plain["lora"]),
         "init": _start(plain["init"]),
         "optimizer": _same_steps(plain["optimizer"]),
         "ramp": plain["backbone"].get("ramp"),
@@ -81,6 +81,11 @@ def describe(cfg: DictConfig, model: UFO, data: UFODataModule) -> dict[str, Any]
         "trainer": _clipping(cfg),
     }
     return json.loads(json.dumps(found, default=str))
+
+
+def _same_adapters(lora: dict[str, Any]) -> dict[str, Any]:
+    """Runs from before there was a choice of `bits` say nothing of it."""
+    return {key: value for key, value in lora.items() if key != "bits" or value is not None}
 
 
 def _clipping(cfg: DictConfig) -> dict[str, Any]:
