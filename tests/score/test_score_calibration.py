@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from score_files import SIZE, coco, detections, refcoco, refs, write
 from torchmetrics.functional.classification import binary_calibration_error
 
+from ufo.cli.main import main
 from ufo.metrics.calibration import BINS, calibration, calibration_sums
 from ufo.score import report
+from ufo.score.diagram import MARGIN, SIDE, reliability_diagram
 from ufo.score.evaluate import Declared, Resampling, score
 from ufo.score.truth import Wanted, read_truth
 
@@ -141,3 +144,35 @@ def test_a_random_file_is_no_better_than_chance(tmp_path):
     found = detections(content, jitter=2.0)
     result = score(write(tmp_path / "f.json", found), truth, "detection", Declared(), Resampling(0))
     assert result.values["ECE"] > 0.2
+
+
+def test_a_diagram_has_its_points_where_they_belong(tmp_path):
+    rows = {
+        "0.20 to 0.27": {"count": 10.0, "mean score": 0.25, "right": 0.75},
+        "0.73 to 0.80": {"count": 40.0, "mean score": 0.75, "right": 0.75},
+    }
+    picture = reliability_diagram(rows, "title")
+    for row in rows.values():
+        at = MARGIN + int(row["mean score"] * SIDE), MARGIN + int((1 - row["right"]) * SIDE)
+        assert picture.getpixel(at) == (194, 59, 34)
+    # bars of predictions: full height of a third for the most frequent, a quarter of it for the other
+    for x, heights in ((0.235, (0.07, 0.1)), (0.765, (0.3, 0.36))):
+        inside, above = (
+            picture.getpixel((MARGIN + int(x * SIDE), MARGIN + int((1 - y) * SIDE))) for y in heights
+        )
+        assert inside == (198, 212, 232) and above == (255, 255, 255)
+
+
+def test_the_command_draws_it_or_says_why_not(tmp_path, capsys):
+    content = coco()
+    truth, found = write(tmp_path / "t.json", content), detections(content)
+    words = ["--against", str(truth), "--task", "detection", "--resamples", "0", "--diagram"]
+    path = str(write(tmp_path / "f.json", found))
+    assert main(["score", path, *words, str(tmp_path / "d.png")]) == 0
+    assert PIL.Image.open(tmp_path / "d.png").size == (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
+    capsys.readouterr()
+    assert main(["score", path, *words, str(tmp_path / "d.txt")]) == 1
+    assert "pictures are .png" in capsys.readouterr().err
+    bare = str(write(tmp_path / "g.json", [{k: v for k, v in r.items() if k != "score"} for r in found]))
+    assert main(["score", bare, *words, str(tmp_path / "e.png")]) == 1
+    assert "state none" in capsys.readouterr().err and not (tmp_path / "e.png").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ufo.cli import CommandError
 from ufo.cli.files import write_results
+from ufo.data.image_files import PICTURE_SUFFIXES
 
 TASKS = (
     "detection",
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--out", type=Path, help="write the table as Markdown")
     result.add_argument("--json", type=Path, help="write everything in full precision")
+    result.add_argument("--diagram", type=Path, help="draw how far scores are probabilities, as .png")
     result.add_argument("--wandb", metavar="PROJECT", help="log to this project of Weights & Biases")
     parser.set_defaults(run=run)
 
@@ -66,10 +68,13 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--resamples must be between 0 and 10000, not {args.resamples}")
     if args.versus and not args.resamples:
         raise CommandError("--versus tests with resamples; leave --resamples 0 out")
-    for written in (args.out, args.json):
+    for written in (args.out, args.json, args.diagram):
         if written and written.is_dir():
             raise CommandError(f"{written} is a folder; give the name of a file")
-    from ufo.files import write_text
+    if args.diagram and args.diagram.suffix.lower() not in PICTURE_SUFFIXES:
+        raise CommandError(f"--diagram {args.diagram}: pictures are {', '.join(PICTURE_SUFFIXES)} files")
+    from ufo.files import save_picture, write_text
+    from ufo.score.diagram import reliability_diagram
     from ufo.score.evaluate import Declared, Resampling, differences, score
     from ufo.score.report import as_json, log_to_wandb, markdown
     from ufo.score.truth import Wanted, read_truth
@@ -88,6 +93,13 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.out, text)
     if args.json:
         write_results(args.json, as_json(result, args.task, against, other, diff))
+    if args.diagram:
+        if "score" not in result.tables:
+            raise CommandError(
+                "--diagram draws scores, and the predictions state none that are probabilities"
+            )
+        title = f"{args.task}: ECE {result.values['ECE']:.3f}"
+        save_picture(reliability_diagram(result.tables["score"], title), args.diagram)
     if args.wandb:
         log_to_wandb(result, args.task, args.wandb)
     return 0
