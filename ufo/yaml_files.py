@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,6 +34,14 @@ def check_yaml(path: Path) -> None:
         raise ValueError(
             f"{path}: its aliases (*name) spell more than {MAX_NODES} values; write out what they mean"
         )
+
+
+def texts_of_yaml(text: str) -> Any:
+    """The values of a yaml file of others with every scalar as it is spelled: `no`, `null`, `03` are words.
+
+    Raises yaml.YAMLError or RecursionError.
+    """
+    return yaml.load(text, Loader=yaml.BaseLoader)  # the loader that makes lists, dicts and texts only
 
 
 def check_folders(folders: Iterable[Path]) -> None:

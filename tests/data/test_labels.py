@@ -193,7 +193,9 @@ def test_what_cannot_be_used_is_named():
         Thing(OWL, (100, 100, 120, 120)),
         Thing(OWL),
         Thing(OWL, polygons=[[1, 1, 2, 2]]),
-        Thing(OWL, (1, 2, 5, 6), polygons=[[1, 1, float("nan"), 3, 4, 9]]),
+        Thing(OWL, (1, 2, 5, 7), polygons=[[1, 1, float("nan"), 3, 4, 9]]),
+        Thing(OWL, (1, 2, 5, 6)),
+        Thing(OWL, (9, 2, 5, 6)),
         Thing("tit", (1, 2, 5, 6)),
     )
     tidy(labels, [OWL])
@@ -201,6 +203,8 @@ def test_what_cannot_be_used_is_named():
     assert labels.problems.left_out == {
         "object without a class": 1,
         "box without area": 1,
+        "box of negative size (corners in another order?)": 1,
+        "object that stands there twice": 1,
         "box outside its picture": 1,
         "object without a box or shape": 1,
         "empty polygon or mask": 1,
@@ -331,8 +335,8 @@ def test_expressions_and_classes_of_json(tmp_path):
     content["annotations"] += [
         {**first, "image_id": 999},
         {**first, "category_id": 999},
-        {**first, "segmentation": {"size": [1, 1], "counts": "1"}},
-        {**first, "keypoints": [1, 2, 2]},
+        {**first, "bbox": [1, 2, 9, 9], "segmentation": {"size": [1, 1], "counts": "1"}},
+        {**first, "bbox": [1, 2, 8, 8], "keypoints": [1, 2, 2]},
     ]
     write_json(path, content)
     labels = imported(format_named("coco"), root)

@@ -21,6 +21,7 @@ from ufo.cli.data_place import (
     write_sources,
 )
 from ufo.data.datasets.naming import read_names
+from ufo.data.errors import DataError
 from ufo.data.formats import Format, format_named, recognised
 from ufo.data.labels.reading import Source
 from ufo.data.labels.record import Labels
@@ -31,6 +32,7 @@ from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT, Problems
 from ufo.ops.nearest import beside
 
 AUTO = "auto"
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,17 +40,17 @@ def run(args: argparse.Namespace) -> int:
     name, path = _words(args.words)
     classes = class_names(args.classes)
     place = place_for(path, args.out, args.name_)
-    kept_out = [path if path.is_dir() else path.parent, *([args.images] if args.images else [])]
-    with new_folder(place, kept_out if path.is_dir() else kept_out[1:], args.force) as scratch:
+    with new_folder(place, [path, *([args.images] if args.images else [])], args.force) as scratch:
         source = Source(path, _folder(args.images), scratch, classes)
-        found = _format(name, source)
-        with _bar() as source.seen:
-            labels = found.read(source)
-        tidy(labels, classes)
+        found, labels = _read(name, source, classes)
         root, names = picture_names(labels.pictures, scratch, place.out)
-        splits, how = divide(labels.pictures, names, args.val)
-        by_picture = {id(picture): n for picture, n in zip(labels.pictures, names, strict=True)}
-        written = write(labels, splits, by_picture, root, scratch)
+        try:
+            splits, how = divide(labels.pictures, names, args.val)
+            by_picture = {id(picture): n for picture, n in zip(labels.pictures, names, strict=True)}
+            written = write(labels, splits, by_picture, root, scratch)
+        except DataError:
+            say_problems(labels.problems)  # what was left out may be the reason
+            raise
         about = f"written by `ufo data import {found.name}` from {path.absolute()}"
         texts = source_texts(place, written.sources, root, " ".join(about.split()))
         check_free(texts, place, args.force)
@@ -62,6 +64,22 @@ def run(args: argparse.Namespace) -> int:
     if not code:
         say_next(place, list(texts))
     return code
+
+
+def _read(name: str, source: Source, classes: list[str] | None) -> tuple[Format, Labels]:
+    """The format and what it has read, tidy. Raises CommandError or DataError."""
+    try:
+        found = _format(name, source)
+        with _bar() as source.seen:
+            labels = found.read(source)
+        tidy(labels, classes)
+    except (CommandError, DataError) as error:
+        if packed := source.files(*PACKED, under=source.folder):
+            raise CommandError(
+                f"{error} There are packed files: unpack {source.place(packed[0])} and import what is in it."
+            ) from error
+        raise
+    return found, labels
 
 
 def class_names(given: str | None) -> list[str] | None:
@@ -90,7 +108,7 @@ def _words(words: list[str]) -> tuple[str, Path]:
         format_named(name)
     if not path.exists():
         raise CommandError(f"there is no file or folder {path}{beside(path)}")
-    if path.is_file() and path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"):
+    if path.is_file() and path.suffix.lower() in PACKED:
         raise CommandError(f"{path} is packed; unpack it and give the folder")
     return name, path
 

@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--val divides the data and --val-data names the other part; give one of them")
     place = place_for(data, args.out, args.name_)
     build = {"coco": _coco, "maps": _maps, "jsonl": _jsonl}[args.kind]
-    with new_folder(place, [images, *([data] if data.is_dir() else [])], args.force) as scratch:
+    given = [images, data, *(path for path in (args.val_data, args.val_images) if path)]
+    with new_folder(place, given, args.force) as scratch:
         sources, how = build(args, images, data, scratch)
         about = " ".join(f"written by `ufo data new {args.kind}` for {data}".split())
         texts = source_texts(place, sources, images, about)

@@ -60,6 +60,8 @@ def place_for(path: Path, out: Path | None, name: str | None) -> Place:
     if name is None:
         name = slug(out.name) if out else _name_of(path)
     out = (out or Path("mine") / name).absolute()
+    if out.is_symlink():  # the folder is replaced, not the link to it
+        out = out.resolve()
     if out.exists() and not out.is_dir():
         raise CommandError(f"--out {out} is a file; give a folder")
     return Place(name, out)
@@ -78,26 +80,64 @@ def _name_of(path: Path) -> str:
 
 
 @contextmanager
-def new_folder(place: Place, keep_out_of: Sequence[Path], force: bool) -> Iterator[Path]:
-    """A scratch folder that takes the place of `place.out` when the block ends well. Raises CommandError."""
+def new_folder(place: Place, data: Sequence[Path], force: bool) -> Iterator[Path]:
+    """A scratch folder that takes the place of `place.out` when the block ends well.
+
+    Raises CommandError where that folder lies in the `data` (files and folders of the user), or they in it:
+    it is replaced as a whole, with all that is in it.
+    """
     out = place.out
-    for folder in keep_out_of:
-        inner, outer = out.resolve(), folder.resolve()
-        if inner == outer or outer in inner.parents:
-            raise CommandError(
-                f"{out} lies inside of the data themselves ({folder}), which stay as they are; give --out "
-                "FOLDER outside of them, for example --out ~/mine/NAME"
-            )
-    if out.is_dir() and any(out.iterdir()) and not (out / NOTE).is_file() and not force:
-        raise CommandError(f"{out} has other files; give another --out, or --force to replace it")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_apart(out, data)
+    if (others := _others(out)) and not force:
+        named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise CommandError(
+            f"{out} has other files; give another --out, or --force to replace the folder: what is in it now "
+            f"({named}) is deleted then"
+        )
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.part")
-    scratch.mkdir()
+    try:
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise CommandError(
+            f"{out} cannot be written ({error.strerror}); give --out another folder"
+        ) from error
     try:
         yield scratch
         replace_folder(scratch, out, out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.old"))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _others(out: Path) -> list[str]:
+    """What is in a folder that these commands have not written; hidden files (an index) are not counted."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if NOTE in there:
+        known = _note(out).get("files")
+        there -= {NOTE, *(known if isinstance(known, list) else there)}  # older notes list no files
+    return sorted(name for name in there if not name.startswith("."))
+
+
+def _check_apart(out: Path, data: Sequence[Path]) -> None:
+    """CommandError unless `out` can be replaced without touching the data or the folder one stands in."""
+    inner = out.resolve()
+    for path in data:
+        outer = path.resolve()
+        if inner == outer or outer in inner.parents:
+            raise CommandError(
+                f"{out} lies inside of the data themselves ({path}), which stay as they are; give --out "
+                "FOLDER outside of them, for example --out ~/mine/NAME"
+            )
+        if inner in outer.parents:
+            raise CommandError(
+                f"{out} holds the data themselves ({path}), and --out is replaced as a whole; give --out "
+                f"FOLDER that has nothing else in it, for example --out {short(out / 'mine' / 'NAME')}"
+            )
+    here = Path.cwd().resolve()
+    if inner == here or inner in here.parents:
+        raise CommandError(
+            f"{out} is the folder that you are in, and --out is replaced as a whole; give --out a folder "
+            "below it, or go elsewhere first"
+        )
 
 
 def source_texts(place: Place, sources: Sequence[SourceFile], images: Path, about: str) -> dict[Path, str]:
@@ -111,7 +151,8 @@ def source_texts(place: Place, sources: Sequence[SourceFile], images: Path, abou
 
 def check_free(texts: dict[Path, str], place: Place, force: bool) -> None:
     """CommandError if a yaml is there that was not written by these commands, or was edited since."""
-    known = _noted(place.out)
+    sources = _note(place.out).get("sources")
+    known = sources if isinstance(sources, dict) else {}
     for path, text in texts.items():
         if force or not path.is_file():
             continue
@@ -131,7 +172,8 @@ def write_sources(texts: dict[Path, str]) -> None:
 def note(scratch: Path, texts: dict[Path, str], **about: Any) -> None:
     """Write what a folder was made from, and the yamls that belong to it."""
     digests = {path.name: _digest(text) for path, text in texts.items()}
-    write_json(scratch / NOTE, {"ufo": ufo.__version__, **about, "sources": digests}, indent=1)
+    written = {"files": sorted(path.name for path in scratch.iterdir()), "sources": digests}
+    write_json(scratch / NOTE, {"ufo": ufo.__version__, **about, **written}, indent=1)
 
 
 def check_sources(paths: Sequence[Path], args: argparse.Namespace) -> int:
@@ -160,10 +202,11 @@ def short(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _noted(out: Path) -> dict[str, str]:
+def _note(out: Path) -> dict[str, Any]:
+    """What an earlier command has noted; empty if there is nothing readable."""
     try:
-        return dict(json.loads((out / NOTE).read_text(encoding="utf-8"))["sources"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads((out / NOTE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
 
 

@@ -43,8 +43,23 @@ def parse_xml(path: Path, most: int) -> ElementTree.Element:
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    content = path.read_bytes()
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(content, True)
         return builder.close()
     except (expat.ExpatError, LookupError, ValueError) as error:
+        at = _undecodable(content) if "invalid token" in str(error) else None
+        if at is not None:
+            raise DataError(
+                f"{path} is not UTF-8 text at byte {at}, and names no other encoding: save it as UTF-8."
+            ) from error
         raise DataError(f"{path} is not valid XML ({error}): fetch the file again.") from error
+
+
+def _undecodable(content: bytes) -> int | None:
+    """The first byte that is not UTF-8, if any."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return None

@@ -6,6 +6,7 @@ Also as CVAT and Roboflow write it: `annotations/instances_default.json` beside 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,15 @@ def _read_file(source: Source, labels: Labels, path: Path) -> None:
         if not isinstance(record, dict):
             continue
         if section == "categories":
-            name = str(record.get("name", "")).strip()
-            categories[key_of(record, "id")] = name
+            name, number = str(record.get("name") or "").strip(), key_of(record, "id")
+            if categories.get(number, name) != name:
+                raise DataError(
+                    f"{source.place(path)} has the category id {number} for {categories[number]!r} and for "
+                    f"{name!r}; give every category its own."
+                )
+            if name and name in categories.values() and number not in categories:
+                labels.notes.append(f"{source.place(path)} has several categories {name!r}, taken as one")
+            categories[number] = name
             if record.get("supercategory"):
                 parents.add(str(record["supercategory"]).strip())
         elif section == "images":
@@ -96,6 +104,11 @@ def _read_file(source: Source, labels: Labels, path: Path) -> None:
             labels.notes += [] if note in labels.notes else [note]
         else:
             labels.add_class(name)
+    named = [str(picture.path) for picture in pictures.values() if picture is not None]
+    for name, count in Counter(named).items():
+        source.problems.report(
+            "picture listed under several ids", source.place(Path(name)), effect=DOUBTFUL, number=count - 1
+        )
     labels.pictures += [picture for picture in pictures.values() if picture is not None]
 
 

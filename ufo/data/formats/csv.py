@@ -1,8 +1,8 @@
 """Plain CSV: a row per box, under a head that names the columns or, as RetinaNet's, without one.
 
 RetinaNet's columns are path,x1,y1,x2,y2,class. Corners (xmin, x1, left, ...), or x, y, width, height; in
-pixels, or in shares of the picture if none is above 1. `classes.csv` (`name,number`) gives the order. Files
-called after a split, or a column `split`, are one.
+pixels, or in shares of the picture if none of a file is above 2. `classes.csv` (`name,number`) gives the
+order. Files called after a split, or a column `split`, are one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ufo.data.errors import DataError
 from ufo.data.labels.reading import Source, peek, rows_of
 from ufo.data.labels.record import Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import corners, number
+from ufo.data.problems import DOUBTFUL
 
 ABOUT = "CSV with a row per box: with a head, or RetinaNet's path,x1,y1,x2,y2,class"
 ALIASES = ("retinanet", "keras_retinanet", "tensorflow_csv", "tf_csv", "table")
@@ -35,6 +36,9 @@ COLUMNS = {
 }
 """What tools call their columns; `width` is the picture's where there are corners, else the box's."""
 RETINANET = ("file", "x1", "y1", "x2", "y2", "class")
+SIDES = ("x1", "y1", "x2", "y2", "x", "y", "w", "h")
+MOST_SHARE = 2.0
+"""A share of the picture's side may be a little above 1; boxes in pixels are larger."""
 LISTS = ("classes.csv", "class_mapping.csv", "class-descriptions.csv", "_classes.csv")
 
 
@@ -58,8 +62,9 @@ def read(source: Source) -> Labels:
         read_any = True
         if columns.pop("head", 0):
             rows = rows[1:]
+        shares = _in_shares(rows, columns)
         for line, row in rows:
-            _row(source, pictures, columns, row, path, line)
+            _row(source, pictures, columns, row, path, line, shares)
     if not read_any:
         raise DataError(
             f"No CSV file of {source.path} has columns for a file name, a box and a class; a head is "
@@ -67,6 +72,14 @@ def read(source: Source) -> Labels:
         )
     labels.pictures = [picture for picture in pictures.values() if picture is not None]
     return labels
+
+
+def _in_shares(rows: list[tuple[int, list[str]]], columns: dict[str, int]) -> bool:
+    """Whether the boxes of a file are shares of their pictures: no number in it is larger than that."""
+    places = [place for key, place in columns.items() if key in SIDES]
+    found = [number(row[place]) for _, row in rows for place in places if place < len(row)]
+    known = [abs(value) for value in found if value is not None]
+    return bool(known) and max(known) <= MOST_SHARE
 
 
 def _files(source: Source) -> list[Path]:
@@ -110,19 +123,23 @@ def _row(
     row: list[str],
     path: Path,
     line: int,
+    shares: bool,
 ) -> None:
     """One box; a row with a name alone is a picture without objects."""
     cells = {key: row[place] for key, place in columns.items() if place < len(row)}
     where, name = source.place(path, line), cells.get("file", "")
-    split = split_of(cells.get("split", "")) or _split(source, path, name)
+    said = cells.get("split", "")
+    split = split_of(said) or _split(source, path, name)
+    if said and not split:
+        source.problems.report(
+            "split of an unknown name, taken as none", f"{where}: {said[:40]}", effect=DOUBTFUL
+        )
     if (name, split) not in pictures:
         size = (cells.get("height"), cells.get("width"))
         found = source.find(name, path.parent) or source.with_stem(name, path.parent)
         pictures[name, split] = source.open(found, f"{where}: {name[:200]}", size=size, split=split)
     picture = pictures[name, split]
-    values = {
-        key: cells.get(key, "") for key in ("x1", "y1", "x2", "y2", "x", "y", "w", "h") if key in columns
-    }
+    values = {key: cells.get(key, "") for key in SIDES if key in columns}
     if picture is None or not any(values.values()):
         return
     known = [number(value) for value in values.values()]
@@ -130,7 +147,7 @@ def _row(
         source.problems.report("row without four numbers", where)
         return
     a, b, c, d = (value for value in known if value is not None)
-    if max(abs(v) for v in (a, b, c, d)) <= 1:  # shares of the picture
+    if shares:
         height, width = picture.size
         a, b, c, d = a * width, b * height, c * width, d * height
     box = corners((a, b), (c, d)) if "x1" in values else (a, b, a + c, b + d)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from ufo.data.labels.reading import Source, objects_of, peek, rows_of
 from ufo.data.labels.record import Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import number, numbers
 from ufo.data.problems import DOUBTFUL
+from ufo.data.texts import NO_TEXT
+from ufo.yaml_files import texts_of_yaml
 
 ABOUT = "Hugging Face imagefolders: metadata.jsonl or .csv with objects or captions"
 ALIASES = ("huggingface", "hugging_face", "hf", "datasets", "hf_datasets", "autotrain")
@@ -47,6 +50,9 @@ def read(source: Source) -> Labels:
         split = next((split_of(part) for part in reversed(inside) if split_of(part)), "")
         for line, record in _records(path):
             where = source.place(path, line)
+            if not isinstance(record, dict):
+                source.problems.report("line that is no record", where)
+                continue
             picture = _picture(source, record, path, where, split)
             if picture is not None:
                 picture.things = list(_things(source, record.get("objects"), numbered, where))
@@ -58,7 +64,7 @@ def _files(source: Source) -> list[Path]:
     return [path for path in source.files(".jsonl", ".csv") if path.name.lower() in NAMES]
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
     if path.suffix.lower() == ".jsonl":
         yield from objects_of(path)
         return
@@ -66,10 +72,8 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, row in rows[1:]:
         record: dict[str, Any] = dict(zip(rows[0][1], row, strict=False))
         if isinstance(text := record.get("objects"), str):
-            try:
+            with suppress(ValueError):  # else counted as objects in another form
                 record["objects"] = json.loads(text)
-            except ValueError:
-                record["objects"] = None
         yield line, record
 
 
@@ -83,9 +87,13 @@ def _picture(source: Source, record: dict[str, Any], path: Path, where: str, spl
     picture = source.open(source.find(name, path.parent), f"{where}: {name[:200]}", split=split)
     if picture is not None:
         for key in TEXTS:
-            said = record.get(key)
-            texts = said if isinstance(said, list) else [said]
-            picture.captions += [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+            if key not in record:
+                continue
+            for text in record[key] if isinstance(record[key], list) else [record[key]]:
+                if isinstance(text, str):
+                    picture.captions.append(text.strip())
+                else:
+                    source.problems.report(NO_TEXT, where)
     return picture
 
 
@@ -104,6 +112,8 @@ def _things(source: Source, objects: Any, numbered: dict[str, int], where: str) 
         texts = texts if isinstance(texts, list) else [""] * len(boxes)
         rows = [{"bbox": b, "category": c, "text": t} for b, c, t in zip(boxes, classes, texts, strict=False)]
     else:
+        if objects not in (None, ""):
+            source.problems.report("objects that are neither a table nor a list", where)
         return
     by_number = {place: name for name, place in numbered.items()}
     for place, row in enumerate(rows, start=1):
@@ -138,7 +148,7 @@ def _numbered(source: Source) -> dict[str, int]:
         return {}
     head = start[3:].split("\n---")[0]
     try:
-        content = None if "*" in head and "&" in head else yaml.safe_load(head)
+        content = None if "*" in head and "&" in head else texts_of_yaml(head)
     except (yaml.YAMLError, RecursionError):
         return {}
     found = _class_label(content, 0)

@@ -209,6 +209,9 @@ def _thing(
         source.problems.report(f"{kind} without usable numbers", where)
         return None
     x, y, w, h = (v * side / 100 for v, side in zip(found, (width, height) * 2, strict=True) if v is not None)
+    if w < 0 or h < 0:
+        source.problems.report(f"{kind} of negative size", where)
+        return None
     if kind == "ellipse":
         thing.polygons = [ellipse(x, y, w, h, degrees)]
     else:

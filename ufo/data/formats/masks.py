@@ -67,7 +67,9 @@ def read(source: Source) -> Labels:
     tables = [path for path in source.files(".csv") if path.name == "_classes.csv"]
     for path in tables:
         numbers = _numbers(path)
-        labels.map_classes += [name for name in numbers.values() if name not in labels.map_classes]
+        for name in numbers.values():
+            if name not in labels.map_classes:
+                labels.map_classes.append(name)
         table = {number: labels.map_classes.index(name) for number, name in numbers.items()}
         folder = path.parent
         for mask in source.files(".png", under=folder):
@@ -181,6 +183,10 @@ def _colours(path: Path) -> dict[str, tuple[int, int, int]]:
             if len(parts) != 3 or not all(p.strip().isdigit() and int(p) < 256 for p in parts):
                 raise DataError(f"{path}, line {line}: `name:red,green,blue::` is expected.")
             red, green, blue = map(int, parts)
+            if name.strip() in found or (red, green, blue) in found.values():
+                raise DataError(
+                    f"{path}, line {line}: a class, or a colour, that another line has; keep one."
+                )
             found[name.strip()] = (red, green, blue)
     if not 0 < len(found) < IGNORE:
         raise DataError(f"{path} names {len(found)} classes; maps have 1 to {IGNORE - 1}.")

@@ -84,6 +84,7 @@ def _of_json(source: Source, content: Any, path: Path) -> Iterator[Entry]:
     files = content.get("_via_img_metadata", content) if isinstance(content, dict) else {}
     for entry in files.values() if isinstance(files, dict) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+            source.problems.report("entry without a file name", source.place(path))
             continue
         regions = entry.get("regions") or []
         regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 numbers them
@@ -111,6 +112,8 @@ def _of_csv(source: Source, path: Path) -> list[Entry]:
         )
         if shape:
             entry[3].append((shape, attributes))
+        elif cells.get(PARTS[1], "").strip() not in ("", "{}"):
+            source.problems.report("region that cannot be read", source.place(path, line))
     return list(found.values())
 
 

@@ -14,7 +14,7 @@ from ufo.data.datasets.naming import read_split
 from ufo.data.datasets.voc import MAX_XML, corners_of, name_of
 from ufo.data.errors import DataError
 from ufo.data.formats.masks import add_maps
-from ufo.data.labels.reading import Source, lines_of, peek, stem_of, xml_of
+from ufo.data.labels.reading import Source, lines_of, peek, spelled, stem_of, xml_of
 from ufo.data.labels.record import SPLITS, Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import number
 from ufo.data.problems import DOUBTFUL
@@ -60,15 +60,34 @@ def read(source: Source) -> Labels:
     return labels
 
 
+class Known:
+    """Names of pictures, some with blanks, in any spelling."""
+
+    def __init__(self, source: Source) -> None:
+        self.stems = source.stems
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and spelled(name) in self.stems
+
+
 def _split_files(source: Source) -> dict[str, str]:
     """Split by name, of the files of `ImageSets` called `train.txt` and so on, not `bird_train.txt`."""
     found: dict[str, str] = {}
+    stems = source.stems
     for path in source.files(".txt"):
         if "ImageSets" in path.parts and (split := SPLITS.get(path.stem.lower())):
             try:
-                found.update({name: split for name in read_split(path, source.stems) if name not in found})
+                names = read_split(path, Known(source))
             except DataError as error:
                 source.problems.report("split file that cannot be used", str(error), effect=DOUBTFUL)
+                continue
+            for name in names:
+                stem = stems.get(spelled(name))
+                where = f"{source.place(path)}: {name[:80]}"
+                if stem is None:
+                    source.problems.report("name in a split file without its picture", where)
+                elif found.setdefault(stem, split) != split:
+                    source.problems.report("picture in two splits, kept in the first", where, effect=DOUBTFUL)
     return found
 
 

@@ -7,6 +7,7 @@ Without it `classes.txt` or Darknet's `obj.names` does. Labels lie in `labels/` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import yaml
 
 from ufo.data.errors import DataError
 from ufo.data.image_files import IMAGE_SUFFIXES
-from ufo.data.labels.reading import Source, bounded, lines_of, walk
+from ufo.data.labels.reading import Source, bounded, lines_of, peek, spelled, text_of, walk
 from ufo.data.labels.record import Box, Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import numbers
 from ufo.data.problems import DOUBTFUL
-from ufo.yaml_files import check_yaml
+from ufo.yaml_files import check_yaml, texts_of_yaml
 
 ABOUT = "YOLO txt files with data.yaml (or classes.txt): boxes and polygons"
 ALIASES = ("yolov5", "yolov8", "yolov11", "ultralytics", "darknet")
@@ -44,12 +45,20 @@ def read(source: Source) -> Labels:
     labels.classes = _names(config, source)
     if config.get("kpt_shape"):
         labels.notes.append("a set for poses: its boxes are taken, its keypoints are not")
+    texts = Texts(source)
     for path, split in _pictures(source, config, found):
         where = source.place(path)
         picture = source.open(path if path.is_file() else source.find(str(path)), where, split=split)
         if picture is not None:
-            _label(source, labels, picture, bool(config.get("kpt_shape")))
+            _label(source, labels, picture, texts.of(picture.path), bool(config.get("kpt_shape")))
             labels.pictures.append(picture)
+    for path in texts.left_over():
+        source.problems.report("text file without its picture", source.place(path))
+    shapes = [p for picture in labels.pictures for thing in picture.things for p in thing.polygons]
+    if shapes and all(len(shape) == 8 for shape in shapes):
+        labels.notes.append(
+            "all polygons have four corners: of turned boxes, train the source of the boxes around them alone"
+        )
     if not labels.pictures:
         raise DataError(
             f"No picture that {source.path} names is there: {source.problems.summary()}; give --images "
@@ -71,8 +80,11 @@ def _yaml(source: Source) -> Path | None:
 def _config(path: Path, quiet: bool = False) -> dict[str, Any]:
     try:
         check_yaml(bounded(path, MAX_YAML))
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, yaml.YAMLError, UnicodeDecodeError, RecursionError, DataError) as error:
+        text = text_of(path)
+        content = yaml.safe_load(text)
+        if isinstance(content, dict) and content.get("names"):  # names are texts, however they look
+            content["names"] = texts_of_yaml(text)["names"]
+    except (ValueError, yaml.YAMLError, RecursionError, DataError) as error:
         if quiet:
             return {}
         raise DataError(f"{path} is not a usable yaml: {' '.join(str(error).split())[:200]}") from error
@@ -84,16 +96,23 @@ def _names(config: dict[str, Any], source: Source) -> list[str]:
     names = config.get("names")
     if isinstance(names, dict):
         try:
-            numbered = {int(key): str(name) for key, name in names.items()}
+            numbered = {int(key): str(name).strip() for key, name in names.items()}
         except (TypeError, ValueError) as error:
             raise DataError("`names` of the yaml has a key that is not a number.") from error
         if numbered and not 0 <= min(numbered) <= max(numbered) < 100_000:
             raise DataError("`names` of the yaml has numbers that are no class numbers.")
         return [numbered.get(k, "") for k in range(max(numbered, default=-1) + 1)]
     if isinstance(names, list):
-        return [str(name) for name in names]
+        return [str(name).strip() for name in names]
     if path := source.first(*NAMES):
-        return [line.strip() for line in lines_of(path) if line.strip()]
+        # a line's place is the class's number, so that an empty line is a class without a name
+        return [line.strip() for line in "\n".join(lines_of(path)).rstrip().split("\n")]
+    if names:
+        raise DataError(
+            f"`names` of the yaml is {names!r}; a list of the class names is expected, as [{names}]."
+        )
+    for path in source.files(".yaml", ".yml", under=source.folder):
+        _config(path)  # says what is wrong with a yaml that cannot be read
     raise DataError(
         f"{source.path} has neither `names` in a yaml nor a classes.txt; add one with the class names."
     )
@@ -122,8 +141,9 @@ def _entry(source: Source, entry: str, bases: list[Path]) -> Iterator[Path]:
     """The pictures of one entry: a folder, or a text file that lists them. Only below the imported folder."""
     words = [word for word in entry.replace("\\", "/").split("/") if word not in ("", ".")]
     inner = "/".join(word for word in words if word != "..")
+    ends = ["/".join(words[k:]) for k in range(1, len(words))]  # of a path on another machine its last parts
     tried = [base / "/".join(words) for base in bases] + [base / inner for base in [*bases, source.folder]]
-    tried += [source.images, source.images / inner, source.images / (words[-1] if words else "")][1:]
+    tried += [folder / end for end in ["", inner, *ends] for folder in (source.images, source.folder)][2:]
     root = source.folder.resolve()
     for path in tried:
         known = path.resolve()
@@ -146,20 +166,51 @@ def _entry(source: Source, entry: str, bases: list[Path]) -> Iterator[Path]:
 def _label_files(source: Source) -> bool:
     """Whether there is a text file of a picture's name."""
     stems = {name.rsplit(".", 1)[0] for name in source.pictures}
-    return any(path.stem.lower() in stems for path in source.files(".txt"))
+    return any(spelled(path.stem) in stems for path in source.files(".txt"))
 
 
-def _label_file(picture: Path) -> Path | None:
-    """The text file of a picture: in `labels` in place of the last `images`, or beside it."""
-    parts = list(picture.with_suffix(".txt").parts)
-    tried = [Path(*parts)]
-    for place in reversed([k for k, part in enumerate(parts[:-1]) if part.lower() == "images"]):
-        tried.insert(0, Path(*parts[:place], "labels", *parts[place + 1 :]))
-    return next((path for path in tried if path.is_file()), None)
+class Texts:
+    """The text files of an export, and which of them belong to a picture."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        paths = source.files(".txt", under=source.folder)
+        self._by_path = {_key(path): path for path in paths}
+        self._used: set[str] = set()
+        # pictures elsewhere (--images) have their text files by name alone
+        apart = not source.images.resolve().is_relative_to(source.folder.resolve())
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in paths if apart else ():
+            self._by_stem.setdefault(spelled(path.stem), []).append(path)
+
+    def of(self, picture: Path) -> Path | None:
+        """The text file of a picture: in `labels` in place of the last `images`, or beside it."""
+        parts = list(picture.with_suffix(".txt").parts)
+        tried = [Path(*parts)]
+        for place in reversed([k for k, part in enumerate(parts[:-1]) if part.lower() == "images"]):
+            tried.insert(0, Path(*parts[:place], "labels", *parts[place + 1 :]))
+        there = (path if path.is_file() else self._by_path.get(_key(path)) for path in tried)
+        named = self._by_stem.get(spelled(picture.stem), [])
+        found = next((path for path in there if path), named[0] if len(named) == 1 else None)
+        if found is not None:
+            self._used.add(_key(found))
+        return found
+
+    def left_over(self) -> Iterator[Path]:
+        """Text files that begin as labels do and whose picture is nowhere."""
+        stems = self.source.stems
+        for key, path in self._by_path.items():
+            if key not in self._used and spelled(path.stem) not in stems:
+                first = peek(path, 200).strip().split("\n")[0].split()
+                if len(first) >= 5 and first[0].isdigit() and numbers(first):
+                    yield path
 
 
-def _label(source: Source, labels: Labels, picture: Picture, pose: bool) -> None:
-    path = _label_file(picture.path)
+def _key(path: Path) -> str:
+    return spelled(os.path.abspath(path))
+
+
+def _label(source: Source, labels: Labels, picture: Picture, path: Path | None, pose: bool) -> None:
     if path is None:
         picture.labelled = False
         source.problems.report(
@@ -189,7 +240,7 @@ def _label(source: Source, labels: Labels, picture: Picture, pose: bool) -> None
         else:
             height, width = picture.size
             thing.polygons = [[v * (height if k % 2 else width) for k, v in enumerate(shape)]]
-        if max(shape[:4]) > 2:
+        if max(map(abs, shape if thing.polygons else shape[:4])) > 2:
             source.problems.report("label in pixels instead of shares of the picture", where)
             continue
         picture.things.append(thing)

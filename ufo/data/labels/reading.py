@@ -6,10 +6,12 @@ other. XML with a document type is refused, since those define entities that gro
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -91,31 +93,34 @@ class Source:
 
     @property
     def pictures(self) -> dict[str, list[Path]]:
-        """All pictures by their names in lower case."""
+        """All pictures by their names as `spelled` has them."""
         if self._found is None:
             self._found = {}
             for path in walk(self.images):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
-                    self._found.setdefault(path.name.lower(), []).append(path)
+                    self._found.setdefault(spelled(path.name), []).append(path)
         return self._found
 
     @property
-    def stems(self) -> set[str]:
-        """The names of all pictures without suffix."""
-        return {path.stem for paths in self.pictures.values() for path in paths}
+    def stems(self) -> dict[str, str]:
+        """The names of all pictures without suffix, by `spelled`."""
+        return {spelled(path.stem): path.stem for paths in self.pictures.values() for path in paths}
 
     def find(self, name: str, near: Path | None = None) -> Path | None:
         """The picture that a label file names: as a path, a URL or a bare name, with any slashes.
 
         Of several with the name, the one in `near`, else the one with most of the path's last folders.
         """
-        words = re.split(
-            r"[\\/]+", unquote(urlsplit(name).query.removeprefix("d=")) if "?d=" in name else name
-        )
-        words = [unquote(word) if "://" in name else word for word in words if word not in ("", ".", "..")]
+        if "?d=" in name:  # of Label Studio's local files
+            path = unquote(urlsplit(name).query.removeprefix("d="))
+        elif "://" in name:
+            path = unquote(name.split("?")[0])
+        else:
+            path = name
+        words = [word for word in re.split(r"[\\/]+", path) if word not in ("", ".", "..")]
         if not words:
             return None
-        last = words[-1].lower()
+        last = spelled(words[-1])
         spellings = [last, unquote(last)]
         spellings += [UPLOADED.sub("", spelling) for spelling in spellings]
         found = next((self.pictures[s] for s in spellings if s in self.pictures), [])
@@ -130,7 +135,7 @@ class Source:
     def with_stem(self, stem: str, near: Path | None = None) -> Path | None:
         """The picture of a name without suffix."""
         for suffix in sorted(IMAGE_SUFFIXES, key=lambda s: (s not in (".jpg", ".jpeg", ".png"), s)):
-            if (stem + suffix).lower().rsplit("/", 1)[-1] in self.pictures and (
+            if spelled(stem + suffix).rsplit("/", 1)[-1] in self.pictures and (
                 found := self.find(stem + suffix, near)
             ):
                 return found
@@ -224,12 +229,18 @@ def json_of(path: Path, most: int = MAX_FILE) -> Any:
     return read_json(bounded(path, most))
 
 
-def lines_of(path: Path, most: int = MAX_FILE) -> list[str]:
-    """The lines of a UTF-8 text file. Raises DataError."""
+def text_of(path: Path, most: int = MAX_FILE) -> str:
+    """A text file in UTF-8, or in UTF-16 with its mark, as Windows' tools write it. Raises DataError."""
+    content = bounded(path, most).read_bytes()
     try:
-        return bounded(path, most).read_text(encoding="utf-8-sig").splitlines()
+        return content.decode(_encoding(content))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text at byte {error.start}: save it as UTF-8.") from error
+
+
+def lines_of(path: Path, most: int = MAX_FILE) -> list[str]:
+    """The lines of a text file. Raises DataError."""
+    return text_of(path, most).splitlines()
 
 
 def rows_of(path: Path) -> list[tuple[int, list[str]]]:
@@ -244,16 +255,14 @@ def rows_of(path: Path) -> list[tuple[int, list[str]]]:
         raise DataError(f"{path} is not a CSV file: {error}.") from error
 
 
-def objects_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, object) of a JSONL file. Raises DataError."""
+def objects_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, value) of a JSONL file, empty lines left out. Raises DataError."""
     for line, text in enumerate(lines_of(path), start=1):
         if text.strip():
             try:
-                record = json.loads(text)
+                yield line, json.loads(text)
             except ValueError as error:
                 raise DataError(f"{path}, line {line} is not valid JSON: {error}.") from error
-            if isinstance(record, dict):
-                yield line, record
 
 
 def xml_of(path: Path, most: int = MAX_FILE) -> ElementTree.Element:
@@ -265,16 +274,26 @@ def peek(path: Path, count: int = 4096) -> str:
     """The beginning of a file as text, whatever it is; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(count).decode("utf-8", "replace")
+            content = file.read(count)
     except OSError:
         return ""
+    return content.decode(_encoding(content), "replace")
+
+
+def spelled(name: str) -> str:
+    """A name so that two spellings of it are equal: in lower case, each letter with its marks as one."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def _encoding(content: bytes) -> str:
+    return "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _alike(path: Path, words: list[str], near: Path | None) -> tuple[int, int]:
     """How well a picture fits a name: in the folder `near`, and how many last parts are the same."""
     same = 0
     for ours, theirs in zip(reversed(path.parts), reversed(words), strict=False):
-        if ours.lower() != theirs.lower():
+        if spelled(ours) != spelled(theirs):
             break
         same += 1
     close = 0 if near is None else len(os.path.commonpath([path.resolve(), near.resolve()]))

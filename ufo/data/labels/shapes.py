@@ -135,6 +135,8 @@ def checked_rle(segmentation: dict[str, Any], size: tuple[int, int]) -> dict[str
         raise ValueError("RLE of another size than its picture")
     counts = segmentation.get("counts")
     if isinstance(counts, str):
+        if not counts.isascii():
+            raise ValueError("RLE whose counts are no run lengths")
         return runs_rle(run_lengths(counts.encode("ascii")), size)
     if not isinstance(counts, list):
         raise ValueError("RLE without counts")
@@ -145,7 +147,8 @@ def pasted(mask: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.n
     """A small mask at its place in one of `size`; what leaves the picture is cut."""
     whole = np.zeros(size, dtype=np.uint8)
     height, width = mask.shape
-    rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
+    rows = slice(max(top, 0), max(top + height, 0))
+    columns = slice(max(left, 0), max(left + width, 0))
     target = whole[rows, columns]
     source = mask[max(-top, 0) :, max(-left, 0) :][: target.shape[0], : target.shape[1]]
     target[:] = source != 0

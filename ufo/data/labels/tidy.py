@@ -18,6 +18,9 @@ def tidy(labels: Labels, classes: Sequence[str] | None = None) -> None:
     Raises DataError if nothing is left.
     """
     _merge(labels)
+    for name in sorted({name for name in labels.classes if name.strip() and labels.classes.count(name) > 1}):
+        labels.notes.append(f"class {name!r} is listed {labels.classes.count(name)} times, and taken as one")
+    labels.classes = list(dict.fromkeys(labels.classes))
     if classes is not None:
         labels.classes = list(classes)
     else:
@@ -28,11 +31,23 @@ def tidy(labels: Labels, classes: Sequence[str] | None = None) -> None:
         labels.classes += sorted(names - set(labels.classes))
     known = set(labels.classes)
     for picture in labels.pictures:
-        picture.things = [thing for thing in picture.things if _usable(labels, picture, thing, known)]
+        usable = [thing for thing in picture.things if _usable(labels, picture, thing, known)]
+        picture.things = _once(labels, picture, usable)
         picture.captions = [text for text in picture.captions if _said(labels, picture, text)]
     if not any(p.things or p.captions or p.class_map for p in labels.pictures):
-        why = labels.problems.summary() if labels.problems.counts else "the files name no object"
-        raise DataError(f"Nothing can be imported from {labels.problems.source}: {why}.")
+        problems = labels.problems
+        why = problems.summary() if problems.left_out else "the files name no object"
+        raise DataError(f"Nothing can be imported from {problems.source}: {why}.")
+
+
+def _once(labels: Labels, picture: Picture, things: Sequence[Thing]) -> list[Thing]:
+    """The objects without those that stand there twice: they would count twice in training and in scores."""
+    found: dict[str, Thing] = {}
+    for thing in things:
+        first = found.setdefault(repr((thing.label, thing.box, thing.polygons, thing.rle, thing.text)), thing)
+        if first is not thing:
+            labels.problems.report("object that stands there twice", thing.where or picture.path.name)
+    return list(found.values())
 
 
 def _merge(labels: Labels) -> None:
@@ -46,7 +61,8 @@ def _merge(labels: Labels) -> None:
             labels.problems.report(
                 "picture in two splits, kept in the first", picture.path.name, effect=DOUBTFUL
             )
-        first.things += picture.things
+        if picture.things != first.things:  # else one text file, read for both splits
+            first.things += picture.things
         first.captions += [text for text in picture.captions if text not in first.captions]
         first.class_map = first.class_map or picture.class_map
         first.labelled = first.labelled or picture.labelled
@@ -90,7 +106,9 @@ def _place(picture: Picture, thing: Thing) -> str | None:
     """What is wrong with a box as a part of its picture."""
     height, width = picture.size
     x1, y1, x2, y2 = thing.box or (0.0, 0.0, 0.0, 0.0)
-    if not x1 < x2 or not y1 < y2:
+    if x1 > x2 or y1 > y2:
+        return "box of negative size (corners in another order?)"
+    if x1 == x2 or y1 == y2:
         return "box without area"
     if min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
         return "box outside its picture"

@@ -22,6 +22,7 @@ from ufo.data.prepare.runner import save_label_map
 from ufo.files import write_json, write_text, writing
 
 MAPS, CLASSES = "maps", "classes.txt"
+ONE_SIDED = "no source of"
 
 
 @dataclass
@@ -75,7 +76,7 @@ def write(
         """Whether a task has something to train and something to validate on; said if only one of them."""
         there = [split for split in ("train", "val") if any(known(picture) for picture in splits[split])]
         if len(there) == 1:
-            labels.notes.append(f"no source of {what}: only {there[0]} has any; another --val may help")
+            labels.notes.append(f"{ONE_SIDED} {what}: only {there[0]} has any; another --val may help")
         return len(there) == 2
 
     if has("boxes", lambda picture: picture.things):
@@ -93,7 +94,8 @@ def write(
     if has("expressions", lambda picture: any(t.text for t in picture.things)):
         _write_expressions(splits, names, scratch, written)
     if not written.sources:
-        raise DataError(f"Nothing of {labels.problems.source} is in both splits: {'; '.join(labels.notes)}.")
+        said = "; ".join(note for note in labels.notes if note.startswith(ONE_SIDED))
+        raise DataError(f"Nothing of {labels.problems.source} is in both splits: {said}.")
     return written
 
 
@@ -160,6 +162,7 @@ def _write_maps(
                 numbers = picture.class_map()
             except DataError as error:
                 labels.problems.report("map that cannot be read", str(error))
+                picture.class_map = None
                 continue
             path = scratch / MAPS / f"{name}.png"
             if not path.is_file():  # a picture may be in two splits, if val is train
