@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -16,6 +20,7 @@ from ufo.chat import read_messages
 from ufo.evaluators import LmmsEval, VLMEval
 from ufo.model import UFO
 
+ROOT = Path(__file__).parents[1]
 ASK = "\nAnswer the question using a single word or phrase."
 
 
@@ -160,3 +165,59 @@ def test_records_through_vlmevalkit(model, records):
     assert right == 2
     with pytest.raises(ValueError, match="no option 'beams'"):
         VLMEval(model, beams=3)
+
+
+TASK = """dataset_path: json
+dataset_kwargs: {data_files: {testdev: RECORDS}}
+task: gqa_few
+test_split: testdev
+output_type: generate_until
+doc_to_visual: !function utils.doc_to_visual
+doc_to_text: !function utils.doc_to_text
+doc_to_target: answer
+generation_kwargs: {max_new_tokens: 4, temperature: 0, top_p: 1.0, num_beams: 1, do_sample: false}
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+    ignore_case: true
+    ignore_punctuation: true
+metadata: [{version: 0.0}]
+lmms_eval_specific_kwargs: {default: {pre_prompt: "", post_prompt: POST}}
+"""
+READING = """from PIL import Image
+def doc_to_visual(doc): return [Image.open(doc["imageId"]).convert("RGB")]
+def doc_to_text(doc, said): return said["pre_prompt"] + doc["question"] + said["post_prompt"]
+"""
+
+
+@pytest.mark.slow
+def test_the_file_of_the_documents_runs_in_lmms_eval(records, model, tmp_path):
+    """The evaluator itself, where it is installed: its task manager, its messages, its score."""
+    pytest.importorskip("lmms_eval")
+    from ufo.checkpoints.load import save
+
+    path, docs = records
+    for doc in docs:
+        doc["imageId"] = str(tmp_path / doc["imageId"])
+    path.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    save(model, tmp_path / "model")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    task = TASK.replace("RECORDS", str(path)).replace("POST", json.dumps(ASK))
+    (tasks / "gqa_few.yaml").write_text(task)
+    (tasks / "utils.py").write_text(READING)
+    text = (ROOT / "docs" / "evaluators.md").read_text(encoding="utf-8")
+    code = text.split("```python\n# evaluate_ufo.py\n")[1].split("```")[0]
+    (tmp_path / "evaluate_ufo.py").write_text(code)
+    words = ["--model", "ufo", "--model_args", f"pretrained={tmp_path / 'model'}", "--tasks", "gqa_few"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [sys.executable, "evaluate_ufo.py", *words, "--include_path", str(tasks), "--batch_size", "1"],
+        cwd=tmp_path,
+        env={**os.environ, **offline, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    found = re.search(r"\|exact_match\|[^|]*\|\s*([\d.]+)\|", done.stdout)
+    assert found and float(found[1]) == 0.5, done.stdout + done.stderr

@@ -251,6 +251,24 @@ def test_new_coco_maps_and_jsonl(ufo, tmp_path):
         assert yaml.safe_load(text.read_text())["dataset"]["train"]["train"] is True
 
 
+def test_config_dir_in_any_place_and_its_sources_by_name(ufo, tmp_path, monkeypatch):
+    ufo("import", coco(tmp_path / "birds"), "--out", tmp_path / "mïne, 2" / "birds")
+    folder = str(tmp_path / "mïne, 2")
+    words = ["data", "check", "birds", "resolution=224"]
+    given = [
+        words[:k] + option + words[k:]
+        for k in range(5)
+        for option in (["--config-dir", folder], [f"--config-dir={folder}"])
+    ]
+    for argv in given:
+        seen = []
+        monkeypatch.setattr(data_check, "run", lambda args, seen=seen: seen.append(args) or 0)
+        assert main.main(argv) == 0, argv
+        assert seen[0].name == str(Path(folder) / "source" / "birds.yaml")
+        assert seen[0].overrides[1:] == ["resolution='224'"]
+    assert main.main(["config", "sources.birds.task", "--config-dir", folder, "+source=birds"]) == 0
+
+
 # ---------------------------------------------------------------- export
 
 

@@ -74,3 +74,15 @@ def test_nothing_is_written_without_out(source, capsys):
 def test_a_language_model_keeps_its_tokenizer(source, capsys):
     assert main(["data", "vocab", str(source / "birds.yaml"), "backbone=internvl_tiny"]) == 1
     assert "keeps its own tokenizer" in capsys.readouterr().err
+
+
+def test_out_replaces_a_vocabulary_only(source, capsys):
+    """A slip of the pen must not write a list of words over the source, or over anything else."""
+    file = source / "birds.yaml"
+    before = file.read_text()
+    for out, said in ((file, "is there and is no vocabulary"), (source, "is a folder")):
+        assert main(["data", "vocab", str(file), "--out", str(out)]) == 1
+        assert said in capsys.readouterr().err and file.read_text() == before
+    out = source / "vocab.txt"
+    for _ in range(2):
+        assert main(["data", "vocab", str(file), "--out", str(out)]) == 0

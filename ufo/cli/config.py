@@ -40,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"one key at a time, not {' and '.join(keys)}; overrides are written key=value")
     overrides = [word for word in args.words if word not in keys]
     if args.config_dir:
-        overrides.append(f"hydra.searchpath=['file://{args.config_dir.absolute()}']")
+        if not args.config_dir.is_dir():
+            raise CommandError(f"--config-dir {args.config_dir} is not a folder")
+        from ufo.command_line import searched  # slow to import
+
+        overrides.append(searched(args.config_dir))
     cfg, setters = composed("evaluate" if args.evaluate else "train", overrides)
     wanted = tuple(keys[0].split(".")) if keys else ()
     below = [key for key in _leaves(cfg) if key[: len(wanted)] == wanted]

@@ -58,8 +58,23 @@ def _run(name: str, args: argparse.Namespace) -> int:
     if args.config_dir:
         if not args.config_dir.is_dir():
             raise CommandError(f"--config-dir {args.config_dir} is not a folder")
+        _find_own(args)
         args.overrides.insert(0, searched(args.config_dir))
     return importlib.import_module(f"ufo.cli.data_{name}").run(args)
+
+
+def _find_own(args: argparse.Namespace) -> None:
+    """A name of a source in `--config-dir` is its yaml, unless a mixture of the command has that source."""
+    from ufo.cli.data_find import dataset_names
+
+    if any(override.lstrip("+~").startswith("source") for override in args.overrides):
+        return
+    own = {path.stem: str(path) for path in sorted((args.config_dir / "source").glob("*.yaml"))}
+    own = {name: path for name, path in own.items() if name not in dataset_names()}
+    if hasattr(args, "name"):
+        args.name = own.get(args.name, args.name)
+    if hasattr(args, "names"):
+        args.names = [own.get(name, name) for name in args.names]
 
 
 def _sort_name(args: argparse.Namespace) -> None:

@@ -118,6 +118,9 @@ def find(
         cfg = _compose([f"+dataset@{HERE}={name}", *at, *overrides])
         return _found(name, cfg, cfg[HERE])
     known = [*dataset_names(), *sources, *(source.name for source in sources.values())]
+    if Path(name).exists():
+        kind = "folder" if Path(name).is_dir() else "file"
+        raise CommandError(f"the {kind} {name} is no yaml of a source; `ufo data import` and `new` write one")
     raise CommandError(unknown(name, known) + "; a file of your own ends in .yaml")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -46,9 +47,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.out:
         print(f"\n{counted}; --out FILE writes a vocabulary with them")
         return 0
+    _check_out(args.out, before)
     write_text(args.out, "\n".join(after.vocab) + "\n")
     print(f"\n{counted}; {args.out} has them. Train with: backbone.tokenizer.name_or_path={args.out}")
     return 0
+
+
+def _check_out(out: Path, vocabulary: UFOTokenizer) -> None:
+    """CommandError for a file that is there and is no vocabulary: it may be the source itself."""
+    if out.is_dir():
+        raise CommandError(f"--out {out} is a folder; name a file in it, for example {out / 'vocab.txt'}")
+    if out.is_file():
+        with open(out, encoding="utf-8", errors="replace") as file:
+            first = file.readline(200).strip()
+        if first != vocabulary.vocab[0]:
+            raise CommandError(f"--out {out} is there and is no vocabulary; give a file of another name")
 
 
 def _read(found: Found) -> Any:

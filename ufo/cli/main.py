@@ -25,13 +25,14 @@ from ufo.data.errors import DataError
 from ufo.ops.nearest import instead
 
 TRACEBACK = "UFO_TRACEBACK"
+FOLDER = "--config-dir"
 PASSED_ON = ("train", "evaluate")
 """Commands whose arguments are Hydra's: their `run` takes the words as they are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 1 for an expected error, 2 for wrong arguments."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _folders_last(list(sys.argv[1:] if argv is None else argv))
     run = _passed_on(argv)
     if run is None:
         parser = build_parser()
@@ -54,8 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK) or not _is_expected(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
         return 1
+
+
+def _folders_last(argv: list[str]) -> list[str]:
+    """The words with `--config-dir FOLDER` at their end: it may stand before the command, too."""
+    words: list[str] = []
+    folders: list[str] = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        is_folder = before == FOLDER or word == FOLDER or word.startswith(f"{FOLDER}=")
+        (folders if is_folder else words).append(word)
+    return [*words, *folders]
 
 
 def _passed_on(argv: Sequence[str]) -> Callable[[], int | None] | None:
@@ -112,6 +123,13 @@ def _is_expected(error: Exception) -> bool:
     # the module is only there if a command has read a checkpoint, which imports torch
     errors = sys.modules.get("ufo.checkpoints.errors")
     return errors is not None and isinstance(error, errors.CheckpointError)
+
+
+def _message(error: Exception) -> str:
+    """What an expected error says; of the system's errors the file and the reason, without numbers."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename} cannot be read or written: {error.strerror}"
+    return str(error)
 
 
 def _set_up_output() -> None:
