@@ -142,43 +142,6 @@ def test_again_and_what_is_not_replaced(ufo, tmp_path):
     assert not left
 
 
-def test_what_an_import_would_delete_is_refused(ufo, tmp_path, monkeypatch):
-    """`--out` is replaced as a whole, so that with `--force`, too, no data of the user may be in it."""
-    path = coco(tmp_path / "exports" / "birds")
-    images, file = path / "images" / "default", path / "annotations" / "instances_default.json"
-    before = tree_hash(tmp_path)
-    for out in (".", "exports", path.parent, path):
-        code, said = ufo("import", "coco", path, "--out", out, "--force")
-        assert code == 1 and "the data themselves" in said and tree_hash(tmp_path) == before
-    for words in (["import", "coco", file, "--images", images], ["new", "coco", images, file]):
-        code, said = ufo(*words, "--out", file.parent, "--force")
-        assert code == 1 and "holds the data themselves" in said and tree_hash(tmp_path) == before
-    other = write_json(tmp_path / "val" / "val.json", coco_content([]))
-    code, said = ufo("new", "coco", images, file, "--val-data", other, "--out", "val", "--force")
-    assert code == 1 and "holds the data themselves" in said and other.is_file()
-    (tmp_path / "here" / "deeper").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here" / "deeper")
-    for out in (".", ".."):
-        code, said = ufo("import", path, "--out", out)
-        assert code == 1 and "the folder that you are in" in said
-    code, said = ufo("import", path, "--out", "/proc/birds")
-    assert code == 1 and "cannot be written" in said and "another folder" in said
-
-
-def test_files_of_the_user_beside_an_import_and_links(ufo, tmp_path):
-    path = coco(tmp_path / "birds")
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "birds").symlink_to(tmp_path / "disk")
-    assert ufo("import", path)[0] == ufo("import", path)[0] == 0
-    assert (tmp_path / "mine" / "birds").is_symlink() and (tmp_path / "disk" / "train.json").is_file()
-    assert not [p.name for p in tmp_path.rglob(".*")]
-    (tmp_path / "disk" / "notes.txt").write_text("mine")
-    code, said = ufo("import", path)
-    assert code == 1 and "(notes.txt) is deleted" in said and (tmp_path / "disk" / "notes.txt").is_file()
-    assert ufo("import", path, "--force")[0] == 0
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -251,24 +214,6 @@ def test_new_coco_maps_and_jsonl(ufo, tmp_path):
         assert yaml.safe_load(text.read_text())["dataset"]["train"]["train"] is True
 
 
-def test_config_dir_in_any_place_and_its_sources_by_name(ufo, tmp_path, monkeypatch):
-    ufo("import", coco(tmp_path / "birds"), "--out", tmp_path / "mïne, 2" / "birds")
-    folder = str(tmp_path / "mïne, 2")
-    words = ["data", "check", "birds", "resolution=224"]
-    given = [
-        words[:k] + option + words[k:]
-        for k in range(5)
-        for option in (["--config-dir", folder], [f"--config-dir={folder}"])
-    ]
-    for argv in given:
-        seen = []
-        monkeypatch.setattr(data_check, "run", lambda args, seen=seen: seen.append(args) or 0)
-        assert main.main(argv) == 0, argv
-        assert seen[0].name == str(Path(folder) / "source" / "birds.yaml")
-        assert seen[0].overrides[1:] == ["resolution='224'"]
-    assert main.main(["config", "sources.birds.task", "--config-dir", folder, "+source=birds"]) == 0
-
-
 # ---------------------------------------------------------------- export
 
 
@@ -338,6 +283,30 @@ def test_parts_of_one_object_stay_one(ufo, tmp_path):
         assert code == 0 and ("several parts, written as a mask" in said) == (tool == "cvat")
         labels = imported(format_named(tool), tmp_path / tool, images=tmp_path / "pictures")
         assert boxes(labels)["0001.jpg"] == [("owl", (2, 2, 50, 40))]
+
+
+@pytest.mark.parametrize("tool", ["label_studio", "cvat", "labelme"])
+def test_predictions_that_no_tool_could_read_are_left_out(tool, ufo, tmp_path):
+    path, _ = predictions(tmp_path)
+    good = {"file_name": "0001.jpg", "category": 'a<b&"c', "bbox": [3, 4, 20, 30]}
+    bad = [
+        {"bbox": [9, 9, -3, -4]},
+        {"bbox": [900, 900, 3, 3]},
+        {"category": "o\u0001"},
+        {"category": "o\ud800"},
+    ]
+    path.write_bytes(json.dumps([good, *({**good, **change} for change in bad)]).encode("utf-8-sig"))
+    code, said = ufo("export", tool, path, "--images", tmp_path / "pictures", "--out", tmp_path / tool)
+    assert code == 0 and "1 objects in 1 pictures" in said, said
+    for kind in (
+        "1x box of negative size",
+        "1x box outside its picture",
+        "2x class name with control characters",
+    ):
+        assert kind in said
+    if tool != "label_studio":
+        labels = imported(format_named(tool), tmp_path / tool, images=tmp_path / "pictures")
+        assert boxes(labels)["0001.jpg"] == [('a<b&"c', (3, 4, 23, 34))]
 
 
 def test_export_of_ids_and_several_tasks(ufo, tmp_path):

@@ -6,6 +6,7 @@ Right is: read as it is meant, or one sentence that names the cure, or left out,
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -340,3 +341,22 @@ def test_coco_of_both_splits_with_the_same_pictures(tmp_path):
     assert boxes(labels) == true_boxes()
     assert labels.problems.left_out == {"object that stands there twice": 4}
     assert labels.problems.doubtful == {"picture in two splits, kept in the first": 3}
+
+
+def test_what_no_file_can_hold_is_left_out(tmp_path):
+    """Half a character in a class or a text, and a file name in Latin-1 on a disk of Linux."""
+    root = labelme(tmp_path / "birds")
+    edit(root / "a.json", lambda c: c["shapes"][0].update(label="ow\ud83d", description="the owl"))
+    edit(root / "c.json", lambda c: c["shapes"][0].update(description="the \ud83d bird"))
+    write_image(root / "k.jpg").rename(Path(os.fsdecode(os.fsencode(root) + b"/k\xe4uz.jpg")))
+    content = json.loads((root / "c.json").read_text())
+    write_json(root / "k.json", {**content, "imagePath": "k\udce4uz.jpg"})
+    labels = read("labelme", root)
+    assert labels.classes == CLASSES and labels.problems.left_out == {
+        "class name with control characters or half characters": 1,
+        "text with half a character (a lone surrogate)": 1,
+        "picture whose name is not UTF-8: rename it": 1,
+    }
+    for picture in labels.pictures:
+        for thing in picture.things:
+            f"{picture.path} {thing.label} {thing.text}".encode()

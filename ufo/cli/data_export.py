@@ -17,11 +17,13 @@ from ufo.data.datasets.coco_file import key_of
 from ufo.data.formats import Format, format_named, formats
 from ufo.data.json_stream import json_records
 from ufo.data.labels.outline import outlines
-from ufo.data.labels.reading import Source, bounded, json_of
+from ufo.data.labels.reading import Source, bounded, json_of, peek
 from ufo.data.labels.record import Picture, Thing
 from ufo.data.labels.shapes import checked_rle, number, numbers, polygons_rle
 from ufo.data.labels.sources import BOX_TEXTS, BOXES, MASK_TEXTS, MASKS
+from ufo.data.labels.tidy import UNWRITABLE, misplaced
 from ufo.data.problems import DOUBTFUL
+from ufo.data.texts import is_writable
 from ufo.ops.nearest import beside
 
 PREFERRED = (MASKS, BOXES, MASK_TEXTS, BOX_TEXTS)
@@ -90,9 +92,7 @@ def _write(tool: Format, pictures: list[Picture], args: argparse.Namespace) -> N
 
 def _records(path: Path, task: str | None) -> Iterator[dict[str, Any]]:
     """The records of a list, or of one task of `--task any`'s lists by task."""
-    with open(bounded(path), "rb") as file:
-        start = file.read(64).lstrip()
-    if start.startswith(b"["):
+    if peek(bounded(path), 64).lstrip().startswith("["):
         found = [record for _, record in json_records(path)]
     else:
         content = json_of(path)
@@ -160,6 +160,12 @@ def _thing(
         thing.polygons = [p for p in polygons if p is not None and len(p) >= 6 and len(p) % 2 == 0]
     if thing.box is None and thing.rle is None and not thing.polygons:
         source.problems.report("record without a box or mask", where)
+        return None
+    problem = UNWRITABLE if not is_writable(thing.label) else None
+    if thing.box is not None:
+        problem = problem or misplaced(picture, thing)
+    if problem:
+        source.problems.report(problem, where)
         return None
     return thing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 from ufo.types import MASK_TOKEN
@@ -13,6 +14,11 @@ NO_TEXT = "text that is null or something else than text"
 HALF = "text with half a character (a lone surrogate)"
 MARK = f"text with {MASK_TOKEN}, which stands for a mask"
 ENDLESS = f"text of more than {MAX_TEXT} characters"
+
+
+def is_writable(name: str) -> bool:
+    """Whether a name can stand in any file: no control characters, no half characters (surrogates)."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
 def usable_text(value: Any, train: bool, marks: bool = False) -> tuple[str, str | None]:

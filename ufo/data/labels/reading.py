@@ -26,6 +26,7 @@ from ufo.data.image_files import IMAGE_SUFFIXES
 from ufo.data.labels.record import Picture
 from ufo.data.pictures import IMAGE_FORMATS, image_sizes
 from ufo.data.problems import DOUBTFUL, Problems
+from ufo.data.texts import is_writable
 from ufo.data.xml_files import parse_xml
 
 MAX_FILE = 512 << 20
@@ -157,6 +158,9 @@ class Source:
         """
         if path is None:
             self.problems.report(MISSING, where)
+            return None
+        if not is_writable(str(path)):
+            self.problems.report("picture whose name is not UTF-8: rename it", repr(str(path)))
             return None
         sizes = self._sizes(path)
         if sizes is None:

@@ -9,7 +9,9 @@ from ufo.data.errors import DataError
 from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import area, around, pairs_of, rle_area, rle_box
 from ufo.data.problems import DOUBTFUL
-from ufo.data.texts import usable_text
+from ufo.data.texts import is_writable, usable_text
+
+UNWRITABLE = "class name with control characters or half characters"
 
 
 def tidy(labels: Labels, classes: Sequence[str] | None = None) -> None:
@@ -24,10 +26,11 @@ def tidy(labels: Labels, classes: Sequence[str] | None = None) -> None:
     if classes is not None:
         labels.classes = list(classes)
     else:
-        labels.classes = [name for name in labels.classes if name.strip()]
+        labels.classes = [name for name in labels.classes if name.strip() and is_writable(name)]
         names = {
             thing.label for picture in labels.pictures for thing in picture.things if thing.label.strip()
         }
+        names = {name for name in names if is_writable(name)}
         labels.classes += sorted(names - set(labels.classes))
     known = set(labels.classes)
     for picture in labels.pictures:
@@ -75,10 +78,15 @@ def _usable(labels: Labels, picture: Picture, thing: Thing, known: set[str]) -> 
     problem = None
     if not thing.label.strip():
         problem = "object without a class"
+    elif not is_writable(thing.label):
+        problem = UNWRITABLE
     elif thing.label not in known:
         problem = f"object of class {thing.label[:60]!r}, which is not among the classes"
     else:
-        problem = _shape(labels, thing, where) or _place(picture, thing)
+        problem = _shape(labels, thing, where) or misplaced(picture, thing)
+        thing.text, unsaid = usable_text(thing.text, train=True)
+        if unsaid:
+            labels.problems.report(unsaid, where)
     if problem:
         labels.problems.report(problem, where)
     return not problem
@@ -102,8 +110,8 @@ def _shape(labels: Labels, thing: Thing, where: str) -> str | None:
     return None
 
 
-def _place(picture: Picture, thing: Thing) -> str | None:
-    """What is wrong with a box as a part of its picture."""
+def misplaced(picture: Picture, thing: Thing) -> str | None:
+    """What is wrong with an object's box as a part of its picture."""
     height, width = picture.size
     x1, y1, x2, y2 = thing.box or (0.0, 0.0, 0.0, 0.0)
     if x1 > x2 or y1 > y2:
