@@ -17,7 +17,7 @@ from ufo.cli import data_check, main
 
 @pytest.fixture
 def ufo(monkeypatch, tmp_path, capsys):
-    """Run a `ufo data` command in `tmp_path`; returns its exit code and what it printed, without the check."""
+    """Run a `ufo data` command in `tmp_path`, without the check; returns exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data_check, "run", lambda args: 0)
 
