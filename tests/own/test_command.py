@@ -13,7 +13,7 @@ from squares import write_squares
 from ufo.check import check_config
 from ufo.checkpoints import recipes
 from ufo.command_line import readable
-from ufo.own.command import rewritten
+from ufo.own.command import find, rewritten
 
 YAML = """{head}defaults: [/transform@transform: plain]
 name: {name}/detection
@@ -138,3 +138,30 @@ def test_train__a_file_alone(folder, capsys):
     printed = capsys.readouterr().out
     assert "mAP" in printed and "pictures" in printed
     assert (folder / "run" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: (text + "x: [").encode(), r"squares\.yaml is no yaml: while parsing"),
+        (lambda text: (text + "x: !!python/name:os.system").encode(), r"squares\.yaml is no yaml: could not"),
+        (lambda text: ("# Käuze\n" + text).encode("latin-1"), r"squares\.yaml is not UTF-8 text at byte 3"),
+        (lambda text: text.encode("utf-16"), r"squares\.yaml is not UTF-8 text at byte 0"),
+        (
+            lambda text: text.replace("task: detection", "task: detektion").encode(),
+            "no task 'detektion'; there",
+        ),
+    ],
+)
+def test_a_file_that_is_no_source__is_one_sentence(change, said, folder):
+    path = folder / "mine" / "source" / "squares.yaml"
+    path.write_bytes(change(path.read_text()))
+    with pytest.raises(ValueError, match=said) as error:
+        find([str(path)], [])
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_with_a_byte_order_mark__is_read(folder):
+    path = folder / "mine" / "source" / "squares.yaml"
+    path.write_bytes(path.read_text().encode("utf-8-sig"))
+    assert find([str(path)], []).overrides == ["+source=[squares]"]

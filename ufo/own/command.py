@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from ufo import places
 from ufo.command_line import own_folders, searched, split_arguments
 from ufo.runs.naming import own_sources
 from ufo.yaml_files import check_yaml
@@ -92,7 +93,7 @@ def find(files: Sequence[str], options: Sequence[str]) -> Place:
             raise ValueError(
                 f"Hydra cannot name '{file}'; put it into a folder called source, as mine/source/birds.yaml"
             )
-        if path.parent.name == "source" and _PACKAGE.search(path.read_text(encoding="utf-8")):
+        if path.parent.name == "source" and _PACKAGE.search(path.read_text(encoding="utf-8-sig")):
             names.append(path.stem)
         else:  # any folder is a group of configs, and the key says where its option goes
             others.append(f"+{path.parent.name}@sources.{key}={path.stem}")
@@ -116,13 +117,22 @@ def source_key(path: Path) -> str:
 
     Raises ValueError where the file describes no source.
     """
-    text = path.read_text(encoding="utf-8")
-    content: Any = yaml.safe_load(text)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content: Any = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text at byte {error.start}; save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no yaml: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict) or not {"task", "dataset"} <= content.keys():
         raise ValueError(
             f"{path} describes no source: it needs `task` and `dataset` (`ufo data import` and "
             "`ufo data new` write such files)"
         )
+    folders = (places.conf() / "task", path.parent.parent / "task")
+    known = sorted({option.stem for folder in folders for option in folder.glob("*.yaml")})
+    if content["task"] not in known:
+        raise ValueError(f"{path}: there is no task {content['task']!r}; there are: {', '.join(known)}")
     found = _PACKAGE.search(text)
     return found[1] if found else re.sub(r"\W+", "_", path.stem)
 
