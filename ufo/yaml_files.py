@@ -45,9 +45,11 @@ def texts_of_yaml(text: str) -> Any:
 
 
 def check_folders(folders: Iterable[Path]) -> None:
-    """`check_yaml` for all yaml files below some folders."""
+    """`check_yaml` for all yaml files below the folders of `--config-dir`; ValueError if one is none."""
     for folder in folders:
-        for path in sorted(folder.rglob("*.yaml")) if folder.is_dir() else ():
+        if not folder.is_dir():
+            raise ValueError(f"--config-dir {folder} is not a folder")
+        for path in sorted(folder.rglob("*.yaml")):
             check_yaml(path)
 
 

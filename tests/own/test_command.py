@@ -165,3 +165,19 @@ def test_a_file_with_a_byte_order_mark__is_read(folder):
     path = folder / "mine" / "source" / "squares.yaml"
     path.write_bytes(path.read_text().encode("utf-8-sig"))
     assert find([str(path)], []).overrides == ["+source=[squares]"]
+
+
+def test_sources_of_one_name_and_folders_that_are_none__are_said(folder):
+    path = folder / "mine" / "source" / "squares.yaml"
+    assert find([str(path), str(path)], []).overrides == ["+source=[squares]"]
+    second = folder / "other" / "source" / "again.yaml"
+    second.parent.mkdir()
+    second.write_text(path.read_text())
+    with pytest.raises(ValueError, match="are both the source 'sq'; give one of them another name"):
+        find([str(path), str(second)], [])
+    umlaut = path.rename(path.with_name("k\u00e4uze.yaml"))
+    with pytest.raises(ValueError, match="name of plain letters"):
+        find([str(umlaut)], [])
+    for given in (["--config-dir", "nowhere"], [f"--config-dir={umlaut}"]):
+        with pytest.raises(ValueError, match=r"--config-dir \S+ is not a folder"):
+            find([], given)

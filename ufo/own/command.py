@@ -21,12 +21,13 @@ import yaml
 from ufo import places
 from ufo.command_line import own_folders, searched, split_arguments
 from ufo.runs.naming import own_sources
-from ufo.yaml_files import check_yaml
+from ufo.yaml_files import check_folders, check_yaml
 
 SUFFIXES = (".yaml", ".yml")
 TOLD = ("mixture", "experiment", "sweep")
 """Groups whose choice says what to train: nothing is chosen then."""
 _PACKAGE = re.compile(r"^#\s*@package\s+sources\.(\w+)\s*$", re.MULTILINE)
+_FILE = re.compile(r"[\w.-]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
 
 
@@ -78,21 +79,11 @@ class Place:
 
 def find(files: Sequence[str], options: Sequence[str]) -> Place:
     """The place of some yaml files beside Hydra's own options of the command."""
+    check_folders(own_folders(options))
     place = Place(list(options), folders=[folder.absolute() for folder in own_folders(options)])
     given, names, others = len(place.folders), [], []
-    for file in files:
-        path = Path(file).absolute()
-        if not path.is_file():
-            raise ValueError(
-                f"there is no file {file}; give the yaml of a source (`ufo data import` makes one)"
-            )
-        check_yaml(path)
-        key = source_key(path)
+    for path, key in _keys(files).items():
         folder = path.parent.parent
-        if not _NAME.fullmatch(path.parent.name) or not re.fullmatch(r"[\w.-]+", path.stem):
-            raise ValueError(
-                f"Hydra cannot name '{file}'; put it into a folder called source, as mine/source/birds.yaml"
-            )
         if path.parent.name == "source" and _PACKAGE.search(path.read_text(encoding="utf-8-sig")):
             names.append(path.stem)
         else:  # any folder is a group of configs, and the key says where its option goes
@@ -110,6 +101,31 @@ def find(files: Sequence[str], options: Sequence[str]) -> Place:
         place.overrides.append(f"+source=[{','.join(names)}]")
     place.overrides += others
     return place
+
+
+def _keys(files: Sequence[str]) -> dict[Path, str]:
+    """The files, each once, and what their sources are called. Raises ValueError."""
+    keys: dict[Path, str] = {}
+    for file in files:
+        path = Path(file).absolute()
+        if not path.is_file():
+            raise ValueError(
+                f"there is no file {file}; give the yaml of a source (`ufo data import` makes one)"
+            )
+        check_yaml(path)
+        key = source_key(path)
+        if not _NAME.fullmatch(path.parent.name) or not _FILE.fullmatch(path.stem):
+            raise ValueError(
+                f"Hydra cannot name '{file}'; put it, with a name of plain letters and digits, into a folder "
+                "called source, as mine/source/birds.yaml"
+            )
+        if other := next((p for p, known in keys.items() if known == key and p != path), None):
+            raise ValueError(
+                f"{other} and {file} are both the source '{key}'; give one of them another name in its first "
+                "line, # @package sources.NAME"
+            )
+        keys[path] = key
+    return keys
 
 
 def source_key(path: Path) -> str:
