@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import get_object, instantiate
@@ -34,6 +32,7 @@ from ufo.draw import contact_sheet, draw
 from ufo.errors import sentence
 from ufo.files import save_picture, write_text
 from ufo.ops.grid import query_grid
+from ufo.ops.text import counted_tokens
 from ufo.tasks import Asked, Task, kind_of, task_class
 from ufo.tasks.wording import WORDINGS
 from ufo.types import Batch, Target, given
@@ -45,28 +44,64 @@ MAX_ANSWERS = 8  # below a picture; the text file has all
 def run(args: argparse.Namespace) -> int:
     """Draw samples; prints where they are."""
     found = find(args.name, args.root, args.overrides)
-    backbone = make_backbone(found)
-    task = _task(found, args.task).worded(WORDINGS[backbone.wording])
-    source = _source(found, task, args.split)
+    samples = Samples(found, args.task, args.split, args.seed, args.n)
     out = args.out or Path("runs") / "data_show" / found.name.replace("/", "_")
     out.mkdir(parents=True, exist_ok=True)
     pictures, texts, shown = [], [], []
-    for number, batch in enumerate(track(
-        _batches(source, args.n, args.seed), "drawing", total=args.n, console=Console(stderr=True)
-    )):  # fmt: skip
-        asked = task.supervise(batch, _grid(task, backbone, batch))
-        [prompt] = asked.prompts
-        answers = _answers(asked, backbone)
-        texts.append(_text(number, backbone.chat(prompt), answers))
-        shown.append("\n".join([f"prompt: {backbone.chat(prompt)}", *_counted(answers)]))
-        pictures.append(_picture(batch, asked, answers))
+    for number in track(range(len(samples)), "drawing", console=Console(stderr=True)):
+        sample = samples[number]
+        texts.append(_text(number, sample.prompt, sample.answers))
+        shown.append("\n".join([f"prompt: {sample.prompt}", *_counted(sample.answers)]))
+        pictures.append(sample.picture)
         save_picture(pictures[-1], out / f"{number:03d}.png")
-    sheet = contact_sheet(pictures, columns=4, title=f"{found.name}: {task.name}")
+    sheet = contact_sheet(pictures, columns=4, title=f"{found.name}: {samples.task.name}")
     save_picture(sheet, out / "sheet.png")
     write_text(out / "texts.txt", "\n\n".join(texts) + "\n")
     print(shown[0])
     print(f"\n{len(pictures)} samples: {out / 'sheet.png'}, exact prompts and answers: {out / 'texts.txt'}")
     return 0
+
+
+class Drawn(NamedTuple):
+    """One training sample."""
+
+    prompt: str
+    answers: list[tuple[str, str]]  # (where, answer) of every row that is learned, in the queries' order
+    picture: Image.Image
+
+
+class Samples:
+    """Training samples of a data set for one task, by number; none is read before it is asked for.
+
+    Args:
+        task: its name; None: the one that uses most of the data set.
+        most: so many at most.
+
+    Raises:
+        CommandError: the data set cannot be read, or does not serve the task.
+    """
+
+    def __init__(self, found: Found, task: str | None, split: str, seed: int, most: int) -> None:
+        self.backbone = make_backbone(found)
+        self.task = _task(found, task).worded(WORDINGS[self.backbone.wording])
+        source = _source(found, self.task, split)
+        try:
+            data = source.data("train")
+        except (ValueError, RuntimeError) as error:
+            raise CommandError(sentence(error)) from error
+        sampler = MixtureSampler([Entry(source.name, 1.0, 1, source.groups())], seed)
+        self._data, self._keys = TrainingData([source]), list(islice(sampler, min(most, len(data))))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, number: int) -> Drawn:
+        """A sample as the mixer would draw it."""
+        batch = self._data.__getitems__(self._keys[number])
+        asked = self.task.supervise(batch, _grid(self.task, self.backbone, batch))
+        [prompt] = asked.prompts
+        answers = _answers(asked, self.backbone)
+        return Drawn(self.backbone.chat(prompt), answers, _picture(batch, asked, answers))
 
 
 def _task(found: Found, name: str | None) -> Task:
@@ -107,18 +142,6 @@ def _source(found: Found, task: Task, split: str) -> Source:
     )
 
 
-def _batches(source: Source, count: int, seed: int) -> Iterator[Batch]:
-    """Batches of one image, as the mixer would draw them."""
-    try:
-        data = source.data("train")
-    except (ValueError, RuntimeError) as error:
-        raise CommandError(sentence(error)) from error
-    sampler = MixtureSampler([Entry(source.name, 1.0, 1, source.groups())], seed)
-    training = TrainingData([source])
-    for keys in islice(sampler, min(count, len(data))):
-        yield training.__getitems__(keys)
-
-
 def _grid(task: Task, backbone: Backbone, batch: Batch) -> Any:
     windows = backbone.grid_windows(*batch.image_size)
     return query_grid(*windows, task.grid_per_window) if task.grid_per_window else None
@@ -153,11 +176,6 @@ def _counted(answers: list[tuple[str, str]]) -> list[str]:
     return [*lines[:MAX_ANSWERS], *more]
 
 
-def _short(text: str) -> str:
-    """Mask tokens in a row as one with their number: the text file has the exact words."""
-    return re.sub(r"(<\w+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", text)
-
-
 def _picture(batch: Batch, asked: Asked, answers: list[tuple[str, str]]) -> Image.Image:
     """The image with its annotations, trained queries as dots, prompt and answers below."""
     image = batch.images[0]
@@ -167,7 +185,7 @@ def _picture(batch: Batch, asked: Asked, answers: list[tuple[str, str]]) -> Imag
         boxes=None if batch.boxes is None else batch.boxes[0],
         labels=None if batch.labels is None else batch.labels[0],
         semantic=None if batch.semantic is None else batch.semantic[0],
-        captions=[_short(line) for line in (f"prompt: {asked.prompts[0]}", *_counted(answers))],
+        captions=[counted_tokens(line) for line in (f"prompt: {asked.prompts[0]}", *_counted(answers))],
     )
     if batch.masks is not None and kind_of(batch.task).masks:
         target.masks = [encode_mask(mask) for mask in batch.masks[0]]

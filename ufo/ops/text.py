@@ -64,3 +64,8 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
             row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
             diagonal = above
     return row[-1]
+
+
+def counted_tokens(text: str) -> str:
+    """Special tokens in a row as one with their number: `<MASK> x 16`."""
+    return re.sub(r"(<\w+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", text)

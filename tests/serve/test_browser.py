@@ -1,0 +1,224 @@
+"""The page in a real browser: the system's Chromium, driven by playwright; skipped where one is absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from commands import ROOT, needs_weights
+from serve_requests import png
+
+from ufo.data.digits import generate
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    needs_weights,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system"),
+]
+SECONDS = 120_000  # milliseconds that a busy machine may take
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    generate(folder, train=0, val=2, seed=3, progress=False)
+    return folder / "val" / "images"
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The page of `ufo serve` as a user starts it; it must end at SIGTERM, with exit code 0."""
+    command = [sys.executable, "-m", "ufo.cli.main", "serve", "weights/ufo_vit_tiny_digits", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        line = next(line for line in process.stdout if line.startswith("page: "))
+        yield line.removeprefix("page: ").strip()
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[0]
+        assert process.returncode == 0 and "stopped" in rest
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, ready; nothing it does may raise an error of JavaScript or load from elsewhere."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(SECONDS)
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request", lambda r: None if r.url.startswith((address, "blob:", "data:")) else wrong.append(r.url)
+    )
+    page.goto(address)
+    page.wait_for_selector("body[data-ready=yes]")
+    yield page
+    page.close()
+    assert not wrong
+
+
+def pixels(page) -> str:
+    return page.evaluate("document.getElementById('stage').toDataURL()")
+
+
+def choose(page, *tasks: str) -> None:
+    for box in page.locator("#tasks input").all():
+        box.set_checked(box.get_attribute("value") in tasks)
+
+
+def ask(page, picture: Path) -> None:
+    page.set_input_files("#file", picture)
+    page.wait_for_function(f"document.getElementById('file-name').textContent === '{picture.name}'")
+    page.click("#ask")
+    page.wait_for_function("document.getElementById('busy').textContent.startsWith('answered')")
+
+
+def test_a_picture_is_asked_about_drawn_and_saved(page, scenes, tmp_path):
+    choose(page, "detection", "instance_segmentation", "caption")
+    ask(page, scenes / "000001.jpg")
+    assert page.locator(".result").count() == 3
+    assert "detection: " in page.get_attribute("#stage", "aria-label")
+    drawn = pixels(page)
+    for box in ("#show-boxes", "#show-masks", "#show-labels"):
+        page.uncheck(box)
+    plain = pixels(page)
+    assert plain != drawn
+    page.check("#show-masks")
+    assert pixels(page) not in (plain, drawn)
+    page.uncheck(".result:nth-child(2) > label input")  # hides the segmentation, whose masks are drawn
+    assert pixels(page) == plain
+    with page.expect_download() as saved:
+        page.click("#save-json")
+    saved.value.save_as(tmp_path / "answer.json")
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert [r["task"] for r in answer["results"]] == ["detection", "instance_segmentation", "caption"]
+    assert all(record["score"] >= 0.3 for record in answer["results"][0]["records"])
+    with page.expect_download() as saved:
+        page.click("#save-png")
+    saved.value.save_as(tmp_path / "answer.png")
+    assert (tmp_path / "answer.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_how_it_arose_is_told_by_mouse_and_keyboard(page, scenes):
+    choose(page, "instance_segmentation")
+    ask(page, scenes / "000001.jpg")
+    assert page.locator("#planes canvas").count() == 17  # sixteen planes and the mask
+    assert page.locator("#times tr").count() == 4
+    assert "x  " in page.text_content("#raw")
+    page.check("#show-points")
+    page.hover("#stage", position={"x": 30, "y": 30})
+    first = page.text_content("#point")
+    assert "probability" in first
+    page.focus("#stage")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("before => document.getElementById('point').textContent !== before", arg=first)
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("before => document.getElementById('point').textContent === before", arg=first)
+
+
+def test_an_expression_is_asked_for(page, scenes):
+    choose(page, "grounding")
+    page.set_input_files("#file", scenes / "000001.jpg")
+    page.click("#ask")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "needs a text" in page.text_content("#error")
+    page.fill("#text", "the seven")
+    ask(page, scenes / "000001.jpg")
+    assert page.is_hidden("#error") and '"the seven"' in page.text_content(".result")
+
+
+def test_errors_are_shown(page, tmp_path):
+    page.click("#ask")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "no picture" in page.text_content("#error")
+    (tmp_path / "broken.png").write_bytes(png()[:300])
+    page.set_input_files("#file", tmp_path / "broken.png")
+    page.click("#ask")
+    page.wait_for_function("document.getElementById('error').textContent.includes('cannot be used')")
+    assert page.is_enabled("#ask")
+
+
+def test_two_users_at_once_see_their_own(browser, address, scenes):
+    """Each in a process of its own, as a browser's interface belongs to one thread."""
+    code = (
+        "import sys; from playwright.sync_api import sync_playwright\n"
+        "with sync_playwright() as p:\n"
+        "    b = p.chromium.launch(executable_path=sys.argv[1], args=['--no-sandbox'])\n"
+        "    page = b.new_page(); page.set_default_timeout(120000); page.goto(sys.argv[2])\n"
+        "    page.wait_for_selector('body[data-ready=yes]')\n"
+        "    for _ in range(3):\n"
+        "        page.set_input_files('#file', sys.argv[3])\n"
+        "        page.wait_for_function('document.getElementById(\"results\").childElementCount === 0')\n"
+        "        page.click('#ask'); page.wait_for_selector('.result')\n"
+        "        print(page.text_content('.result'))\n"
+    )
+
+    def user(picture: Path) -> list[str]:
+        arguments = [sys.executable, "-c", code, CHROMIUM, address, str(picture)]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    pictures = [scenes / "000001.jpg", scenes / "000002.jpg"]
+    with ThreadPoolExecutor(2) as users:
+        first, second = users.map(user, pictures)
+    assert len(set(first)) == 1 and len(set(second)) == 1 and first[0] != second[0]
+
+
+def test_the_page_can_be_used_without_a_mouse_and_read_aloud(page):
+    """Every control has a name, every picture a text; dark text on light ground, at least 4.5 to 1."""
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('input, select, button, canvas, img')].filter((e) =>
+             !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label')
+             || e.hasAttribute('alt'))).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    style = (ROOT / "ufo" / "serve" / "page" / "page.css").read_text()
+    colors = dict(re.findall(r"--(\w+): (#\w+);", style))
+    for ink, paper in (
+        ("ink", "paper"),
+        ("ink", "sheet"),
+        ("quiet", "paper"),
+        ("quiet", "sheet"),
+        ("accent", "paper"),
+    ):
+        assert contrast(colors[ink], colors[paper]) >= 4.5, (ink, paper)
+    assert contrast("#8c1d18", "#ffffff") >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2 between two colours, 1 to 21."""
+
+    def light(color: str) -> float:
+        digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
