@@ -68,4 +68,4 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 def counted_tokens(text: str) -> str:
     """Special tokens in a row as one with their number: `<MASK> x 16`."""
-    return re.sub(r"(<\w+>)\1+", lambda run: f"{run[1]} x {len(run[0]) // len(run[1])}", text)
+    return re.sub(r"(<\w+>)(?:\s*\1)+", lambda run: f"{run[1]} x {run[0].count(run[1])}", text)

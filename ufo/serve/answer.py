@@ -31,7 +31,7 @@ def result(question: Question, ask: Ask, answered: Answered, kind: Kind) -> dict
     prediction = answered.prediction
     content: dict[str, Any] = {
         "task": ask.task,
-        "summary": kind.summary(prediction, question.score, ask.text),
+        "summary": kind.summary(prediction, question.summary_score, ask.text),
         "text": prediction.text,
         "records": kind.records(prediction, image, (height, width), ask.text),
         "milliseconds": {name: round(1000 * value, 2) for name, value in answered.seconds.items()},

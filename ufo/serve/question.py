@@ -26,7 +26,7 @@ from ufo.serve.limits import Limits, Refused
 from ufo.tasks.base import Task
 from ufo.types import MASK_TOKEN
 
-KEYS = ("image", "file_name", "tasks", "text", "classes", "score", "explain", "layers")
+KEYS = ("image", "file_name", "tasks", "text", "classes", "score", "summary_score", "explain", "layers")
 LETTERS = 2000  # of a text, and of a class name
 NAMES = 2000  # class names
 
@@ -49,6 +49,7 @@ class Question:
     asks: list[Ask] = field(default_factory=list)
     file_name: str = "upload"
     score: float = 0.3  # objects below it are left out
+    summary_score: float = 0.3  # and those below it are only counted in the summary
     explain: bool = False  # add how each answer arose
     layers: bool = False  # add what a page draws
 
@@ -63,13 +64,15 @@ def read_question(body: bytes, model: UFO, limits: Limits) -> Question:
     asks = _asks(given, model)
     pixels = _picture(_typed(given, "image", str, ""), limits)
     height, width = pixels.shape[-2:]
+    score = _score(given, "score", 0.3)
     name = "".join(c for c in _typed(given, "file_name", str, "upload") if c.isprintable())
     return Question(
         pixels=_shrunken(pixels, limits.predicted_pixels),
         size=(height, width),
         asks=asks,
         file_name=name[-200:] or "upload",
-        score=_score(given),
+        score=score,
+        summary_score=_score(given, "summary_score", score),
         explain=_typed(given, "explain", bool, False),
         layers=_typed(given, "layers", bool, False),
     )
@@ -116,10 +119,10 @@ def _readable(text: str, key: str) -> str:
     return text
 
 
-def _score(given: dict[str, Any]) -> float:
-    score = given.get("score", 0.3)
+def _score(given: dict[str, Any], key: str, default: float) -> float:
+    score = given.get(key, default)
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-        raise Refused(422, "'score' must be a number from 0 to 1")
+        raise Refused(422, f"'{key}' must be a number from 0 to 1")
     return float(score)
 
 

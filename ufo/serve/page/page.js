@@ -20,6 +20,7 @@ const options = () => ({
 
 function redraw() {
   element("score-value").textContent = options().score.toFixed(2);
+  for (const o of state.results.flatMap((r) => r.layers.objects)) o.item.hidden = o.score !== null && o.score < options().score;
   draw(state, options());
 }
 
@@ -63,7 +64,7 @@ async function submit(event) {
     element("busy").textContent = "asking ...";
     const classes = element("classes").value.split(",").map((name) => name.trim()).filter(Boolean);
     const question = { file_name: state.file.name, tasks, text: element("text").value, classes };
-    const body = { ...question, image: await base64(state.file), score: LEAST, explain: true, layers: true };
+    const body = { ...question, image: await base64(state.file), score: LEAST, summary_score: options().score, explain: true, layers: true };
     const answer = await ask("predict", body);
     if (number !== asked) return;
     show(null);
@@ -117,6 +118,7 @@ function card(result) {
     const item = make("li", {}, tick([swatch(object.color), label(object) || "found"], true, (on) => (object.off = !on)));
     item.onmouseenter = item.onfocus = () => light(object, result);
     item.onmouseleave = () => light(null, result);
+    object.item = item;
     return item;
   });
   const legend = result.layers.legend.map((entry) =>
