@@ -22,13 +22,14 @@ sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+expect = sync_api.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     needs_weights,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system"),
 ]
-SECONDS = 120_000  # milliseconds that a busy machine may take
+PATIENCE = 120_000  # milliseconds that a busy machine may take
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser():
+    expect.set_options(timeout=PATIENCE)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -67,7 +69,7 @@ def browser():
 def page(browser, address):
     """The page, ready; nothing it does may raise an error of JavaScript or load from elsewhere."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(SECONDS)
+    page.set_default_timeout(PATIENCE)
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on(
@@ -91,9 +93,9 @@ def choose(page, *tasks: str) -> None:
 
 def ask(page, picture: Path) -> None:
     page.set_input_files("#file", picture)
-    page.wait_for_function(f"document.getElementById('file-name').textContent === '{picture.name}'")
+    expect(page.locator("#file-name")).to_have_text(picture.name)
     page.click("#ask")
-    page.wait_for_function("document.getElementById('busy').textContent.startsWith('answered')")
+    expect(page.locator("#busy")).to_have_text(re.compile("^answered in"))
 
 
 def test_a_picture_is_asked_about_drawn_and_saved(page, scenes, tmp_path):
@@ -134,9 +136,9 @@ def test_how_it_arose_is_told_by_mouse_and_keyboard(page, scenes):
     assert "probability" in first
     page.focus("#stage")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("before => document.getElementById('point').textContent !== before", arg=first)
+    expect(page.locator("#point")).not_to_have_text(first)
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("before => document.getElementById('point').textContent === before", arg=first)
+    expect(page.locator("#point")).to_have_text(first)
 
 
 def test_an_expression_is_asked_for(page, scenes):
@@ -157,7 +159,7 @@ def test_errors_are_shown(page, tmp_path):
     (tmp_path / "broken.png").write_bytes(png()[:300])
     page.set_input_files("#file", tmp_path / "broken.png")
     page.click("#ask")
-    page.wait_for_function("document.getElementById('error').textContent.includes('cannot be used')")
+    expect(page.locator("#error")).to_contain_text("cannot be used")
     assert page.is_enabled("#ask")
 
 
@@ -171,7 +173,7 @@ def test_two_users_at_once_see_their_own(browser, address, scenes):
         "    page.wait_for_selector('body[data-ready=yes]')\n"
         "    for _ in range(3):\n"
         "        page.set_input_files('#file', sys.argv[3])\n"
-        "        page.wait_for_function('document.getElementById(\"results\").childElementCount === 0')\n"
+        "        page.wait_for_selector('.result', state='detached')\n"
         "        page.click('#ask'); page.wait_for_selector('.result')\n"
         "        print(page.text_content('.result'))\n"
     )

@@ -9,6 +9,7 @@ const LEAST = 0.05; // objects below this score are not asked for
 const state = { file: null, image: null, results: [], answer: null, arose: null, chosen: 0 };
 let about = null;
 let asked = 0; // only the latest question's answer is shown
+let taking = Promise.resolve(); // ends when the picture has been read
 
 const options = () => ({
   boxes: element("show-boxes").checked,
@@ -26,8 +27,11 @@ function redraw() {
 
 // --- the question
 
-async function take(file) {
-  if (!file) return;
+function take(file) {
+  if (file) taking = taking.then(() => read(file));
+}
+
+async function read(file) {
   try {
     if (file.size > about.limits.upload_mb * 2 ** 20) throw new Error(`The picture has more than ${about.limits.upload_mb} MB; shrink it.`);
     const address = URL.createObjectURL(file);
@@ -54,6 +58,7 @@ const base64 = (file) =>
 
 async function submit(event) {
   event.preventDefault();
+  await taking;
   const number = ++asked;
   const button = element("ask");
   try {
