@@ -21,6 +21,7 @@ PAGES = {
     "Data": ["docs/data.md", "conf/vocab/README.md"],
     "Results": [
         "docs/results.md",
+        "docs/report.md",
         "docs/trust.md",
         "docs/speed.md",
         "docs/evaluators.md",

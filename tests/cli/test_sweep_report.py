@@ -83,6 +83,13 @@ def test_a_folder_without_runs__is_an_error(tmp_path, capsys):
     assert "no run is in" in capsys.readouterr().err
 
 
+def test_a_run__is_no_sweep(tmp_path, capsys):
+    run(tmp_path, "digits", "finished", [])
+    assert main(["sweep-report", str(tmp_path / "digits")]) == 1
+    assert "is a run and no sweep" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["status.json"]
+
+
 def test_a_broken_record__is_none(tmp_path):
     (tmp_path / "status.json").write_text('{"state": "fin')
     assert read(tmp_path) is None

@@ -22,11 +22,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print the table; the exit code is 0 whatever became of the runs."""
+    from ufo.sweeps import record
     from ufo.sweeps.report import gather, one_line, rows, summary, write
     from ufo.tables import table
 
     if not args.folder.is_dir():
         raise CommandError(f"{args.folder} is not a folder; give that of a sweep, runs/<name>_sweep")
+    if (args.folder / record.FILE).is_file():
+        raise CommandError(f"{args.folder} is a run and no sweep; give the folder above it")
     runs = gather(args.folder)
     if not runs:
         raise CommandError(f"no run is in {args.folder}: none has written a status.json yet")

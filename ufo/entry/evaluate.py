@@ -1,9 +1,12 @@
 """Evaluation: `python evaluate.py ckpt=runs/digits`, or `ufo evaluate ckpt=runs/digits` from any folder."""
 
+from pathlib import Path
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ufo import build, places
+from ufo import build, places, report
 from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import load
 from ufo.command_line import chosen_experiment, clear_command_line
@@ -37,6 +40,7 @@ def main(cfg: DictConfig) -> float | None:
     measured = results.measured(trainer)
     if trainer.is_global_zero:
         print(results.text(measured, results.published(cfg)))
+        report.of_evaluation(Path(HydraConfig.get().runtime.output_dir), measured, results.published(cfg))
     with clear_errors():
         return build.objective(cfg, measured)
 

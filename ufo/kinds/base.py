@@ -14,9 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ufo.kinds.compared import GOOD, WEAK, Compared
 from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks, annotated
 from ufo.types import Prediction, Target
+
+ANSWER = "answer"
+"""What stands for a class where an answer has none."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,23 @@ class Kind(ABC):
         Returns:
             None where the target does not hold what the answer is compared with.
         """
+
+    def compare(
+        self, prediction: Prediction, target: Target, classes: tuple[str, ...], certain: float = 0.3
+    ) -> Compared:
+        """What this image adds to a report: what was found, missed and mistaken for what.
+
+        Args:
+            prediction: on the CPU.
+            certain: objects below this score are no faults, as a picture does not show them.
+        """
+        score = self.score(prediction, target, classes)
+        if score is None:
+            return Compared()
+        sure = 1.0 if prediction.scores is None or not len(prediction.scores) else float(prediction.scores[0])
+        right = score >= GOOD
+        faults = [] if right else [(WEAK, ANSWER)]
+        return Compared(said=[(ANSWER, sure, right)], there=[(ANSWER, "", right)], faults=faults)
 
     @abstractmethod
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:

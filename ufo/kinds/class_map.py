@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import category, scaled_rle
+from ufo.kinds.compared import EXTRA, GOOD, MISSED, NOTHING, POOR, Compared
 from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import class_map, mask_layers
@@ -81,6 +82,32 @@ class ClassMap(Kind):
         found = given(prediction.semantic, "semantic maps")
         histograms = class_histograms(found, target.semantic, len(classes), IGNORE)
         return float(mean_iou(histograms))
+
+    def compare(
+        self, prediction: Prediction, target: Target, classes: tuple[str, ...], certain: float = 0.3
+    ) -> Compared:
+        """A class is found where the IoU of its pixels is 0.5 or more; pairs count pixels."""
+        if target.semantic is None:
+            return Compared()
+        result, found = Compared(), given(prediction.semantic, "semantic maps").long()
+        truth = target.semantic.long()
+        known = truth != IGNORE
+        pairs, counts = torch.stack([truth[known], found[known]]).unique(dim=1, return_counts=True)
+        table = {(t, f): n for (t, f), n in zip(pairs.T.tolist(), counts.tolist(), strict=True)}
+        for (t, f), n in table.items():
+            said = NOTHING if f == IGNORE else class_name(f, classes)
+            result.pairs.append((class_name(t, classes), said, float(n)))
+        annotated, predicted = {t for t, _ in table}, {f for _, f in table} - {IGNORE}
+        for label in sorted(annotated | predicted):
+            name = class_name(label, classes)
+            union = sum(n for (t, f), n in table.items() if label in (t, f))
+            good = table.get((label, label), 0) >= GOOD * union
+            if label in annotated:
+                result.there.append((name, "", good))
+            if not good:
+                missed, extra = label not in predicted, label not in annotated
+                result.faults.append((MISSED if missed else EXTRA if extra else POOR, name))
+        return result
 
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
         """The most frequent class everywhere."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pycocotools.mask import area
 from torch import Tensor
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import box_of, category, scaled_boxes, scaled_rle
+from ufo.kinds.compared import Compared, compare_objects
 from ufo.kinds.found import Found
 from ufo.kinds.marks import Marks, class_name
 from ufo.kinds.overlays import box_layers, mask_layers, painted
@@ -24,6 +26,8 @@ from ufo.types import Prediction, Target, given
 
 PARTS = ("boxes", "scores", "labels", "masks", "rows")
 """The fields of a `Prediction` that have one entry per object."""
+
+LEAST = 0.05  # objects below it are left out of a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +138,43 @@ class Objects(Kind):
         scores, labels = given(found.scores, "scores").cpu(), given(found.labels, "labels").cpu()
         return objects_score(shapes, scores, labels, wanted, target.labels, target.iscrowd)
 
+    def compare(
+        self, prediction: Prediction, target: Target, classes: tuple[str, ...], certain: float = 0.3
+    ) -> Compared:
+        """Objects of one class are matched from an IoU of 0.5 on, the best score first."""
+        wanted = target.masks if self.masks else target.boxes
+        if wanted is None or target.labels is None:
+            return Compared()
+        found = self.confident(prediction, LEAST)
+        labels = given(found.labels, "labels").tolist()
+        truth = target.labels.tolist()
+        if self.masks:
+            shapes = rle_encode(given(found.masks, "masks"))
+            areas = [float(area(mask)) for mask in wanted]
+        else:
+            shapes, wanted = xywh(given(found.boxes, "boxes")), xywh(given(target.boxes, "boxes"))
+            areas = [width * height for *_, width, height in wanted]
+        return compare_objects(
+            shapes,
+            given(found.scores, "scores").tolist(),
+            [class_name(label, classes) for label in labels],
+            wanted,
+            [class_name(label, classes) for label in truth],
+            areas if target.area is None else target.area.tolist(),
+            [False] * len(truth) if target.iscrowd is None else target.iscrowd.tolist(),
+            certain,
+        )
+
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
         """The most frequent class in the mean box."""
         boxes = usual.pixels(size)
         answer = {"boxes": boxes, "scores": torch.ones(1), "labels": torch.tensor([usual.label])}
         return answer | ({"masks": filled(boxes, size)} if self.masks else {})
+
+
+def xywh(boxes: Tensor) -> list[list[float]]:
+    """Boxes xyxy `[N, 4]` as COCO writes them."""
+    return [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.float().tolist()]
 
 
 def select(prediction: Prediction, keep: Tensor) -> Prediction:

@@ -16,6 +16,7 @@ from torchvision.ops import box_iou
 
 from ufo.kinds.base import ImageInfo, Kind, Shown, Usual
 from ufo.kinds.coco import scaled_boxes, scaled_rle
+from ufo.kinds.compared import EXTRA, MISSED, POOR, Compared
 from ufo.kinds.found import Found
 from ufo.kinds.marks import REFERRED, Marks
 from ufo.kinds.objects import filled
@@ -143,6 +144,17 @@ class Referred(Kind):
             return float(len(found) == len(target.boxes))
         best = box_iou(found, target.boxes.float().cpu()).max(0).values
         return float(best.sum()) / max(len(found), len(target.boxes))
+
+    def compare(
+        self, prediction: Prediction, target: Target, classes: tuple[str, ...], certain: float = 0.3
+    ) -> Compared:
+        """Missed, found where nothing is, or with an IoU that may be poor; it has no class."""
+        found = super().compare(prediction, target, classes, certain)
+        there = bool(len(target.boxes)) if target.boxes is not None else bool(target.masks)
+        said = bool(_has_area(self._boxes(prediction)).any())
+        what = (POOR if there else EXTRA) if said else MISSED
+        found.faults = [(what, name) for _, name in found.faults]
+        return found
 
     def trivial(self, usual: Usual, size: tuple[int, int]) -> dict[str, Any]:
         """The mean box, or a mask that fills it."""
