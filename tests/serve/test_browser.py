@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,30 +163,28 @@ def test_errors_are_shown(page, tmp_path):
 
 
 def test_two_users_at_once_see_their_own(browser, address, scenes):
-    """Each in a process of its own, as a browser's interface belongs to one thread."""
-    code = (
-        "import sys; from playwright.sync_api import sync_playwright\n"
-        "with sync_playwright() as p:\n"
-        "    b = p.chromium.launch(executable_path=sys.argv[1], args=['--no-sandbox'])\n"
-        "    page = b.new_page(); page.set_default_timeout(120000); page.goto(sys.argv[2])\n"
-        "    page.wait_for_selector('body[data-ready=yes]')\n"
-        "    for _ in range(3):\n"
-        "        page.set_input_files('#file', sys.argv[3])\n"
-        "        page.wait_for_selector('.result', state='detached')\n"
-        "        page.click('#ask'); page.wait_for_selector('.result')\n"
-        "        print(page.text_content('.result'))\n"
-    )
-
-    def user(picture: Path) -> list[str]:
-        arguments = [sys.executable, "-c", code, CHROMIUM, address, str(picture)]
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
+    """Both have asked before either is answered, and each reads what was found in the own picture."""
+    users = [browser.new_context().new_page() for _ in range(2)]
+    for user in users:
+        user.set_default_timeout(PATIENCE)
+        user.goto(address)
+        user.wait_for_selector("body[data-ready=yes]")
     pictures = [scenes / "000001.jpg", scenes / "000002.jpg"]
-    with ThreadPoolExecutor(2) as users:
-        first, second = users.map(user, pictures)
-    assert len(set(first)) == 1 and len(set(second)) == 1 and first[0] != second[0]
+    seen: dict[Path, set[str]] = {picture: set() for picture in pictures}
+    for turn in range(4):
+        pairs = [(user, pictures[(number + turn) % 2]) for number, user in enumerate(users)]
+        for user, picture in pairs:
+            user.set_input_files("#file", picture)
+            expect(user.locator("#file-name")).to_have_text(picture.name)
+        for user, _ in pairs:
+            user.click("#ask")
+        for user, picture in pairs:
+            user.wait_for_selector(".result")
+            seen[picture].add(user.text_content(".result"))
+    for user in users:
+        user.context.close()
+    first, second = seen.values()
+    assert len(first) == len(second) == 1 and first != second
 
 
 def test_the_page_can_be_used_without_a_mouse_and_read_aloud(page):
