@@ -6,7 +6,7 @@ Shapes: `N` objects, `H W` pixels of the original image; boxes are xyxy in its p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,14 +142,15 @@ class Objects(Kind):
         self, prediction: Prediction, target: Target, classes: tuple[str, ...], certain: float = 0.3
     ) -> Compared:
         """Objects of one class are matched from an IoU of 0.5 on, the best score first."""
-        wanted = target.masks if self.masks else target.boxes
-        if wanted is None or target.labels is None:
+        if (target.masks if self.masks else target.boxes) is None or target.labels is None:
             return Compared()
         found = self.confident(prediction, LEAST)
+        shapes: Sequence[Any]
+        wanted: Sequence[Any]
         labels = given(found.labels, "labels").tolist()
         truth = target.labels.tolist()
         if self.masks:
-            shapes = rle_encode(given(found.masks, "masks"))
+            shapes, wanted = rle_encode(given(found.masks, "masks")), given(target.masks, "masks")
             areas = [float(area(mask)) for mask in wanted]
         else:
             shapes, wanted = xywh(given(found.boxes, "boxes")), xywh(given(target.boxes, "boxes"))
