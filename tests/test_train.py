@@ -112,6 +112,8 @@ def test_evaluation_reproduces_the_last_validation(straight, scenes, tmp_path, c
     printed = [line.split() for line in capfd.readouterr().out.splitlines()]
     for name, value in metrics(straight).items():
         assert [name, f"{value:.4f}"] in printed
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<h2>digits/{task}</h2>" in page for task in TASKS)
 
 
 @needs_weights

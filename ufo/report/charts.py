@@ -47,8 +47,10 @@ def lines(
         else:
             parts.append(f'<polyline points="{places}" stroke="{rgb}">{said}</polyline>')
         if len(drawn) > 1:
-            at = f'x="{WIDTH - 6}" y="{34 + 13 * number}"'
-            parts.append(f'<text {at} class="end" fill="{rgb}">{escape(name[:28])}</text>')
+            # precision is high at the left, so that there is room below
+            low = HEIGHT - LOW - 8 - 13 * (len(drawn) - 1 - number)
+            at = f'x="{LEFT + 6}" y="{low if unit else 34 + 13 * number}"'
+            parts.append(f'<text {at} fill="{rgb}">{escape(name[:28])}</text>')
     return _svg(title, parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,9 @@ def _pictures(name: str, source: Mapping[str, Any], left: list[int]) -> str:
     )
 
 
-def _choice(name: str, values: Iterable[str]) -> str:
+def _choice(name: str, values: Sequence[str]) -> str:
+    if not values:
+        return ""
     options = "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
     return f'<label>{name} <select name="{name}"><option value="">any</option>{options}</select></label> '
 
