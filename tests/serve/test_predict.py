@@ -114,7 +114,7 @@ def header_of(width: int, height: int) -> bytes:
         ({"tasks": ["grounding"]}, 422, "needs a text"),
         ({"classes": ["cat", "Cat"]}, 422, "repeated name"),
         ({"classes": ["the owl"] * 1}, 200, ""),
-        ({"text": "a <mask> b"}, 422, "stands for a mask"),
+        ({"text": "a <mask> b", "tasks": ["grounding"]}, 422, "stands for a mask"),
         ({"text": "owl " * 400, "tasks": ["grounding"]}, 422, "tokens"),
         ({"text": "x" * 3000}, 422, "letters"),
         ({"score": 2}, 422, "from 0 to 1"),

@@ -14,17 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from ufo.draw import color
+from ufo.inference.asking import Request
 from ufo.kinds import ImageInfo, Kind, Shown
 from ufo.kinds.marks import Marks, class_name
 from ufo.serve.arose import png
 from ufo.serve.batcher import MOST_OBJECTS, Answered
-from ufo.serve.question import Ask, Question
+from ufo.serve.question import Question
 from ufo.types import IGNORE
 
 MOST_CLASSES = 254  # of a class map that is sent, the largest ones
 
 
-def result(question: Question, ask: Ask, answered: Answered, kind: Kind) -> dict[str, Any]:
+def result(question: Question, ask: Request, answered: Answered, kind: Kind) -> dict[str, Any]:
     """The answer to one task of a request."""
     height, width = question.pixels.shape[-2:]
     image = ImageInfo("upload", question.file_name, question.size)

@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ufo.model import UFO, network_image
+from ufo.inference.batches import network_input
+from ufo.model import UFO
 from ufo.serve.answer import result
 from ufo.serve.batcher import STOPPING, Answered, Batcher, Job, ask_model
 from ufo.serve.guard import App, Guard
@@ -147,7 +148,9 @@ class Server:
         question = read_question(body, self.model, self.limits)
         jobs = []
         for ask in question.asks:
-            [image], size = network_image(question.pixels, self.model.tasks[ask.task])
+            [image] = network_input(question.pixels, self.model.tasks[ask.task])
+            height, width = question.pixels.shape[-2:]
+            size = height, width
             job = Job(ask.task, ask.classes, ask.text, image, size, question.score, question.explain)
             jobs.append(job)
         return question, jobs

@@ -10,7 +10,6 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,24 +19,15 @@ from torchvision.transforms.v2.functional import resize
 
 from ufo.data.errors import DataError
 from ufo.data.pictures import IMAGE_FORMATS, as_image
+from ufo.inference.asking import Request, RequestError, make_requests
 from ufo.model import UFO
 from ufo.ops.nearest import instead
 from ufo.serve.limits import Limits, Refused
 from ufo.tasks.base import Task
-from ufo.types import MASK_TOKEN
 
 KEYS = ("image", "file_name", "tasks", "text", "classes", "score", "summary_score", "explain", "layers")
 LETTERS = 2000  # of a text, and of a class name
 NAMES = 2000  # class names
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One task of a request."""
-
-    task: str
-    text: str
-    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Question:
 
     pixels: Tensor  # uint8 [3, H, W]
     size: tuple[int, int]  # (height, width) of the uploaded picture
-    asks: list[Ask] = field(default_factory=list)
+    asks: list[Request] = field(default_factory=list)
     file_name: str = "upload"
     score: float = 0.3  # objects below it are left out
     summary_score: float = 0.3  # and those below it are only counted in the summary
@@ -114,8 +104,6 @@ def _readable(text: str, key: str) -> str:
         raise Refused(422, f"'{key}' has more than {LETTERS} letters; shorten it")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise Refused(422, f"'{key}' is not UTF-8 text")
-    if MASK_TOKEN.lower() in text.lower():
-        raise Refused(422, f"'{key}' holds {MASK_TOKEN}, which stands for a mask; leave it out")
     return text
 
 
@@ -129,7 +117,7 @@ def _score(given: dict[str, Any], key: str, default: float) -> float:
 # --- the tasks
 
 
-def _asks(given: dict[str, Any], model: UFO) -> list[Ask]:
+def _asks(given: dict[str, Any], model: UFO) -> list[Request]:
     tasks = list(dict.fromkeys(_texts(given, "tasks")))
     if not tasks:
         raise Refused(422, f"'tasks' names no task; the model has {', '.join(model.tasks)}")
@@ -137,34 +125,10 @@ def _asks(given: dict[str, Any], model: UFO) -> list[Ask]:
     classes = _texts(given, "classes")
     if not all(classes) or len({name.lower() for name in classes}) < len(classes):
         raise Refused(422, "'classes' has an empty or a repeated name")
-    return [_ask(model, name, text, classes) for name in tasks]
-
-
-def _ask(model: UFO, name: str, text: str, classes: Sequence[str]) -> Ask:
-    """One task; it gets what it has use for."""
     try:
-        task = model.task(name)
-    except ValueError as error:
+        return make_requests(model, tasks, [text], classes or None)[0]
+    except RequestError as error:
         raise Refused(422, str(error)) from error
-    if task.needs_text and not text:
-        raise Refused(422, f"the task {name} needs a text; say in 'text' what to look for or to answer")
-    names = tuple(classes or model.classes.get(name, ())) if reads_classes(task) else ()
-    if reads_classes(task) and not names:
-        raise Refused(422, f"the model has no class names for {name}; name some in 'classes'")
-    unknown = next((name for name in names if not model.tokenizer.can_write(name)), None)
-    if unknown is not None:
-        raise Refused(
-            422, f"the model's vocabulary has no pieces for the class '{unknown[:60]}'; leave it out"
-        )
-    text = text if task.needs_text else ""
-    length = len(model.tokenizer.encode([task.prompt(names, text)])[0])
-    if length > model.prompt_limit:
-        raise Refused(
-            422,
-            f"the question of {name} has {length} tokens and this model reads {model.prompt_limit}; "
-            "shorten the text or name fewer classes",
-        )
-    return Ask(name, text, names)
 
 
 # --- the picture
