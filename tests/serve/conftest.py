@@ -6,12 +6,6 @@ from contextlib import contextmanager
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-
-from starlette.testclient import TestClient
-
-from ufo.serve.app import Server
 from ufo.serve.limits import Limits
 
 
@@ -23,11 +17,13 @@ def model(make_model):
 @pytest.fixture
 def serving(model):
     """Start a server in this process: `with serving(limits, ...) as client`."""
+    testclient = pytest.importorskip("starlette.testclient")
+    from ufo.serve.app import Server
 
     @contextmanager
     def start(limits: Limits | None = None, token: str = "", hosts=(), samples=None, run=None):
         server = Server(model, limits or Limits(per_second=0), samples, run)
-        with TestClient(server.app(token, hosts), base_url="http://localhost") as client:
+        with testclient.TestClient(server.app(token, hosts), base_url="http://localhost") as client:
             client.server = server
             yield client
 

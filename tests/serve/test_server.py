@@ -15,7 +15,6 @@ from ufo.serve.arose import Arose
 from ufo.serve.batcher import Answered, Batcher, Job, ask_model
 from ufo.serve.guard import host_name
 from ufo.serve.limits import Limits, Rate, Refused
-from ufo.serve.server import is_local
 from ufo.serve.views import RunView, Sample, SamplesView
 from ufo.types import Prediction
 
@@ -201,6 +200,9 @@ def test_names_of_others_that_lead_here_are_refused(serving):
         "::1",
         "127.0.0.1",
     ]
+    pytest.importorskip("uvicorn")
+    from ufo.serve.server import is_local
+
     assert is_local("127.0.0.1") and is_local("::1") and is_local("localhost")
     assert not is_local("0.0.0.0") and not is_local("example.org")
 
