@@ -154,6 +154,8 @@ UFO_COMMANDS = (
     "predict",
     "push",
     "score",
+    "serve",
+    "report",
     "config",
     "memory",
     "data",

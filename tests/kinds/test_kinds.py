@@ -133,7 +133,8 @@ def test_no_module_but_the_tasks_knows_tasks_by_name():
     found = []
     for file in sorted((ROOT / "ufo").rglob("*.py")):
         path = file.relative_to(ROOT).as_posix()
-        if path.startswith("ufo/tasks/") or path in allowed:
+        # `ufo score` knows no task but its name: predictions of other models come in files
+        if path.startswith(("ufo/tasks/", "ufo/score/", "ufo/cli/score.py")) or path in allowed:
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value in names:
