@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 FILE = "evidence.json"
 STEPS = 200  # S
 MOST_OBJECTS = 100  # of an image that are compared
+DRAWN_OBJECTS = 10  # of these, the most certain ones
 
 
 @dataclass
@@ -97,8 +98,8 @@ class Evidence(EvaluationCallback):
             small = kind.best(prediction, MOST_OBJECTS).to("cpu")
             compared = kind.compare(small, target, batch.classes)
             seen[target.id] = Seen(Path(target.image).name, score, compared)
-            examples[target.id] = Example(kind.best(small, 20), target, batch.classes)
-        if len(examples) > 4 * (self.worst + self.best + 5 * self.of_each):
+            examples[target.id] = Example(kind.best(small, DRAWN_OBJECTS), target, batch.classes)
+        if len(examples) > 2 * (self.worst + self.best + self.of_each):  # masks of photos fill memory
             shown = self._chosen(seen)
             self._examples[batch.source] = {id: e for id, e in examples.items() if id in shown}
 
