@@ -27,6 +27,7 @@ def work(number: int, ready: Connection) -> None:
 def run(pipe: Connection, how: str) -> None:
     """A run with three workers; it fails, or somebody ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     received, sent = FORK.Pipe(duplex=False)
     for number in range(3):
         FORK.Process(target=work, args=(number, sent), daemon=True).start()  # as those of torch

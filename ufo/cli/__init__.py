@@ -16,6 +16,17 @@ def positive(value: str) -> int:
     return int(value)
 
 
+def share(value: str) -> float:
+    """A number from 0 to 1, as the `type` of an option."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ArgumentTypeError(f"'{value[:20]}' is not a number from 0 to 1")
+    return number
+
+
 def hand_over(script: str, arguments: Sequence[str]) -> None:
     """Make this process look as if it had been started as `python SCRIPT ARGUMENTS`.
 

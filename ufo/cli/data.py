@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ufo.cli import CommandError, positive
+from ufo.cli import CommandError, positive, share
 from ufo.data.labels.sources import BOX_TEXTS, MASK_TEXTS, TALKS
 
 NAME = (
@@ -217,7 +217,7 @@ def _add_export(kinds: Any) -> None:
     add("predictions", type=Path, metavar="PREDICTIONS", help="the json of the predictions")
     add("--images", type=Path, required=True, help="folder of the pictures")
     add("--out", type=Path, required=True, help="folder to write to")
-    add("--score", type=float, default=0.3, help="leave out objects below this score (default 0.3)")
+    add("--score", type=share, default=0.3, help="leave out objects below this score (default 0.3)")
     add("--task", help="of predictions with several tasks (default: masks, else boxes)")
     add("--ids", type=Path, metavar="FILE", help="the COCO json whose ids the predictions have")
     add("--polygons", action="store_true", help="outlines in place of masks: points can be moved")

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise CommandError(f"--{name} must be 1 or more, not {value}")
+    from ufo.check import check_config
     from ufo.checkpoints.recipes import compose
     from ufo.memory.recipe import Assumed, estimate
 
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     assumed = Assumed(objects=args.objects, **prompts)
     cfg = compose(args.overrides)
     try:
+        check_config(cfg)
         found = estimate(cfg, assumed, args.tokens)
     except ValueError as error:
         raise CommandError(str(error)) from error

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ufo.cli import CommandError, positive
+from ufo.cli import CommandError, positive, share
 from ufo.cli.files import Outputs, find_images, plan_outputs, write_results
 from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
     add("--task", default=ANY, action=TaskOption)
     add("--text", type=_text, help="what to look for, or a question, where a task needs one")
     add("--classes", type=_names, help="names to ask for, a,b,c (default: the checkpoint's own)")
-    add("--score", type=_score, default=0.3, help="leave out objects below this score (default 0.3)")
+    add("--score", type=share, default=0.3, help="leave out objects below this score (default 0.3)")
     add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
     add("--ids", type=Path, metavar="FILE", help="your COCO json: --json then has its image and category ids")
     add(
@@ -155,16 +155,6 @@ def _names(value: str) -> tuple[str, ...]:
     if not all(names) or len({name.lower() for name in names}) < len(names):
         raise argparse.ArgumentTypeError(f"'{value}' has an empty or a repeated name; write a,b,c")
     return names
-
-
-def _score(value: str) -> float:
-    try:
-        score = float(value)
-    except ValueError:
-        score = -1.0
-    if not 0 <= score <= 1:
-        raise argparse.ArgumentTypeError(f"'{value}' is not a number from 0 to 1")
-    return score
 
 
 # --- the model and what it is asked -----------------------------------------------------------------
