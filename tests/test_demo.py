@@ -35,9 +35,3 @@ def test_the_demo_prints_five_metrics_of_four_models(tmp_path, monkeypatch, caps
     for part in ("before", "after"):
         assert len(list((tmp_path / "demo" / "pictures" / part).rglob("*.png"))) >= len(TASKS)
     assert (tmp_path / "demo" / "model" / "model.safetensors").is_file()
-
-
-def test_outside_the_project_s_folder_the_demo_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo"]) == 2
-    assert "conf/" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_scores_that_are_right_three_times_out_of_four(tmp_path):
     share = result.values["Acc@0.5"]
     assert result.values["ECE"] == pytest.approx(abs(share - 0.75), abs=1e-12)
     (row,) = result.tables["score"].values()
-    assert row["mean score"] == 0.75 and row["right"] == share and row["count"] == result.examples
+    assert row["mean score"] == 0.75 and row["right"] == share and row["number"] == result.examples
     assert result.intervals["Brier"].low <= result.values["Brier"] <= result.intervals["Brier"].high
 
 
@@ -93,7 +93,7 @@ def test_detections_are_right_if_they_are_matched(tmp_path):
         write(tmp_path / "f.json", found), read_truth(truth, Wanted()), "detection", Declared(), Resampling(0)
     )
     assert result.values["Brier"] == pytest.approx((0.1**2 + 0.8**2 + 0.3**2) / 3)
-    assert sum(row["count"] for row in result.tables["score"].values()) == 3
+    assert sum(row["number"] for row in result.tables["score"].values()) == 3
 
 
 def test_detections_in_words_and_their_table_for_wandb(tmp_path, monkeypatch):
@@ -148,8 +148,8 @@ def test_a_random_file_is_no_better_than_chance(tmp_path):
 
 def test_a_diagram_has_its_points_where_they_belong(tmp_path):
     rows = {
-        "0.20 to 0.27": {"count": 10.0, "mean score": 0.25, "right": 0.75},
-        "0.73 to 0.80": {"count": 40.0, "mean score": 0.75, "right": 0.75},
+        "0.20 to 0.27": {"number": 10.0, "mean score": 0.25, "right": 0.75},
+        "0.73 to 0.80": {"number": 40.0, "mean score": 0.75, "right": 0.75},
     }
     picture = reliability_diagram(rows, "title")
     for row in rows.values():

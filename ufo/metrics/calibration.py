@@ -45,5 +45,5 @@ def reliability(sums: Tensor) -> dict[str, dict[str, float]]:
     for number, (count, score, right, _) in enumerate(sums.tolist()):
         if count:
             name = f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}"
-            rows[name] = {"count": count, "mean score": score / count, "right": right / count}
+            rows[name] = {"number": count, "mean score": score / count, "right": right / count}
     return rows

@@ -23,10 +23,10 @@ def reliability_diagram(rows: Mapping[str, Mapping[str, float]], title: str) -> 
     def place(x: float, y: float) -> tuple[float, float]:
         return MARGIN + x * SIDE, MARGIN + (1 - y) * SIDE
 
-    most = max(row["count"] for row in rows.values())
+    most = max(row["number"] for row in rows.values())
     for name, row in rows.items():
         low, high = map(float, name.split(" to "))
-        pen.rectangle([place(low, row["count"] / most / 3), place(high, 0)], fill=BARS)
+        pen.rectangle([place(low, row["number"] / most / 3), place(high, 0)], fill=BARS)
     for i in range(TICKS + 1):
         at = i / TICKS
         for line in ([place(at, 0), place(at, 1)], [place(0, at), place(1, at)]):
