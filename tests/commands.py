@@ -254,9 +254,13 @@ def _forked(rank: int, script: str, overrides, out: Path, printed: Path, process
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Of a process that finds the project and these helpers, on one thread."""
+    """Of a process that finds the project and these helpers, on one thread.
+
+    It is no worker of these tests: tests in it would share folders with whatever ran before (`sharing.py`).
+    """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **changes}
+    own = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+    return {**own, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **changes}
 
 
 def metrics(folder: Path, prefix: str = "val/") -> dict[str, float]:
