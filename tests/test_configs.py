@@ -187,6 +187,9 @@ def test_a_digits_experiment_trains_and_validates(name, scenes, tmp_path):
     cfg = compose(f"experiment={name}")
     sources = [key for key, source in cfg.sources.items() if source]
     small = [*NETWORK, *QUICK, *resolution(56, 56), *scenes(name), *batches(2, *sources)]
+    if "shapes" in cfg.prepare:
+        shapes = {"out": tmp_path / "shapes", "train": 8, "val": 4}
+        small += [f"prepare.shapes.{key}={value}" for key, value in shapes.items()]
     run("train.py", f"experiment={name}", "init=null", *small, *FITTED.get(name, []), out=tmp_path)
     check_run(tmp_path, set() if name == "digits_encoder" else set(sources))
 
