@@ -7,6 +7,7 @@ beside the answer, which always names the likeliest object. So a threshold decid
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -48,9 +49,9 @@ class Expressions(Task):
             )
 
     @property
+    @abstractmethod
     def object_tokens(self) -> int:
         """How many tokens the answer about one object has at least, the separator not counted."""
-        raise NotImplementedError
 
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, text=text)
