@@ -174,6 +174,13 @@ def test_a_missing_folder_of_the_last_source_is_found_first(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_scenes_that_exist_may_lack_what_their_generator_adds(tmp_path):
+    """Scenes drawn by an earlier version have no generalised expressions yet."""
+    cfg = config("experiment=digits_generalised", f"prepare.digits.out={tmp_path}")
+    (tmp_path / "train").mkdir()
+    check_files(cfg, training=True)
+
+
 def test_classes_of_scenes_that_are_not_there(tmp_path):
     cfg = config(f"paths.data={tmp_path}")
     known = {(data.task, data.split): known_classes(data.options) for data in planned(cfg, training=True)}

@@ -57,9 +57,12 @@ def planned(cfg: DictConfig, training: bool) -> Iterator[Planned]:
 
 
 def check_files(cfg: DictConfig, training: bool) -> None:
-    """Raises DataError for the first file or folder that a run would read and that is not there."""
-    made = [p.get("out") for p in cfg.prepare.values() if p]
-    generated = tuple(Path(out) for out in made if out and not Path(out).exists())
+    """Raises DataError for the first file or folder that a run would read and that is not there.
+
+    What a generator writes is left to it, also where its folder exists: scenes of an earlier version of this
+    project get the files that they lack before they are read.
+    """
+    generated = tuple(Path(p["out"]) for p in cfg.prepare.values() if p and p.get("out"))
     for data in planned(cfg, training):
         check_paths(data.options, generated)
 
