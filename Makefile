@@ -5,6 +5,9 @@ BIN := .venv/bin
 WORKERS ?= auto
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
+# else every process of the tests compiles the project again, and pytest rewrites every test again
+unexport PYTHONDONTWRITEBYTECODE
+
 # types are checked beside the tests, which leave a core idle while they start and end; all else in turn
 MAKEFLAGS += --jobs=2
 ifneq ($(filter check test,$(MAKECMDGOALS)),)
@@ -40,10 +43,10 @@ types: .venv/.developed
 	$(BIN)/mypy
 
 quick: .venv/.developed
-	$(TESTS) -m "not slow"
+	$(TESTS) -m "not slow and not heavy"
 
 slow: .venv/.developed
-	$(TESTS) -m slow
+	$(TESTS) -m "slow or heavy"
 
 fix: .venv/.developed
 	$(BIN)/ruff check --fix .

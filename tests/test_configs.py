@@ -186,7 +186,7 @@ def test_evaluation_composes():
 def test_a_digits_experiment_trains_and_validates(name, scenes, tmp_path):
     cfg = compose(f"experiment={name}")
     sources = [key for key, source in cfg.sources.items() if source]
-    small = [*NETWORK, *QUICK, *resolution(56, 56), *scenes(name), *batches(2, *sources)]
+    small = [*NETWORK, *QUICK, *resolution(56, 56), *scenes(name), *batches(2, *sources, evaluated=8)]
     if "shapes" in cfg.prepare:
         shapes = {"out": tmp_path / "shapes", "train": 8, "val": 4}
         small += [f"prepare.shapes.{key}={value}" for key, value in shapes.items()]
@@ -201,7 +201,7 @@ def test_an_official_experiment_trains_and_validates(name, official, tmp_path):
     sources = [key for key, source in cfg.sources.items() if source]
     left_out = tuple(f"tasks.{task}." for task in TASKS if task not in cfg.tasks)
     quick = [override for override in QUICK if not override.startswith(left_out)]
-    small = [*SHRUNK, *quick, f"paths.data={official}", *batches(2, *sources)]
+    small = [*SHRUNK, *quick, f"paths.data={official}", *batches(2, *sources, evaluated=8)]
     run("train.py", f"experiment={name}", "init=null", *small, out=tmp_path)
     check_run(tmp_path, set(sources), set(cfg.expected))
 

@@ -91,6 +91,7 @@ def test_every_recipe_is_here():
     assert sorted(SCHEDULES) == sorted(SHARES) == RECIPES
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", RECIPES)
 def test_intervals_of_validation(name):
     own = INTERVALS.get(name) or INTERVALS[name.split("8b_")[-1].split("7b_")[-1]]
@@ -164,6 +165,7 @@ def test_sizes_and_bins(name):
         assert cfg.tasks[REC].num_bins == 2 * side
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["internvl2_5_8b_reasoning", "llava1_5_7b_grounding"])
 def test_what_is_missing_is_said_in_one_sentence(name, tmp_path, capfd):
     cfg = recipe(name)

@@ -144,6 +144,7 @@ def test_masks_are_learnt_from_the_states_that_emit_them(make_model, make_batch,
     assert torch.equal(embeddings.flatten(0, 1), hidden[targets == model.tokenizer.mask_id])
 
 
+@pytest.mark.heavy
 def test_losses_fall(make_model, make_batch, task_name):
     """A few dozen steps on one batch."""
     model = make_model(seed=1).train()

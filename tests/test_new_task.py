@@ -1,21 +1,25 @@
 """The task that README.md adds to the project: two files in a copy of it, and everything else follows.
 
 Which tests run in the copy: all that are not slow and go over tasks, kinds, configs or documents; these are
-in the folders and files of `SUITES`. They must not know the tasks by name, or they would fail there.
+in the folders and files of `SUITES`. They must not know the tasks by name, or they would fail there. Where a
+test has many cases, `tests/added_cases.py` keeps those of the added task and of the documents with it.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from commands import NETWORK, QUICK, ROOT, SCENES, environment, resolution
+from sharing import shared
 from test_docs import named_blocks
 
 pytestmark = pytest.mark.slow
@@ -34,12 +38,16 @@ LEFT_OUT = (".git", ".venv", "runs", "data", "outputs", "demo", "wandb", "build"
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """The project with the two files of the example."""
-    folder = tmp_path_factory.mktemp("copy")
+    return shared(tmp_path_factory, "with_count", make_copy)
+
+
+def make_copy(folder: Path) -> None:
+    """Compiled modules are copied, too: their sources keep size and time."""
     for path in ROOT.iterdir():
         if path.is_dir() and path.name not in LEFT_OUT:
-            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(path, folder / path.name)
         elif path.is_file():
-            shutil.copy(path, folder)
+            shutil.copy2(path, folder)
     files = {path: text for path, text in named_blocks(ROOT / "README.md").items() if "count" in path}
     assert sorted(files) == ["conf/task/count.yaml", "ufo/tasks/count.py"]
     data = named_blocks(ROOT / "docs" / "extending.md")
@@ -47,7 +55,6 @@ def copy(tmp_path_factory) -> Path:
     for path, text in files.items():
         assert not (ROOT / path).exists()
         (folder / path).write_text(text, encoding="utf-8")
-    return folder
 
 
 def python(copy: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
@@ -55,7 +62,7 @@ def python(copy: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=copy,
-        env=environment(PYTHONPATH=str(copy), **more),
+        env=environment(PYTHONPATH=os.pathsep.join([str(copy), str(copy / "tests")]), **more),
         capture_output=True,
         text=True,
     )
@@ -63,36 +70,36 @@ def python(copy: Path, *arguments: str, **more) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.slow(minutes=1.5)
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_suite_passes_with_it(copy, suite):
-    done = python(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-m", "not slow", *SUITES[suite])
+    options = ("-vv", "-p", "no:cacheprovider", "-p", "added_cases", "-m", "not slow")
+    added = {"ADDED": "counts?", "DESCRIBED": "README.md extending.md"}
+    done = python(copy, "-m", "pytest", *options, *SUITES[suite], **added)
     assert " passed" in done.stdout.splitlines()[-1]  # pytest's status has been looked at
     of_count = re.findall(r"\[(?:.*-)?count(?:-.*)?\] PASSED", done.stdout)
     assert len(of_count) > 5  # it is among the tasks they go over
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory) -> Path:
-    """Where the run draws its scenes."""
-    return tmp_path_factory.mktemp("scenes") / "digits"
+def run(copy, tmp_path_factory) -> Path:
+    """The folder of a short run of the count task alone; its scenes are in `scenes`."""
 
+    def train(out: Path) -> None:
+        scenes = {"out": out / "scenes", **SCENES}
+        small = [
+            *resolution(56, 56),
+            "tasks.count.max_length=6",
+            "logger=csv",
+            *(f"sources.digits_count.{k}=4" for k in ("batch_size", "val_batch_size")),
+            *(f"prepare.digits.{key}={value}" for key, value in scenes.items()),
+        ]
+        quick = [o for o in QUICK if not o.startswith("tasks.")]
+        options = [*NETWORK, *quick, "mixture=counts", *small]
+        done = python(copy, "train.py", *options, f"hydra.run.dir={out / 'run'}")
+        assert "No metric scores" not in done.stdout + done.stderr
 
-@pytest.fixture(scope="module")
-def run(copy, scenes, tmp_path_factory) -> Path:
-    """The folder of a short run of the count task alone."""
-    out = tmp_path_factory.mktemp("run")
-    digits = [f"prepare.digits.out={scenes}", *(f"prepare.digits.{k}={v}" for k, v in SCENES.items())]
-    quick = [o for o in QUICK if not o.startswith("tasks.")]
-    small = [
-        *resolution(56, 56),
-        "tasks.count.max_length=6",
-        "logger=csv",
-        *(f"sources.digits_count.{k}=4" for k in ("batch_size", "val_batch_size")),
-    ]
-    quick = [*NETWORK, *quick, "mixture=counts", *small, *digits]
-    done = python(copy, "train.py", *quick, f"hydra.run.dir={out}")
-    assert "No metric scores" not in done.stdout + done.stderr
-    return out
+    return shared(tmp_path_factory, "count_run", train) / "run"
 
 
 def test_it_is_scored(run):
@@ -109,10 +116,9 @@ def test_it_is_drawn_and_its_worst_images_are_listed(run):
     assert rows and all(row["truth"].isdigit() for row in rows)
 
 
-def test_it_is_predicted_under_its_own_name(copy, run, scenes, tmp_path):
-    assert "count" in python(copy, "-m", "ufo.cli.main", "predict", "--help").stdout
+def test_it_is_predicted_under_its_own_name(copy, run, tmp_path):
     results, picture = tmp_path / "results.json", tmp_path / "picture.png"
-    image = sorted(scenes.glob("val/images/*.jpg"))[0]
+    image = sorted(run.parent.glob("scenes/val/images/*.jpg"))[0]
     options = ["--ckpt", str(run / "model"), "--task", "count", "--json", str(results), "--out", str(picture)]
     done = python(copy, "-m", "ufo.cli.main", "predict", str(image), *options)
     assert f"{image.name}  count: " in done.stdout
@@ -120,11 +126,18 @@ def test_it_is_predicted_under_its_own_name(copy, run, scenes, tmp_path):
     assert set(record) == {"image_id", "file_name", "count"} and picture.is_file()
 
 
-def test_a_dashboard_shows_it(copy):
-    code = (
-        "from ufo.dashboard import keys, sections; from ufo.metrics.answers import AnswerScores; "
-        "print(keys(sections({'x/count': 'count'}, [AnswerScores()])))"
-    )
-    shown = python(copy, "-c", code).stdout
+def test_help_and_a_dashboard_show_it(copy):
+    code = """
+        import contextlib
+        from ufo.cli.main import main
+        from ufo.dashboard import keys, sections
+        from ufo.metrics.answers import AnswerScores
+
+        with contextlib.suppress(SystemExit):
+            main(["predict", "--help"])
+        print("panels:", keys(sections({"x/count": "count"}, [AnswerScores()])))
+    """
+    listed, _, shown = python(copy, "-c", textwrap.dedent(code)).stdout.partition("panels:")
+    assert "count" in listed
     for name in ("accuracy", "pictures", "answers", "worst"):
         assert f"val/x/count/{name}" in shown

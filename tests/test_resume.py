@@ -14,7 +14,8 @@ from sharing import shared
 
 pytestmark = pytest.mark.slow
 
-SMALL = [*NETWORK, *QUICK, *resolution(56, 56), *batches(2, *TASKS), "~callbacks.pictures", "logger=csv"]
+BATCHES = batches(2, *TASKS, evaluated=8)
+SMALL = [*NETWORK, *QUICK, *resolution(56, 56), *BATCHES, "~callbacks.pictures", "logger=csv"]
 # two batches per step, dropout, and a validation in the middle
 RUN = [
     *SMALL,

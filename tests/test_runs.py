@@ -22,7 +22,7 @@ RUN = [
     *NETWORK,
     *QUICK,
     *resolution(56, 56),
-    *batches(2, "caption"),
+    *batches(2, "caption", evaluated=8),
     *ALONE,
     "~callbacks.pictures",
     "~callbacks.worst",

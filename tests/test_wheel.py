@@ -122,6 +122,9 @@ def test_commands__work_in_an_empty_folder(installed, birds):
 @needs_weights
 def test_demo__runs(installed):
     few = ("prepare.digits.train=16", "prepare.digits.val=4", "trainer.accelerator=cpu", "num_workers=0")
+    # all five tasks: test_demo.py
+    few = (*few, *(f"sources.{name}=null" for name in ("instance_segmentation", "semantic_segmentation")))
+    few = (*few, "sources.grounding=null", "sources.detection.batch_size=2", "sources.caption.batch_size=2")
     printed = installed.run("ufo", "demo", "--minutes", "0.05", "--batches", "1", *few)
     assert "detection mAP50" in printed
     assert (installed.folder / "runs" / "demo" / "model").is_dir()
@@ -134,6 +137,7 @@ def test_train_and_evaluate__run(installed, birds):
         "trainer.accelerator=cpu",
         "trainer.max_steps=2",
         "trainer.val_check_interval=2",
+        "resolution.detection=56",
     )
     installed.run("ufo", "train", *own, *NETWORK, *quick, "tasks.detection.max_length=12")
     run = installed.folder / "runs" / "two_steps"

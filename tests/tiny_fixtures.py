@@ -55,6 +55,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    # the longest first, so that no process is left with one of them at the end
+    items.sort(key=minutes, reverse=True)
+
+
+def minutes(item) -> float:
+    """How long a test takes, `slow(minutes=2)`, where that is more than one."""
+    marker = item.get_closest_marker("slow")
+    return marker.kwargs.get("minutes", 0) if marker else 0
 
 
 @pytest.fixture(autouse=True)

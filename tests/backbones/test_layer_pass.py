@@ -149,6 +149,7 @@ def saved_bytes(model: UFO, batch: Batch) -> int:
     return sum(kept.values())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", ["ufo_vit", *FAMILIES])
 def test_layers_that_are_computed_again_keep_less(family, make_model, make_batch):
     found, steps = [], []

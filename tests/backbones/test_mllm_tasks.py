@@ -14,6 +14,8 @@ from ufo.backbones.mllm import MLLM
 from ufo.model import UFO
 from ufo.types import Batch, Prediction
 
+pytestmark = pytest.mark.heavy
+
 CLASSES = ("cat", "owl")
 DENSE = ("detection", "instance_segmentation", "semantic_segmentation")
 SIZES = [(30, 40), (24, 24)]  # of the original images

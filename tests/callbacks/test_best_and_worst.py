@@ -48,6 +48,7 @@ def test_only_certain_objects_are_kept():
     assert few.scores[0] == prediction.scores.max()
 
 
+@pytest.mark.heavy
 def test_the_order_of_callbacks_does_not_matter(tmp_path):
     """Metrics, best values and the worst images are the same however the callbacks are listed."""
     tasks = task_names()

@@ -25,7 +25,7 @@ METRICS = [metric() for metric in metric_examples.METRICS]
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory) -> Path:
     """Ten steps, stopped after six: two files of W&B."""
-    small = [*NETWORK, *QUICK, *resolution(56, 56), *batches(2, *TASKS), *scenes]
+    small = [*NETWORK, *QUICK, *resolution(56, 56), *batches(2, *TASKS, evaluated=8), *scenes]
     extra = ["logger=[tensorboard,wandb]", "trainer.val_check_interval=6", "tasks.caption.max_length=4"]
 
     def train(out: Path) -> None:

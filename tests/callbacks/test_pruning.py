@@ -27,6 +27,7 @@ def trainer(step: int, value: float) -> SimpleNamespace:
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("where", ["sqlite:///{}/optuna.db", "{}/journal.log"])
 def test_a_run_behind_the_others_is_given_up(where, tmp_path):
     storage = where.format(tmp_path)

@@ -55,6 +55,7 @@ def rows(folder: Path, **options) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items() if v} for row in found]
 
 
+@pytest.mark.heavy
 def test_speed_and_waiting_are_logged_every_n_steps(tmp_path):
     found = rows(tmp_path)
     assert [row["step"] for row in found] == [3, 7, 11]
@@ -65,6 +66,7 @@ def test_speed_and_waiting_are_logged_every_n_steps(tmp_path):
         assert 0.05 < row["speed/memory_gb"] < 100
 
 
+@pytest.mark.heavy
 def test_accumulated_batches_count_as_one_step(tmp_path):
     counted = []
 

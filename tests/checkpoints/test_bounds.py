@@ -94,6 +94,7 @@ def test_what_no_model_needs_is_refused_by_its_name(place, value):
     assert "some/folder" in said and place.split(".")[-1] in said and "\n" not in said and len(said) < 500
 
 
+@pytest.mark.heavy
 def test_settings_without_end_and_without_number_are_refused():
     deep: dict = {}
     for _ in range(5000):

@@ -18,6 +18,8 @@ from ufo.checkpoints.load import check_base, check_same_model, initialise, load,
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 
+pytestmark = pytest.mark.heavy
+
 EMBED, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 NORM = "model.language_model.norm.weight"
 

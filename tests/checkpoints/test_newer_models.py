@@ -16,6 +16,8 @@ from ufo.checkpoints.load import initialise, load, save
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.model import UFO
 
+pytestmark = pytest.mark.heavy
+
 EMBED, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 

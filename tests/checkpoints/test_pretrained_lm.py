@@ -14,6 +14,8 @@ from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.load import check_start, initialise, load, prepare_training, save
 
+pytestmark = pytest.mark.heavy
+
 EMBED, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 NORM = "model.language_model.norm.weight"
 

@@ -18,6 +18,8 @@ from ufo.checkpoints.load import initialise, load, prepare_training
 from ufo.checkpoints.model_folder import NET, save
 from ufo.checkpoints.released import is_released, open_released
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(params=FAMILIES)
 def family(request) -> str:

@@ -18,6 +18,8 @@ from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.checkpoints.vit_names import key_table
 from ufo.tokenizer import UFOTokenizer
 
+pytestmark = pytest.mark.heavy
+
 META = {"cfg": "support_tasks=['detection', 'grounding']"}
 
 

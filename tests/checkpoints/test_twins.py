@@ -25,6 +25,8 @@ from ufo.checkpoints.load import initialise, load
 from ufo.cli.main import main
 from ufo.data.errors import DataError
 
+pytestmark = pytest.mark.heavy
+
 NAMES = {twin.name: twin for twin in TWINS}
 
 

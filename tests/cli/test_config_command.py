@@ -62,6 +62,7 @@ def test_a_default_of_the_code(said):
     assert file and "top_tokens" in line_at(file[1])
 
 
+@pytest.mark.heavy
 def test_a_group_and_the_whole_config_are_tables(said):
     lines = said("optimizer", "experiment=digits")
     assert any(re.match(r"optimizer\.lr = 0\.001 +conf/experiment/digits\.yaml:\d+$", line) for line in lines)

@@ -126,6 +126,7 @@ ODD = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 def test_one_odd_record__does_not_end_the_report(odd, folder):
     (folder / "odd").mkdir()

@@ -160,6 +160,7 @@ def test_numbers_of_tables_are_whole_numbers(tmp_path):
     assert data[0]["labels"].tolist() == [1] and not data.problems.counts
 
 
+@pytest.mark.heavy
 def test_many_categories_take_seconds(tmp_path):
     write_image(tmp_path / "0.jpg")
     content = coco_content({})

@@ -28,6 +28,7 @@ def world(size: int, batch: int, n: int) -> list[list[list[Key]]]:
     return [take(n, MixtureSampler(entries(batch), 5, rank, size)) for rank in range(size)]
 
 
+@pytest.mark.heavy
 def test_sources_come_by_weight_and_groups_by_size():
     n = 20_000
     keys = [batch[0] for batch in take(n, MixtureSampler(entries(), 0))]

@@ -80,6 +80,7 @@ def of_batches(model: UFO, batches: Sequence[Batch], **more) -> list[Callable[[]
 # ---------------------------------------------------------------- the same answers
 
 
+@pytest.mark.heavy
 def test_every_task_of_a_ufo_vit(model, make_batch, task_name):
     ways = of_batches(model, [make_batch(task_name, seed=seed) for seed in (0, 1)])
     assert set(compare(model.backbone, ways).recorded) >= {"encode", "answer"}
@@ -94,6 +95,7 @@ def test_every_way_of_decoding(model, make_batch, kind):
     assert max(recorder.chunks) > 1 or kind != "masks", "the tokens of a mask are fed at once"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["internvl", "internvl3", "llava_qwen", "qwen3_vl"])
 @pytest.mark.parametrize("queries", [True, False])
 def test_language_models(name, queries):
@@ -124,6 +126,7 @@ def test_language_models(name, queries):
     assert refused == ({"encode"} if name == "qwen3_vl" else set())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("make", [make_mllm, prepared])
 @pytest.mark.parametrize("autocast", [True, False])
 def test_detection_of_a_language_model(make, autocast):
@@ -133,6 +136,7 @@ def test_detection_of_a_language_model(make, autocast):
     compare(model.backbone, of_batches(model, batches, autocast=autocast))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["detection", "caption"])
 def test_under_autocast_weights_are_cast_for_all_recordings(model, make_batch, name, monkeypatch):
     monkeypatch.setattr(passes, "PROMPT_STEP", 1)  # more keys would round in another way
@@ -149,6 +153,7 @@ def test_under_autocast_weights_are_cast_for_all_recordings(model, make_batch, n
     same(found, decoded(plain(model), make_batch(name), True))
 
 
+@pytest.mark.heavy
 def test_adapters_that_change_in_their_place_are_followed():
     """A recording must not read what autocast remembers of them."""
     model, batch = prepared().eval(), training_batch()
@@ -159,6 +164,7 @@ def test_adapters_that_change_in_their_place_are_followed():
     same(way(), decoded(plain(model), batch, True))
 
 
+@pytest.mark.heavy
 def test_prompts_of_many_lengths_share_recordings(model, make_batch):
     batch = make_batch("grounding")
     texts = ["the owl", "the red owl left of the cat", "the cat", "the red dog", "the dog left of the cat"]
@@ -241,6 +247,7 @@ def test_training_is_as_before(model, make_batch):
     assert not any("replay" in name for name in model.state_dict())
 
 
+@pytest.mark.heavy
 def test_no_more_than_so_many(model, make_batch, monkeypatch):
     """Longer answers than there may be recordings do not drop each one before its next use."""
     batch, other = make_batch("caption"), make_batch("vqa")
@@ -254,6 +261,7 @@ def test_no_more_than_so_many(model, make_batch, monkeypatch):
     assert len(recorder.recorded) > 3 == len(model.backbone.replay.recordings)
 
 
+@pytest.mark.heavy
 def test_a_copy_has_recordings_of_its_own(model, make_batch):
     batch = make_batch("caption")
     seen_twice(model, batch)

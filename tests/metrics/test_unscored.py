@@ -10,6 +10,7 @@ from commands import compose
 from ufo.build import build_callbacks
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [

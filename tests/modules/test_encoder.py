@@ -28,6 +28,7 @@ def train(module, batch, steps: int) -> list[float]:
     return losses
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", TASKS)
 def test_the_losses_fall_and_teach_the_encoder(module, make_batch, task, monkeypatch):
     for name in ("log", "log_dict"):

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import NETWORK, run
 from hydra.core.global_hydra import GlobalHydra
 from squares import write_squares
 
@@ -134,7 +134,8 @@ def test_files_that_are_no_source__are_refused(folder, file, text, message):
 @pytest.mark.slow
 def test_train__a_file_alone(folder, capsys):
     few = ["trainer.max_steps=2", "trainer.accelerator=cpu", "num_workers=0", "init=null"]
-    run("train.py", str(folder / "mine/source/squares.yaml"), *few, out=folder / "run")
+    small = [*NETWORK, "tasks.detection.max_length=12", "sources.sq.batch_size=2"]
+    run("train.py", str(folder / "mine/source/squares.yaml"), *few, *small, out=folder / "run")
     printed = capsys.readouterr().out
     assert "mAP" in printed and "pictures" in printed
     assert (folder / "run" / "model").is_dir()
