@@ -1,0 +1,134 @@
+"""Where the label tools keep pictures, classes and labels: folders, lists, maps of classes, tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from label_files import (
+    CLASSES,
+    HEIGHT,
+    OWL,
+    TIT,
+    WIDTH,
+    boxes,
+    imported,
+    masks,
+    pictures,
+    voc,
+    yolo,
+)
+from label_shapes import only
+
+from ufo.data.formats import format_named
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "names"),
+    [
+        ("train/images", "valid/images", "[great tit, owl]"),
+        ("../train/images", "../valid/images", "{0: great tit, 1: owl}"),
+        ("train.txt", "valid.txt", "{1: owl, 0: great tit}"),
+        ("[train/images]", "./valid/images/", "['great tit', \"owl\"]"),
+    ],
+)
+def test_yolo_layouts(tmp_path, train, val, names):
+    first = yolo(tmp_path / "first")
+    root = tmp_path / "birds"
+    for split, ours in {"train": "train", "val": "valid"}.items():
+        for kind in ("images", "labels"):
+            (root / ours / kind).parent.mkdir(parents=True, exist_ok=True)
+            (first / kind / split).rename(root / ours / kind)
+        listed = sorted((root / ours / "images").iterdir())
+        (root / f"{ours}.txt").write_text("".join(f"./{p.relative_to(root)}\n" for p in listed))
+    (root / "data.yaml").write_text(f"path: ../datasets/birds\ntrain: {train}\nval: {val}\nnames: {names}\n")
+    labels = imported(format_named("yolo"), root)
+    assert labels.classes == CLASSES
+    assert [p.split for p in labels.pictures] == ["train", "train", "val"]
+    assert boxes(labels)["c.jpeg"] == [(TIT, (30, 20, 50, 41))] and not labels.problems.counts
+
+
+def test_yolo_without_yaml_and_with_bad_lines(tmp_path):
+    pictures(tmp_path, "a.jpg", "c.jpeg")
+    (tmp_path / "classes.txt").write_text("great tit\nowl\n")
+    lines = ["1 .5 .5 .5 .5", "7 .5 .5 .5 .5", "1 .5", "x 1 2 3 4", "1 20 30 40 50", "0 .5 .5 0 0"]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    labels = imported(format_named("yolo"), tmp_path)
+    assert boxes(labels) == {"a.jpg": [(OWL, (16, 12, 48, 36))], "c.jpeg": []}
+    assert labels.problems.left_out == {
+        "line that is no YOLO label": 2,
+        "object of a class number without a name": 1,
+        "label in pixels instead of shares of the picture": 1,
+        "box without area": 1,
+    }
+    assert labels.problems.doubtful == {"picture without a text file, taken as one without objects": 1}
+
+
+def test_voc_class_maps(tmp_path):
+    voc(tmp_path)
+    palette = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    palette[:10], palette[10:20] = 0, 2
+    (tmp_path / "SegmentationClass").mkdir()
+    image = PIL.Image.fromarray(palette, mode="L").convert("P")
+    image.putpalette([v for k in range(256) for v in (k, 0, 255 - k)])
+    image.save(tmp_path / "SegmentationClass" / "a.png")
+    labels = imported(format_named("voc"), tmp_path)
+    assert labels.map_classes == ["background", "great tit", "owl"]
+    (picture,) = (p for p in labels.pictures if p.class_map)
+    assert picture.path.name == "a.jpg" and len(picture.things) == 2
+    assert (picture.class_map() == palette).all()
+
+
+def test_cvat_segmentation_masks_have_colours(tmp_path):
+    pictures(tmp_path / "images", "a.jpg")
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colours[5:9], colours[20:30], colours[40:] = (10, 20, 30), (200, 0, 0), (1, 1, 1)
+    (tmp_path / "SegmentationClass").mkdir()
+    PIL.Image.fromarray(colours).save(tmp_path / "SegmentationClass" / "a.png")
+    lines = ["# label:color_rgb", "background:0,0,0::", "owl:200,0,0::", "tit:10,20,30::"]
+    (tmp_path / "labelmap.txt").write_text("\n".join(lines))
+    labels = imported(format_named("masks"), tmp_path)
+    found = labels.pictures[0].class_map()
+    assert labels.map_classes == ["background", "owl", "tit"]
+    assert [found[row, 3] for row in (0, 6, 25, 45)] == [0, 2, 1, 255]
+
+
+def test_imagefolder_csv_captions_and_names(tmp_path):
+    pictures(tmp_path / "train", "a.jpg", "c.jpeg")
+    rows = ["file_name,text", 'a.jpg,"Two birds, one owl"', "c.jpeg,A tit", "gone.jpg,Nothing"]
+    (tmp_path / "train" / "metadata.csv").write_text("\n".join(rows))
+    labels = imported(format_named("hf"), tmp_path)
+    assert [p.captions for p in labels.pictures] == [["Two birds, one owl"], ["A tit"]]
+    assert labels.problems.left_out == {"picture that is not there": 1}
+    objects = {"bbox": [[1, 2, 3, 4]], "category": [1]}
+    (tmp_path / "train" / "metadata.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "train/a.jpg", "objects": objects}))
+    assert only(imported(format_named("hf"), tmp_path, classes=CLASSES)).label == OWL
+    assert only(imported(format_named("hf"), tmp_path)).label == "class 1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pictures/a.jpg,16,12,48,36,owl\nc.jpeg,,,,,\n",
+        "image;label;left;top;right;bottom\na.jpg;owl;16;12;48;36\n",
+        "image_path,class,x,y,width,height\nC:\\data\\a.jpg,owl,16,12,32,24\n",
+        "filename,xmin,ymin,xmax,ymax,class,split\na.jpg,0.25,0.25,0.75,0.75,owl,test\n",
+    ],
+)
+def test_tables_of_boxes(tmp_path, text):
+    pictures(tmp_path / "pictures", "a.jpg", "c.jpeg")
+    (tmp_path / "boxes.csv").write_text(text)
+    labels = imported(format_named("csv"), tmp_path)
+    assert boxes(labels)["a.jpg"] == [(OWL, (16, 12, 48, 36))]
+    assert {p.split for p in labels.pictures} == ({"test"} if "split" in text else {""})
+
+
+def test_map_of_another_size_is_left_out(tmp_path):
+    root = masks(tmp_path / "birds")
+    PIL.Image.fromarray(np.zeros((5, 5), np.uint8)).save(root / "train" / "a_mask.png")
+    labels = imported(format_named("masks"), root)
+    assert labels.problems.left_out == {"map of another size than its picture": 1}
+    assert len(labels.pictures) == 2
