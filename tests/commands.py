@@ -163,10 +163,18 @@ class Finished:
     text: str
 
 
-def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout: float = 300) -> Finished:
+def forked(
+    script: str,
+    *overrides: str,
+    out: Path,
+    processes: int = 1,
+    timeout: float = 300,
+    with_hydra: bool = True,
+) -> Finished:
     """`torchrun --nproc_per_node=<processes> <script> <overrides>`, if possible in copies of this process.
 
-    They need not import anything, and may be killed or leave as they like.
+    They need not import anything, and may be killed or leave as they like. `out` is the run's folder, which a
+    script without Hydra is not told; what is printed goes beside it.
     """
     for module in IMPORTED:
         importlib.import_module(module)
@@ -175,7 +183,9 @@ def forked(script: str, *overrides: str, out: Path, processes: int = 1, timeout:
     printed = out.with_name(f"{out.name}.printed")
     out.parent.mkdir(parents=True, exist_ok=True)
     printed.write_text("")
-    arguments = (script, overrides, out, printed, processes, port)
+    if with_hydra:
+        overrides = (*overrides, f"hydra.run.dir={out}")
+    arguments = (script, overrides, printed, processes, port)
     started = [context.Process(target=_forked, args=(rank, *arguments)) for rank in range(processes)]
     for process in started:
         process.start()
@@ -219,7 +229,7 @@ def free_port() -> int:
             return port
 
 
-def _forked(rank: int, script: str, overrides, out: Path, printed: Path, processes: int, port: int) -> None:
+def _forked(rank: int, script: str, overrides, printed: Path, processes: int, port: int) -> None:
     file = os.open(printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -240,7 +250,7 @@ def _forked(rank: int, script: str, overrides, out: Path, printed: Path, process
         os.environ.update({k: str(v) for k, v in place.items()})
         overrides = [*overrides, f"trainer.devices={processes}"]
     os.chdir(ROOT)
-    sys.argv = [str(ROOT / script), *overrides, f"hydra.run.dir={out}"]
+    sys.argv = [str(ROOT / script), *overrides]
     code = 1
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import ROOT, environment, forked
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 SMALL = ["--network", "tiny", "--scale", "0.2", "--threads", "1"]
 RUNS = {
-    "annotations": (
-        ["--images", "300", "--boxes", "2000", "--workers", "1", "--lookups", "50"],
-        "one without annotations, spawn",
-    ),
     "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
     "gpu": (["--miniature", "--parts", "train", "attention", "mllm", "--limit", "9"], "one answer: calls"),
     "launches": ([*SMALL, "--tasks", "detection"], "training step"),
@@ -38,9 +34,19 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_benchmark(name):
+def test_benchmark(name, tmp_path, monkeypatch):
     arguments, expected = RUNS[name]
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    monkeypatch.syspath_prepend(FOLDER)
+    done = forked(f"benchmarks/{name}.py", *arguments, out=tmp_path / name, timeout=900, with_hydra=False)
+    assert done.codes == [0], done.text
+    assert expected in done.text
+
+
+@pytest.mark.slow
+def test_the_benchmark_that_measures_the_memory_of_processes():
+    """Its rows are new processes, which import the script by its name."""
+    sizes = ["--images", "300", "--boxes", "2000", "--workers", "1", "--lookups", "50"]
+    command = [sys.executable, str(FOLDER / "annotations.py"), *sizes]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    assert "one without annotations, spawn" in done.stdout
