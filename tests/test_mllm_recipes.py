@@ -91,7 +91,6 @@ def test_every_recipe_is_here():
     assert sorted(SCHEDULES) == sorted(SHARES) == RECIPES
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("name", RECIPES)
 def test_intervals_of_validation(name):
     own = INTERVALS.get(name) or INTERVALS[name.split("8b_")[-1].split("7b_")[-1]]

@@ -10,7 +10,6 @@ from commands import compose
 from ufo.build import build_callbacks
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
