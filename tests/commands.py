@@ -170,6 +170,7 @@ def forked(
     processes: int = 1,
     timeout: float = 300,
     with_hydra: bool = True,
+    threads: int = 1,
 ) -> Finished:
     """`torchrun --nproc_per_node=<processes> <script> <overrides>`, if possible in copies of this process.
 
@@ -185,7 +186,7 @@ def forked(
     printed.write_text("")
     if with_hydra:
         overrides = (*overrides, f"hydra.run.dir={out}")
-    arguments = (script, overrides, printed, processes, port)
+    arguments = (script, overrides, printed, processes, port, threads)
     started = [context.Process(target=_forked, args=(rank, *arguments)) for rank in range(processes)]
     for process in started:
         process.start()
@@ -229,7 +230,10 @@ def free_port() -> int:
             return port
 
 
-def _forked(rank: int, script: str, overrides, printed: Path, processes: int, port: int) -> None:
+def _forked(
+    rank: int, script: str, overrides, printed: Path, processes: int, port: int, threads: int
+) -> None:
+    torch.set_num_threads(threads)
     file = os.open(printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -7,6 +7,7 @@ some seconds earlier.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,22 @@ def pytest_configure(config):
     hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if not hands_out:
         config.pluginmanager.import_plugin("tiny_fixtures")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Files that can have none of the tests that `-m` asks for are not even imported, in any process."""
+    asked = config.getoption("markexpr", "")
+    if not asked or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    left_out = re.findall(r"not (\w+)", asked)
+    if asked == " and ".join(f"not {mark}" for mark in left_out):
+        whole = re.search(r"^pytestmark = pytest\.mark\.(\w+)$", text, re.M)
+        return True if whole and whole[1] in left_out else None
+    marks = asked.split(" or ")
+    if all(re.fullmatch(r"\w+", mark) for mark in marks):
+        return None if any(f"mark.{mark}" in text for mark in marks) else True
+    return None
 
 
 def _untracked() -> set[str]:
