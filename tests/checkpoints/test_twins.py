@@ -156,6 +156,8 @@ def test_evaluate(place, official, tmp_path, capsys):
     quick += [f"tasks.{source.task}.num_beams=1" for source in there]
     quick += ["num_workers=0", "trainer.accelerator=cpu", "trainer.devices=1", "logger=none"]
     quick.append("trainer.limit_val_batches=1")
+    for watcher in ("pictures", "worst"):
+        quick += [f"++callbacks.{watcher}.num_images=1", f"++callbacks.{watcher}.max_side=64"]
     base = [f"base={place.under}"] if place.under else []
     renamed = place.path.rename(place.path.with_name("renamed" + place.path.suffix))
     overrides = [f"ckpt={renamed}", *base, f"experiment={place.twin.experiment}", f"paths.data={official}"]
