@@ -1,9 +1,9 @@
 # make setup | demo | check | fix | slow | test | docs | lock; needs Python 3.10 to 3.13 and nothing else
 PYTHON ?= python3
 BIN := .venv/bin
-# processes of the tests; each computes on one thread, and where a test wants two, the one that waits sleeps
+# processes of the tests; each computes on one thread
 WORKERS ?= auto
-TESTS := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 # else every process of the tests compiles the project again, and pytest rewrites every test again
 unexport PYTHONDONTWRITEBYTECODE

@@ -170,7 +170,6 @@ def forked(
     processes: int = 1,
     timeout: float = 300,
     with_hydra: bool = True,
-    threads: int = 1,
 ) -> Finished:
     """`torchrun --nproc_per_node=<processes> <script> <overrides>`, if possible in copies of this process.
 
@@ -186,7 +185,7 @@ def forked(
     printed.write_text("")
     if with_hydra:
         overrides = (*overrides, f"hydra.run.dir={out}")
-    arguments = (script, overrides, printed, processes, port, threads)
+    arguments = (script, overrides, printed, processes, port)
     started = [context.Process(target=_forked, args=(rank, *arguments)) for rank in range(processes)]
     for process in started:
         process.start()
@@ -230,10 +229,7 @@ def free_port() -> int:
             return port
 
 
-def _forked(
-    rank: int, script: str, overrides, printed: Path, processes: int, port: int, threads: int
-) -> None:
-    torch.set_num_threads(threads)
+def _forked(rank: int, script: str, overrides, printed: Path, processes: int, port: int) -> None:
     file = os.open(printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
