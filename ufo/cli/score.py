@@ -8,16 +8,26 @@ from pathlib import Path
 from ufo.cli import CommandError
 from ufo.cli.files import write_results
 from ufo.data.image_files import PICTURE_SUFFIXES
+from ufo.ops.nearest import instead
 
-TASKS = (
-    "detection",
-    "instance_segmentation",
-    "semantic_segmentation",
-    "grounding",
-    "referring_segmentation",
-    "reasoning_segmentation",
-)
 ANSWERS = ("ufo", "qwen", "paligemma", "florence", "kosmos", "json")
+
+
+class TaskOption(argparse.Action):
+    """`--task NAME`; which tasks are scored is only looked for when somebody reads its help."""
+
+    @property
+    def help(self) -> str:
+        from ufo.score.tasks import scored_tasks
+
+        return ", ".join(scored_tasks())
+
+    @help.setter
+    def help(self, value: str | None) -> None:
+        """What argparse sets is not used."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, values)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -32,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS")
     parser.add_argument("--against", type=Path, required=True, metavar="ANNOTATIONS")
-    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--task", action=TaskOption, required=True)
     meaning = parser.add_argument_group("what the predictions' boxes mean")
     meaning.add_argument("--boxes", choices=("xyxy", "xywh", "cxcywh"), help="order of the four numbers")
     meaning.add_argument("--scale", help="pixels (default), 0-1, 0-999, 0-1000 or bins:N")
@@ -77,8 +87,13 @@ def run(args: argparse.Namespace) -> int:
     from ufo.score.diagram import reliability_diagram
     from ufo.score.evaluate import Declared, Resampling, differences, score
     from ufo.score.report import as_json, log_to_wandb, markdown
+    from ufo.score.tasks import scored_tasks
     from ufo.score.truth import Wanted, read_truth
 
+    if args.task not in scored_tasks():
+        raise CommandError(
+            f"--task {args.task} is not scored from files; {instead(args.task, scored_tasks(), 'there are')}"
+        )
     wanted = Wanted(args.split, args.refs, args.images, args.classes, args.reduce_zero_label)
     truth = read_truth(args.against, wanted)
     declared = Declared(args.answers, args.boxes, args.scale, args.of, args.min_score)

@@ -28,34 +28,42 @@ class AnswerAccuracy(Metric):
 
     full_state_update = False
     higher_is_better = True
-    exact: Tensor
-    right: Tensor
-    near: Tensor
-    total: Tensor
+    sums: Tensor  # float64 [4], of `answer_sums`
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for state in ("exact", "right", "near", "total"):
-            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, answer: str, references: Sequence[str]) -> None:
         """One answer and all that would be right; ValueError if nothing would be."""
-        if not references:
-            raise ValueError("it has no reference answers; leave it out of the data set")
-        plain = normalize_answer(answer)
-        self.exact += any(answer.strip() == r.strip() for r in references)
-        self.right += any(plain == normalize_answer(r) for r in references)
-        self.near += max(similarity(answer, r) for r in references)
-        self.total += 1
+        self.sums += answer_sums(answer, references)
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars float64 in 0..1."""
-        total = self.total.clamp(min=1)
-        return {
-            "exact_match": self.exact / total,
-            "accuracy": self.right / total,
-            "ANLS": self.near / total,
-        }
+        return answer_scores(self.sums)
+
+
+def answer_sums(answer: str | None, references: Sequence[str]) -> Tensor:
+    """What sums up over answers: float64 `[4]`, equal, equal when normalised, similarity, and 1.
+
+    None: there is no answer, which is wrong. Raises ValueError if nothing would be right.
+    """
+    if not references:
+        raise ValueError("it has no reference answers; leave it out of the data set")
+    if answer is None:
+        return torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    plain = normalize_answer(answer)
+    exact = any(answer.strip() == r.strip() for r in references)
+    right = any(plain == normalize_answer(r) for r in references)
+    near = max(similarity(answer, r) for r in references)
+    return torch.tensor([exact, right, near, 1.0], dtype=torch.float64)
+
+
+def answer_scores(sums: Tensor) -> dict[str, Tensor]:
+    """exact_match, accuracy and ANLS of summed `answer_sums` `[..., 4]`: float64 `[...]` each."""
+    exact, right, near, total = sums.unbind(-1)
+    total = total.clamp(min=1)
+    return {"exact_match": exact / total, "accuracy": right / total, "ANLS": near / total}
 
 
 class AnswerScores(MetricCallback):

@@ -16,10 +16,12 @@ from ufo.score.convention import Convention, Pair, doubt, read_of, read_scale
 from ufo.score.joining import Joined, join
 from ufo.score.predictions import Answer, is_coco_results, read_predictions
 from ufo.score.predictions.answers import without_scores
-from ufo.score.tasks import Rules, Scorer, make_scorer, needs_boxes
+from ufo.score.tasks import Rules, Scorer, answer_key, make_scorer, reads
 from ufo.score.tasks.base import Rows
+from ufo.score.tasks.objects import ObjectScorer
 from ufo.score.texts import FORMATS, TextFormat
 from ufo.score.truth import Truth
+from ufo.tasks import kind_of, task_class
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,15 @@ class Result:
 def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: Resampling) -> Result:
     """Score a prediction file. Raises DataError in one sentence."""
     texts = text_format(declared.answers, task)
-    answers = read_predictions(path, texts)
-    convention = convention_of(path, declared, texts) if needs_boxes(task) else None
+    answers = read_predictions(path, texts, answer_key(task))
+    convention = convention_of(path, declared, texts) if reads(task) == "boxes" else None
     joined = join(truth, answers, path)
     folder = path if path.is_dir() else path.parent
-    scorer = make_scorer(task, truth, Rules(folder, convention, declared.min_score))
+    rules = Rules(folder, kind_of(task), task_class(task).needs, convention, declared.min_score)
+    scorer = make_scorer(task, truth, rules)
     for example, given in zip(truth.examples, joined.answers, strict=True):
         scorer.add(example, given)
-    remarks = [*truth.remarks, *joined.remarks, *_remarks(answers, scorer, task)]
+    remarks = [*truth.remarks, *joined.remarks, *_remarks(answers, scorer)]
     if convention is not None and (warning := doubt(convention, list(_pairs(truth, joined)))):
         remarks.insert(0, f"warning: {warning}")
     weights = draw(len(scorer.rows), resampling.resamples, resampling.seed)
@@ -111,8 +114,8 @@ def text_format(name: str | None, task: str) -> TextFormat | None:
     """The format of answers in words, checked."""
     if name is None:
         return None
-    if not needs_boxes(task):
-        raise DataError(f"--answers reads boxes from texts; masks of --task {task} are RLE or PNG files.")
+    if (read := reads(task)) != "boxes":
+        raise DataError(f"--answers reads boxes from texts, and --task {task} is scored by {read}.")
     return FORMATS[name]
 
 
@@ -146,9 +149,9 @@ def _are_probabilities(answers: Sequence[Answer], remarks: list[str]) -> bool:
     return not outside
 
 
-def _remarks(answers: Sequence[Answer], scorer: Scorer, task: str) -> list[str]:
+def _remarks(answers: Sequence[Answer], scorer: Scorer) -> list[str]:
     found = []
-    ranked = task in ("detection", "instance_segmentation")
+    ranked = isinstance(scorer, ObjectScorer)
     if ranked and (number := without_scores(answers)):
         found.append(f"{number} objects state no score and count with 1, so that AP cannot rank them")
     unknown: Mapping[str, int] = getattr(scorer, "unknown", {})

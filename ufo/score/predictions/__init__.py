@@ -24,26 +24,27 @@ def is_coco_results(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def read_predictions(path: Path, texts: TextFormat | None) -> list[Answer]:
+def read_predictions(path: Path, texts: TextFormat | None, key: str = "") -> list[Answer]:
     """The records of a file, or the pictures of a folder. Raises DataError in one sentence.
 
     Args:
         texts: the format of answers in words; None: boxes and masks are fields.
+        key: the answer is the text in this field, as it is; "": it is not.
     """
     if path.is_dir():
         return _pictures(path)
     if not path.is_file():
         raise DataError(f"there is no file or folder {path}{beside(path)}")
     if is_coco_results(path):
-        return _of_json(path, texts)
+        return _of_json(path, texts, key)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return [read_record(record, f"{path}, line {line}", texts) for line, record in read_lines(path)]
+        return [read_record(record, f"{path}, line {line}", texts, key) for line, record in read_lines(path)]
     raise DataError(
         f"{path}: predictions are a .json list (COCO results), a .jsonl file or a folder of PNG masks."
     )
 
 
-def _of_json(path: Path, texts: TextFormat | None) -> list[Answer]:
+def _of_json(path: Path, texts: TextFormat | None, key: str) -> list[Answer]:
     answers: list[Answer] = []
     known = False
     for section, record in json_records(path):
@@ -55,7 +56,7 @@ def _of_json(path: Path, texts: TextFormat | None) -> list[Answer]:
         where = f"{path}, record {len(answers) + 1}"
         if not isinstance(record, dict):
             raise DataError(f"{where} is not a JSON object in {{...}}.")
-        answers.append(read_record(record, where, texts))
+        answers.append(read_record(record, where, texts, key))
     if not known:
         raise DataError(f"{path} is no list of predictions, as COCO's results are.")
     return answers

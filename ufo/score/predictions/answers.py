@@ -45,6 +45,7 @@ class Answer:
     masks: list[Any] | None = None  # N; None: it has no masks
     nothing: bool = False  # says itself that there is no such object
     broken: str = ""  # what is wrong with its text
+    said: str | None = None  # the answer of a task that is answered with a text
 
     @property
     def count(self) -> int:
@@ -52,28 +53,33 @@ class Answer:
         return len(self.boxes) if self.masks is None else len(self.masks)
 
 
-def read_record(record: dict[str, Any], where: str, texts: TextFormat | None) -> Answer:
+def read_record(record: dict[str, Any], where: str, texts: TextFormat | None, key: str = "") -> Answer:
     """A record of JSON. Raises DataError that says where something is no number.
 
     Args:
         texts: the format of `answer`; None: boxes and masks are fields of their own.
+        key: the record is about a text, which stands in this field or in `answer`; "": it is not.
     """
     number = _of(record, "id")
     answer = Answer(
         where,
         id=key_of(record, number) if number else None,
         image=_image(record),
-        text=None if (key := _of(record, "text")) is None else str(record[key]),
+        text=None if (asked := _of(record, "text")) is None else str(record[asked]),
         nothing=bool(record.get(_of(record, "nothing") or "", False)),
     )
-    if key := _of(record, "masks"):
-        masks = record[key]
-        several = isinstance(masks, list) and key in ("masks", "segmentations")
+    if key:
+        said = record.get(key, record.get(_of(record, "answer") or ""))
+        answer.said = str(said) if isinstance(said, (str, int, float)) else None
+        return answer
+    if found := _of(record, "masks"):
+        masks = record[found]
+        several = isinstance(masks, list) and found in ("masks", "segmentations")
         answer.masks = list(masks) if several else [] if masks is None else [masks]
     if texts is not None:
         _read_text(answer, record, texts)
-    elif key := _of(record, "boxes"):
-        answer.boxes = _numbers(record[key], where)
+    elif found := _of(record, "boxes"):
+        answer.boxes = _numbers(record[found], where)
     answer.scores = _scores(record, where, answer.count)
     if answer.labels is None:
         answer.labels = _labels(record, answer.count, where)

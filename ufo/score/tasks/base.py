@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from ufo.data.datasets.segmentations import RLE, Segmentations, encode_mask
 from ufo.data.errors import DataError
 from ufo.data.pictures import read_label_map
+from ufo.kinds import Kind, Referred
 from ufo.score.convention import Convention
 from ufo.score.predictions import Answer
 from ufo.score.predictions.answers import picture
@@ -35,14 +36,24 @@ class Rules:
     """How predictions are read."""
 
     folder: Path  # that names of mask files start from
+    kind: Kind  # of the task's results
+    needs: frozenset[str] = frozenset()  # annotations that the task needs
     convention: Convention | None = None
     min_score: float = 0.0
 
 
 class Scorer(ABC):
-    """One task's scores."""
+    """The scores of one `task`, or of all tasks of one `kind` that no other scorer names, as with metrics."""
 
+    task: ClassVar[str] = ""
+    kind: ClassVar[Kind | None] = None
+    reads: ClassVar[Literal["boxes", "masks", "maps", "texts"]]  # what predictions are
     headline: ClassVar[str]
+
+    @classmethod
+    def asks(cls, kind: Kind) -> bool:
+        """Whether examples are expressions or questions about images, and not whole images."""
+        return isinstance(kind, Referred)
 
     def __init__(self, truth: Truth, rules: Rules) -> None:
         self.truth, self.rules = truth, rules

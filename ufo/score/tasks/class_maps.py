@@ -12,6 +12,7 @@ from torch import Tensor
 from ufo.data.datasets.semantic import label_table
 from ufo.data.errors import DataError
 from ufo.data.pictures import read_label_map
+from ufo.kinds import ClassMap, Kind
 from ufo.metrics.mean_iou import segmentation_scores
 from ufo.ops.overlap import class_histograms
 from ufo.score.predictions import Answer
@@ -23,6 +24,8 @@ from ufo.types import IGNORE
 class ClassMapScorer(SumScorer):
     """Maps of predictions have the numbers of the annotations; 255 in a prediction is always wrong."""
 
+    kind: ClassVar[Kind | None] = ClassMap()
+    reads = "maps"
     headline: ClassVar[str] = "mIoU"
 
     def __init__(self, truth: Truth, rules: Rules) -> None:

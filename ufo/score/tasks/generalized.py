@@ -21,6 +21,7 @@ MEANS = ("no object", "one object")
 class GeneralizedBoxScorer(SumScorer):
     """An answer counts as right if its boxes with at least `min_score` are exactly the annotated ones."""
 
+    reads = "boxes"
     headline: ClassVar[str] = "F1=1@0.5"
 
     def add(self, example: Example, answers: Sequence[Answer]) -> None:
@@ -43,6 +44,7 @@ class GeneralizedBoxScorer(SumScorer):
 class GeneralizedMaskScorer(SumScorer):
     """An answer says "nothing" with an empty mask, without one, or with `no_target`."""
 
+    reads = "masks"
     headline: ClassVar[str] = "gIoU"
 
     def add(self, example: Example, answers: Sequence[Answer]) -> None:

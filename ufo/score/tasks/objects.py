@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from ufo.data.errors import DataError
+from ufo.kinds import Kind, Objects
 from ufo.metrics.coco_ap import CocoAP
 from ufo.ops.names import find_class
 from ufo.score.ap_resampling import AREAS, certainty, class_ap, resampled_ap
@@ -25,6 +26,8 @@ DETECTIONS = (1, 10, 100)
 class ObjectScorer(Scorer):
     """mAP, mAP50, mAP75 and those of small, medium and large objects."""
 
+    kind: ClassVar[Kind | None] = Objects()
+    reads = "boxes"
     headline: ClassVar[str] = "mAP"
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
 
@@ -125,6 +128,8 @@ class ObjectScorer(Scorer):
 class InstanceScorer(ObjectScorer):
     """The same of masks."""
 
+    kind: ClassVar[Kind | None] = Objects(masks=True)
+    reads = "masks"
     iou_type: ClassVar[Literal["bbox", "segm"]] = "segm"
 
     def _shapes(self, example: Example, answers: Sequence[Answer]) -> list[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufo.kinds import Kind, Referred
 from ufo.metrics.calibration import calibration_sums
 from ufo.metrics.grounding import accuracy, right_sums
 from ufo.metrics.reasoning import Text, image_sums, reasoning_ious
@@ -28,6 +29,8 @@ THRESHOLD = 0.5
 class BoxScorer(SumScorer):
     """Acc@0.5 and mean IoU; of several boxes the one with the highest score, else the first."""
 
+    kind: ClassVar[Kind | None] = Referred()
+    reads = "boxes"
     headline: ClassVar[str] = f"Acc@{THRESHOLD:g}"
 
     def __init__(self, truth: Truth, rules: Rules) -> None:
@@ -70,6 +73,8 @@ class BoxScorer(SumScorer):
 class MaskScorer(SumScorer):
     """cIoU and gIoU of the union of an answer's masks."""
 
+    kind: ClassVar[Kind | None] = Referred(masks=True)
+    reads = "masks"
     headline: ClassVar[str] = "cIoU"
 
     def add(self, example: Example, answers: Sequence[Answer]) -> None:
@@ -84,6 +89,8 @@ class MaskScorer(SumScorer):
 class ReasoningScorer(Scorer):
     """cIoU and gIoU of all texts, of phrases, of sentences, and of the best text of each image."""
 
+    task: ClassVar[str] = "reasoning_segmentation"
+    reads = "masks"
     headline: ClassVar[str] = "gIoU"
 
     def __init__(self, truth: Truth, rules: Rules) -> None:
