@@ -263,7 +263,7 @@ def check_objective(cfg: DictConfig, callbacks: list[L.Callback]) -> None:
     if source is None:
         return
     number = objective.removeprefix(f"val/{source.name}/").removesuffix(".max")
-    metrics = scoring(source.task, callbacks)
+    metrics = scoring(source.task, callbacks, beside=True)
     given = [metric.given(("a class",)) for metric in metrics]
     names = sorted({name for numbers in given for name in numbers if "/" not in name})
     if "/" in number or number in names or not all(given):  # of one class, or only the data can tell

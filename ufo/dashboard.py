@@ -69,7 +69,7 @@ def _numbers(sources: Mapping[str, str], metrics: Sequence[MetricCallback]) -> l
     return [
         Panel(f"{name} {number}", [f"val/{name}/{number}"])
         for name, task in sources.items()
-        for metric in scoring(task, metrics)
+        for metric in scoring(task, metrics, beside=True)
         for number in metric.numbers
     ]
 

@@ -140,7 +140,8 @@ class UFO(Inference, nn.Module):
         """A prediction for each image, in its original size (`batch.sizes`, or those of its targets)."""
         with casting_once(self):
             task = self.task(batch.task)
-            return [task.parse(answers) for answers in self.answer_batch(batch)]
+            read = task.evaluated if batch.targets else task.parse
+            return [read(answers) for answers in self.answer_batch(batch)]
 
     def answer_batch(self, batch: Batch, lap: Callable[[str], None] = _no_lap) -> list[Answers]:
         """What was said about each image before a task reads it; call it without gradients.
@@ -156,7 +157,7 @@ class UFO(Inference, nn.Module):
         ids = decoded.ids.cpu()  # one transfer for all images
         texts = self.tokenizer.decode(ids.tolist())
         counts = ids.eq(self.tokenizer.mask_id).sum(1).tolist()
-        said = texts, counts
+        said = texts, counts, ids.ne(self.tokenizer.end_id).all(1).tolist()
         lap("decode")
         return [
             self._answers(i, said, decoded, context, asked.queries, size, batch.classes, task)
@@ -166,7 +167,7 @@ class UFO(Inference, nn.Module):
     def _answers(
         self,
         image: int,
-        said: tuple[list[str], list[int]],
+        said: tuple[list[str], list[int], list[bool]],
         decoded: Decoded,
         context: Context,
         queries: Queries | None,
@@ -174,7 +175,10 @@ class UFO(Inference, nn.Module):
         classes: tuple[str, ...],
         task: Task,
     ) -> Answers:
-        """The decoded rows of one image as a task reads them; `said` are all texts and numbers of masks."""
+        """The decoded rows of one image as a task reads them.
+
+        `said` are all texts, numbers of masks, and whether answers were cut at the length that is allowed.
+        """
         per_image = len(decoded.ids) // len(context.image_features)
         rows = slice(image * per_image, (image + 1) * per_image)
         ids = decoded.ids[rows]
@@ -210,6 +214,7 @@ class UFO(Inference, nn.Module):
             retrieve_masks=masks,
             retrieve_logits=logits,
             refusals=None if decoded.refusals is None else decoded.refusals[rows],
+            cut=said[2][rows],
         )
 
     def chat(

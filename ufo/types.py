@@ -102,12 +102,14 @@ class Prediction:
     text: str = ""  # the caption, the answer to a question, or the raw answer to an expression
     classes: tuple[str, ...] = ()  # names of `labels` and `semantic`
     rows: Tensor | None = None  # int64 [N], which of the image's answers each object was read from
+    answers: int = 0  # how many answers it was read from; counted in evaluations only
+    broken: int = 0  # of these, the ones that are not what the task promises
 
     def __repr__(self) -> str:
         """Shapes in place of tensors, whose values would fill the screen."""
         parts = {f.name: getattr(self, f.name) for f in fields(Prediction)}
         shown = {k: list(v.shape) if isinstance(v, Tensor) else v for k, v in parts.items()}
-        words = [f"{k}={v!r}" for k, v in shown.items() if v is not None and v not in ("", ())]
+        words = [f"{k}={v!r}" for k, v in shown.items() if v is not None and v not in ("", (), 0)]
         return f"Prediction({', '.join(words)})"
 
     def to(self: P, device: torch.device | str) -> P:

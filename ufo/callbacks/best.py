@@ -25,7 +25,8 @@ class BestMetrics(Callback):
 
     A `headline` of a metric is marked: a sweep's report shows it first.
 
-    Larger is better for every metric, unless its name ends in "loss". Values survive a resume.
+    Larger is better for every number, unless its metric says otherwise (`MetricCallback.lower_is_better`) or
+    its name ends in "loss". Values survive a resume.
 
     Args:
         folder: of the run.
@@ -40,25 +41,36 @@ class BestMetrics(Callback):
             if isinstance(logger, WandbLogger):
                 step = {"step_metric": "trainer/global_step", "step_sync": True}
                 logger.experiment.define_metric("val/*", summary="max,last", **step)
+                for name in self._should_be_small(trainer):
+                    logger.experiment.define_metric(name, summary="min,last", **step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         # Lightning calls this after all metrics have logged, wherever they stand among the callbacks
         headlines = {name for metric in metrics_of(settings(trainer).callbacks) for name in metric.headlines}
+        small = self._should_be_small(trainer)
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/"):
-                self.update(name, float(value), trainer.global_step)
+                self.update(name, float(value), trainer.global_step, lower=name in small)
                 if name in headlines:
                     self.metrics[name]["headline"] = True
         if trainer.is_global_zero and not settings(trainer).fast_dev_run:
             self._write()
 
-    def update(self, name: str, value: float, step: int) -> None:
-        """Take note of one value."""
+    @staticmethod
+    def _should_be_small(trainer: Trainer) -> set[str]:
+        """Full names of the numbers of which smaller ones are better."""
+        sources = [source.name for source in getattr(trainer.datamodule, "sources", ())]  # type: ignore[attr-defined]
+        metrics = metrics_of(settings(trainer).callbacks)
+        return {f"val/{s}/{number}" for s in sources for m in metrics for number in m.lower_is_better}
+
+    def update(self, name: str, value: float, step: int, lower: bool = False) -> None:
+        """Take note of one value; of a number that should be `lower` the smallest is the best."""
         known = self.metrics.setdefault(name, {"best": value, "last": value, "step": step})
         known["last"] = value
-        better = value < known["best"] if name.endswith("loss") else value > known["best"]
+        lower = lower or name.endswith("loss")
+        better = value < known["best"] if lower else value > known["best"]
         if better or not math.isfinite(known["best"]):
             known |= {"best": value, "step": step}
 

@@ -76,6 +76,8 @@ class MetricCallback(EvaluationCallback):
 
     task: ClassVar[str] = ""
     kind: ClassVar[Kind | None] = None
+    beside: ClassVar[bool] = False  # it says something of every task, beside the metrics that score it
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()  # those of its numbers that should be small
     headline: str
     shown: tuple[str, ...] = ()
 
@@ -93,6 +95,8 @@ class MetricCallback(EvaluationCallback):
 
     def scores(self, task: str) -> bool:
         """Whether this metric scores a task."""
+        if self.beside:
+            return True
         if self.task:
             return task == self.task
         return task not in self.named and self.kind is not None and self.kind.is_like(kind_of(task))
@@ -159,7 +163,8 @@ class MetricCallback(EvaluationCallback):
                     metric.update(*record)
             for name, value in metric.compute().items():
                 values[f"val/{source}/{name}"] = None if math.isnan(value) else float(value)
-            self.headlines.add(f"val/{source}/{self.headline}")
+            if not self.beside:
+                self.headlines.add(f"val/{source}/{self.headline}")
         return values
 
     def _gather(self) -> dict[str, _Source]:
@@ -214,8 +219,11 @@ def share(metrics: Iterable[MetricCallback]) -> None:
         metric.named = frozenset(other.task for other in metrics if other.task)
 
 
-def scoring(task: str, callbacks: Iterable[Any]) -> list[MetricCallback]:
-    """Those of some callbacks that score a task; none: its sources have no metric."""
+def scoring(task: str, callbacks: Iterable[Any], beside: bool = False) -> list[MetricCallback]:
+    """Those of some callbacks that score a task; none: its sources have no metric.
+
+    With `beside` also those that say something of every task.
+    """
     metrics = metrics_of(callbacks)
     share(metrics)
-    return [metric for metric in metrics if metric.scores(task)]
+    return [metric for metric in metrics if metric.scores(task) and (beside or not metric.beside)]

@@ -5,6 +5,7 @@ Shapes: N masks, K = s*s mask tokens, `h w` patches, `H W` pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,17 @@ from ufo.ops.resize import resize_mask_logits
 from ufo.ops.runs import encode_changes
 
 
+def plane_side(number: int) -> int:
+    """s of the s x s sub-pixels of a patch that `number` mask tokens fill, a plane each (paper section 3.2).
+
+    Raises ValueError where it is not a square number.
+    """
+    side = math.isqrt(max(number, 0))
+    if side < 1 or side * side != number:
+        raise ValueError(f"{number} mask tokens form no square; use 1, 4, 9, 16, ...")
+    return side
+
+
 def arrange_planes(planes: Tensor) -> Tensor:
     """Interleave the K planes of a mask: plane `s*a + b` fills sub-pixel (s*y + a, s*x + b).
 
@@ -33,11 +45,7 @@ def arrange_planes(planes: Tensor) -> Tensor:
     Raises:
         ValueError: K is not a square number.
     """
-    num_planes = planes.shape[-3]
-    side = round(num_planes**0.5)
-    if side * side != num_planes:
-        raise ValueError(f"{num_planes} mask tokens form no square; use 1, 4, 9, 16, ...")
-    return _interleave(planes, side)
+    return _interleave(planes, plane_side(planes.shape[-3]))
 
 
 @faster(strided_planes, on_cpu=True, gradients=False)

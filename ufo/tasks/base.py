@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ufo.kinds import Kind
 from ufo.ops.grid import Queries
+from ufo.ops.masks import plane_side
 from ufo.tasks.wording import UFO_VIT, Wording
 from ufo.types import Batch, Prediction, Segment
 
@@ -45,6 +47,14 @@ class Asked:
     classes: list[tuple[str, ...]] | None = None  # B lists that are asked for instead of the batch's one
 
 
+class Said(NamedTuple):
+    """One answer, as far as its form goes."""
+
+    text: str
+    masks: int  # how many mask tokens it holds
+    cut: bool  # it was still going on where `max_length` ended it
+
+
 @dataclass
 class Answers:
     """What the model answered to the queries of one image, in the order of the queries."""
@@ -61,6 +71,13 @@ class Answers:
     # the same rows -> logits [M, h, w] before they are resized, for tasks that need not see every pixel
     retrieve_logits: Callable[[Tensor], Tensor] | None = None
     refusals: Tensor | None = None  # float32 [Q], probability of the task's `refusal`; None: it has none
+    cut: Sequence[bool] = ()  # Q, whether `max_length` ended an answer; empty: it ended none
+
+    @property
+    def said(self) -> list[Said]:
+        """Q answers with what tells whether they are well-formed."""
+        cut = self.cut or [False] * len(self.texts)
+        return [Said(*one) for one in zip(self.texts, self.mask_counts, cut, strict=True)]
 
 
 AnyTask = TypeVar("AnyTask", bound="Task")
@@ -107,6 +124,13 @@ class Task(ABC):
         other.wording = wording
         return other
 
+    def check_mask_tokens(self) -> None:
+        """Raises ValueError where a task with masks has tokens that form no square of sub-pixels."""
+        try:
+            plane_side(self.mask_tokens)
+        except ValueError as error:
+            raise ValueError(f"task '{self.name}': mask_tokens={self.mask_tokens}: {error}") from None
+
     # ---------------------------------------------------------------- what every task defines
 
     @abstractmethod
@@ -123,6 +147,20 @@ class Task(ABC):
     @abstractmethod
     def parse(self, answers: Answers) -> Prediction:
         """Read the answers to one image; what cannot be parsed is left out, never an error."""
+
+    # ---------------------------------------------------------------- how often answers are broken
+
+    def well_formed(self, said: Said, classes: Sequence[str]) -> bool:
+        """Whether an answer is what the task promises; by default any text that came to its end."""
+        return bool(said.text.strip()) and not said.cut
+
+    def evaluated(self, answers: Answers) -> Prediction:
+        """`parse`, and how many of the answers are not well-formed: most say the same, each is read once."""
+        prediction = self.parse(answers)
+        said = Counter(answers.said)
+        broken = (n for one, n in said.items() if not self.well_formed(one, answers.classes))
+        prediction.answers, prediction.broken = len(answers.texts), sum(broken)
+        return prediction
 
     # ---------------------------------------------------------------- asking
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ufo.ops.grid import Queries
 from ufo.ops.matching import assign, sample_per_window
-from ufo.tasks.base import WORDING_STREAM, Answer, Asked, Fields, Task, batch_generator
+from ufo.ops.names import find_class
+from ufo.tasks.base import WORDING_STREAM, Answer, Asked, Fields, Said, Task, batch_generator
 from ufo.types import MASK_TOKEN, Batch, given
 
 
@@ -72,6 +73,20 @@ class DenseTask(Task):
     def noise(self, queries: int, objects: int, generator: torch.Generator) -> Tensor | None:
         """What is added to the cost `[Q, repeat * N]` of assigning queries to objects."""
         return None
+
+    def holds_object(self, rest: str, masks: int) -> bool:
+        """Whether an answer goes on as the task promises, given the text behind the name and its comma."""
+        return bool(rest.strip())
+
+    def well_formed(self, said: Said, classes: Sequence[str]) -> bool:
+        text = "".join(said.text.split())
+        if not text:  # a grammar has fewer first tokens than `top_tokens` asks for
+            return self.constrained and self.top_tokens > 1
+        # a row leaves decoding after a first token that names no class, so the word may be cut off
+        if self.answers_background and self.wording.background.startswith(text):
+            return True
+        index, rest = find_class(said.text, classes)
+        return index >= 0 and self.holds_object(rest, said.masks)
 
     # ---------------------------------------------------------------- asking and supervision
 
@@ -158,8 +173,15 @@ class MaskTask(DenseTask):
     mask_tokens: int = 16
     mask_cost: float = 100.0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where the mask tokens form no square of sub-pixels."""
+        self.check_mask_tokens()
+
     def object_grammar(self) -> Fields:
         return ((MASK_TOKEN * self.mask_tokens,),)
+
+    def holds_object(self, rest: str, masks: int) -> bool:
+        return masks == self.mask_tokens
 
     def write_answers(
         self, batch: Batch, queries: Queries, objects: list[ImageObjects], matched: Tensor

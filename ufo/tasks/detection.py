@@ -42,6 +42,9 @@ class Detection(DenseTask):
     def object_grammar(self) -> Fields:
         return self.wording.box_grammar(self.num_bins)
 
+    def holds_object(self, rest: str, masks: int) -> bool:
+        return self.wording.read_box(rest) is not None
+
     def objects(self, batch: Batch, i: int) -> ImageObjects:
         return ImageObjects(given(batch.labels, "labels")[i], given(batch.boxes, "boxes")[i])
 

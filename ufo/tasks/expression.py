@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ufo.tasks.base import Answers, Task
+from ufo.tasks.base import Answers, Said, Task
 
 
 @dataclass(kw_only=True)
@@ -52,6 +52,14 @@ class Expressions(Task):
     @abstractmethod
     def object_tokens(self) -> int:
         """How many tokens the answer about one object has at least, the separator not counted."""
+
+    @abstractmethod
+    def holds_objects(self, said: Said) -> bool:
+        """Whether all that an answer lists can be read, and it lists one object at least."""
+
+    def well_formed(self, said: Said, classes: Sequence[str]) -> bool:
+        refuses = self.nothing and "".join(said.text.split()) == "".join(self.wording.nothing.split())
+        return refuses or self.holds_objects(said)
 
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, text=text)

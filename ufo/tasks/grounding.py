@@ -17,7 +17,7 @@ from torchvision.ops import box_area
 from ufo.kinds import Kind, Referred
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
-from ufo.tasks.base import Answers, Asked, Fields
+from ufo.tasks.base import Answers, Asked, Fields, Said
 from ufo.tasks.expression import Expressions
 from ufo.types import Batch, Prediction, given
 
@@ -36,6 +36,11 @@ class Grounding(Expressions):
     @property
     def object_tokens(self) -> int:
         return len(self.wording.box_grammar(0))
+
+    def holds_objects(self, said: Said) -> bool:
+        listed = said.text.count(self.wording.separator) + 1 if self.max_objects > 1 else 1
+        read = self.wording.read_boxes(said.text, self.max_objects)
+        return len(read) == min(listed, self.max_objects)
 
     def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
         box, between = self.wording.box_grammar(self.num_bins), ((self.wording.separator,),)

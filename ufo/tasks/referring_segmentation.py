@@ -15,7 +15,7 @@ from torch import Tensor
 from ufo.kinds import Kind, Referred
 from ufo.ops.grid import Queries
 from ufo.ops.masks import largest_parts, mask_boxes
-from ufo.tasks.base import Answers, Asked, batch_generator
+from ufo.tasks.base import Answers, Asked, Said, batch_generator
 from ufo.tasks.expression import Expressions
 from ufo.types import MASK_TOKEN, Batch, Prediction, given
 
@@ -32,9 +32,18 @@ class ReferringSegmentation(Expressions):
     mask_threshold: float = 0.5
     largest_parts: int = 0  # connected parts of a mask that are kept, the largest ones; 0: all
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that are out of range, leave no room or form no square."""
+        self.check_mask_tokens()
+        super().__post_init__()
+
     @property
     def object_tokens(self) -> int:
         return self.mask_tokens
+
+    def holds_objects(self, said: Said) -> bool:
+        several = self.max_objects > 1
+        return said.masks >= self.mask_tokens and not (several and said.masks % self.mask_tokens)
 
     @property
     def drafts(self) -> tuple[str, ...]:
