@@ -218,7 +218,7 @@ def check_fit(model: UFO, data: UFODataModule) -> None:
         if source.has("val") and not source.weight > 0:
             used = ["val"]
         for split in used:
-            check_source(model, source.name, source.task, source.data(split).classes)
+            check_source(model, source.name, source.task, source.classes(split))
     check_texts(model, data)
     check_grids(model, data)
 

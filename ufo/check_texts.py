@@ -38,7 +38,7 @@ def check_texts(model: UFO, data: UFODataModule) -> None:
     """Find in all data that a run has built what the model cannot be asked with, and keep it out."""
     for source in data.sources:
         for split in source.built:
-            limits = Limits(model, model.task(source.task), source.data(split).classes)
+            limits = Limits(model, model.task(source.task), source.classes(split))
             source.limit(split, limits.report(source.data(split), train=split == "train"))
 
 

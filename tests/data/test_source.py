@@ -9,6 +9,7 @@ import torch
 from fakes import FakeData, noise
 
 from ufo.data.errors import DataError
+from ufo.data.module import UFODataModule
 from ufo.data.source import MAX_BLANK, Source, _blank
 from ufo.types import Sample, Target
 
@@ -167,3 +168,17 @@ def test_a_transform_that_wants_the_data_gets_it():
     s = source(train_transform=Paste())
     assert s.train_transform.data is None
     assert s.data("train") is s.train_transform.data
+
+
+def test_an_evaluation_may_ask_for_names_that_no_image_shows():
+    """Beside the data's own classes, which keep their numbers; training does not."""
+    own = source().data("val").classes
+    assert source(also_ask=["lamp", "tree"]).classes("val") == (*own, "lamp", "tree")
+    assert source(also_ask=["lamp", "tree"]).classes("train") == own
+    data = UFODataModule({"a": source(also_ask=["lamp"], val_batch_size=3)}, num_workers=0)
+    data.setup("validate")
+    (loader,) = data.val_dataloader()
+    assert next(iter(loader)).classes == (*own, "lamp")
+    for names in ([own[0]], ["lamp", "lamp"]):
+        with pytest.raises(ValueError, match="also_ask="):
+            source(also_ask=names).classes("val")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torchmetrics.functional.classification import binary_matthews_corrcoef
+from trainers import quiet_trainer
 
 from ufo.metrics.coco_ap import CocoAP
-from ufo.metrics.presence import PresenceAccuracy
+from ufo.metrics.presence import PresenceAccuracy, PresenceScores
 
 CLASSES = ("owl", "dog", "cat")
 BOX = torch.tensor([[2.0, 2, 12, 14]])
@@ -75,3 +80,28 @@ def test_no_correlation_where_nothing_or_everything_is_there(meant):
 
 def test_an_answer_that_never_changes_has_no_correlation():
     assert measured([image([], [0]), image([], [1])])["MCC"] == 0
+
+
+def test_names_that_were_never_asked_for_in_training_are_counted_apart():
+    """They change nothing of what is measured on the others."""
+    asked = [*CLASSES, "lamp"]
+    invented = image([(3, 0.9), (3, 0.35), (3, 0.1)], [])
+    metric, known = PresenceAccuracy(asked, 0.3, unseen=["lamp"]), PresenceAccuracy(CLASSES, 0.3)
+    for one in [*IMAGES, invented]:
+        metric.update(*one)
+        known.update(*(one if one is not invented else image([], [])))
+    found, others = ({k: float(v) for k, v in m.compute().items()} for m in (metric, known))
+    assert found.pop("unseen_boxes") == 2 / 5
+    assert math.isnan(others.pop("unseen_boxes"))  # nobody asked
+    assert found == pytest.approx(others)
+
+
+def test_the_model_tells_which_names_it_has_been_trained_with():
+    class Trained(LightningModule):
+        model = SimpleNamespace(classes={"detection": ("Owl", "dog"), "instance_segmentation": ("cat",)})
+
+    metric = PresenceScores()
+    assert bool(metric.make_metric(("owl", "lamp")).known.all())  # nobody knows
+    metric.setup(quiet_trainer(callbacks=[metric]), Trained(), "validate")
+    assert metric.make_metric(("owl", "cat", "lamp")).known.tolist() == [True, True, False]
+    assert metric.numbers == ("MCC", "false_boxes", "unseen_boxes", "mAP_there")

@@ -153,7 +153,7 @@ class UFODataModule(L.LightningDataModule):
                     collate,
                     task=source.task,
                     source=source.name,
-                    classes=source.data("val").classes,
+                    classes=source.classes("val"),
                 ),
                 **self._options(),
             )

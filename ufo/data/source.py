@@ -7,7 +7,7 @@ that it counts as a miss instead of disappearing. Both are counted and named onc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
@@ -67,6 +67,8 @@ class Source:
         group_by_orientation: a training batch holds only portrait or only landscape images.
         absent: share of the samples of both splits that ask for what is not there, with an expression of
             another image (`ufo.data.absent`); these come beside the data set's own.
+        also_ask: names that an evaluation asks for beside the data set's classes, and that no image shows:
+            what is found under them is invented (`ufo.metrics.presence`).
         max_samples: so many of the training samples are used, always the same ones; `None`: all.
         repeat_threshold: training images of classes in a smaller share of the images than this come several
             times per pass (`ufo.data.sampling.class_balanced`); `None`: every image comes once.
@@ -84,6 +86,7 @@ class Source:
     val_batch_size: int | None = None
     group_by_orientation: bool = False
     absent: float = 0.0
+    also_ask: Sequence[str] = ()
     max_samples: int | None = None
     repeat_threshold: float | None = None
     max_tries: int = 20
@@ -120,6 +123,20 @@ class Source:
             if split == "train" and bind is not None:
                 bind(data)
         return self._data[split]
+
+    def classes(self, split: str) -> tuple[str, ...]:
+        """The names that a prompt asks for: those of the data of `split`, at evaluation `also_ask` as well.
+
+        Raises ValueError where `also_ask` repeats a class, or the task asks for none.
+        """
+        names = self.data(split).classes
+        if split == "train" or not self.also_ask:
+            return names
+        repeated = sorted({*names} & {*self.also_ask})
+        if repeated or not names or len({*self.also_ask}) < len(self.also_ask):
+            why = f"{repeated[0]!r} is a class of its data" if repeated else "each name once, beside classes"
+            raise ValueError(f"Source {self.name!r}: also_ask={list(self.also_ask)}: {why}; change the list.")
+        return (*names, *self.also_ask)
 
     @property
     def built(self) -> tuple[str, ...]:
