@@ -27,7 +27,8 @@ def pytest_configure(config):
 def pytest_ignore_collect(collection_path, config):
     """Files that can have none of the tests that `-m` asks for are not even imported, in any process."""
     asked = config.getoption("markexpr", "")
-    if not asked or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+    named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    if not asked or not collection_path.match("test_*.py") or collection_path in named:
         return None
     text = collection_path.read_text(encoding="utf-8")
     left_out = re.findall(r"not (\w+)", asked)

@@ -43,7 +43,7 @@ def test_an_experiment_survives_two_steps(name, tmp_path):
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow(minutes=2)
+@pytest.mark.slow(minutes=4)
 def test_eight_scenes_are_learned_by_heart(tmp_path):
     scenes = [*SHARED, f"prepare.digits.out={tmp_path / 'scenes'}", "schedule.warmup_steps=30"]
     unused = ("semantic_segmentation", "caption", "reasoning_segmentation", "vqa")
