@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +33,7 @@ from ufo.ops.resize import resize_mask_logits
 from ufo.tasks.base import Answers, Asked, Task
 from ufo.tasks.wording import WORDINGS
 from ufo.tokenizer import Tokenizer
-from ufo.types import Batch, Prediction
+from ufo.types import Batch, Prediction, given
 
 if TYPE_CHECKING:
     from ufo.data.pictures import Picture
@@ -136,12 +137,18 @@ class UFO(Inference, nn.Module):
 
     # ---------------------------------------------------------------- inference
 
-    def predict_batch(self, batch: Batch) -> list[Prediction]:
-        """A prediction for each image, in its original size (`batch.sizes`, or those of its targets)."""
+    def predict_batch(self, batch: Batch, compare: bool = False) -> list[Prediction]:
+        """A prediction for each image, in its original size (`batch.sizes`, or those of its targets).
+
+        `compare`: with what it would be under every score that the task may have (`Prediction.under`).
+        """
         with casting_once(self):
             task = self.task(batch.task)
-            read = task.evaluated if batch.targets else task.parse
-            return [read(answers) for answers in self.answer_batch(batch)]
+            found = self.answer_batch(batch)
+            read = task.evaluated if batch.targets else task.read
+            if not compare or len(task.scores) < 2:
+                return [read(answers) for answers in found]
+            return [replace(read(answers), under=task.read_under(answers)) for answers in found]
 
     def answer_batch(self, batch: Batch, lap: Callable[[str], None] = _no_lap) -> list[Answers]:
         """What was said about each image before a task reads it; call it without gradients.
@@ -215,6 +222,7 @@ class UFO(Inference, nn.Module):
             retrieve_logits=logits,
             refusals=None if decoded.refusals is None else decoded.refusals[rows],
             cut=said[2][rows],
+            certainty=lambda score: given(decoded.certainty, "certainties").of(score)[rows],
         )
 
     def chat(

@@ -104,10 +104,11 @@ class Prediction:
     rows: Tensor | None = None  # int64 [N], which of the image's answers each object was read from
     answers: int = 0  # how many answers it was read from; counted in evaluations only
     broken: int = 0  # of these, the ones that are not what the task promises
+    under: dict[str, Prediction] | None = None  # the same under other scores, for who compares them
 
     def __repr__(self) -> str:
         """Shapes in place of tensors, whose values would fill the screen."""
-        parts = {f.name: getattr(self, f.name) for f in fields(Prediction)}
+        parts = {f.name: getattr(self, f.name) for f in fields(Prediction) if f.name != "under"}
         shown = {k: list(v.shape) if isinstance(v, Tensor) else v for k, v in parts.items()}
         words = [f"{k}={v!r}" for k, v in shown.items() if v is not None and v not in ("", (), 0)]
         return f"Prediction({', '.join(words)})"

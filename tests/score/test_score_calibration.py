@@ -10,9 +10,9 @@ from score_files import SIZE, coco, detections, refcoco, refs, write
 from torchmetrics.functional.classification import binary_calibration_error
 
 from ufo.cli.main import main
+from ufo.draw.reliability import MARGIN, SIDE, reliability_diagram
 from ufo.metrics.calibration import BINS, calibration, calibration_sums
 from ufo.score import report
-from ufo.score.diagram import MARGIN, SIDE, reliability_diagram
 from ufo.score.evaluate import Declared, Resampling, score
 from ufo.score.truth import Wanted, read_truth
 

@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{written} is a folder; give the name of a file")
     if args.diagram and args.diagram.suffix.lower() not in PICTURE_SUFFIXES:
         raise CommandError(f"--diagram {args.diagram}: pictures are {', '.join(PICTURE_SUFFIXES)} files")
+    from ufo.draw.reliability import reliability_diagram
     from ufo.files import save_picture, write_text
-    from ufo.score.diagram import reliability_diagram
     from ufo.score.evaluate import Declared, Resampling, differences, score
     from ufo.score.report import as_json, log_to_wandb, markdown
     from ufo.score.tasks import scored_tasks

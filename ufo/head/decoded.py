@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ufo.head.certainty import Certainty
+
 
 @dataclass
 class Decoded:
@@ -22,6 +24,7 @@ class Decoded:
     # int64 [R], the query of its image that each row answers for; None: each query has one row, in order
     queries: Tensor | None = None
     refusals: Tensor | None = None  # float32 [R], the probability that a row refuses; None: none may
+    certainty: Certainty | None = None  # of the objects in the answers, for who asks
 
     @property
     def first_scores(self) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context
 from ufo.head.beam import beams
+from ufo.head.certainty import Certainty, Layout
 from ufo.head.decoded import Decoded
 from ufo.head.greedy import greedy
 from ufo.head.strategy import choose_strategy
@@ -35,5 +36,19 @@ def decode(
     """
     strategy = choose_strategy(backbone, tokenizer, task, classes)
     decoded = (beams if strategy.beams else greedy)(backbone, context, strategy)
+    decoded.certainty = certainty(backbone, tokenizer, task, decoded)
     decoded.features = backbone.answer_features(decoded.ids, decoded.features)
     return decoded
+
+
+def certainty(backbone: Backbone, tokenizer: Tokenizer, task: Task, decoded: Decoded) -> Certainty:
+    """What can be asked about the tokens of decoded answers; nothing is computed here."""
+    layout = Layout(
+        objects=getattr(task, "max_objects", 1),
+        largest=0 if task.mask_tokens else getattr(task, "num_bins", 0),
+        mask_id=tokenizer.mask_id,
+        mask_tokens=task.mask_tokens,
+        at_end=task.names_first,
+    )
+    temperature = task.temperature if task.num_beams > 1 else 1.0
+    return Certainty(decoded.ids, decoded.features, backbone.output_embedding, tokenizer, layout, temperature)

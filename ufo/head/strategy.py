@@ -16,6 +16,7 @@ from ufo.head.early_leaving import tokens_without_class
 from ufo.head.expand import Expansion
 from ufo.head.grammar import Grammar, grammar_of
 from ufo.head.guesses import Drafts, Guess, MaskRun
+from ufo.ops.monotone import check_monotone
 from ufo.tasks.base import Task
 from ufo.tokenizer import Tokenizer
 
@@ -114,7 +115,28 @@ def check_settings(task: Task, vocabulary: int | None = None, queries: int | Non
             f"num_beams={task.num_beams} searches for whole answers, and the first token alone decides that "
             "there is nothing; set num_beams=1, or nothing=false",
         )
+    if task.score not in task.scores:
+        raise _refusal(task, f"score={task.score} is none of its scores; choose {' or '.join(task.scores)}")
+    _check_calibration(task)
     _check_expansion(task, vocabulary, queries)
+
+
+def _check_calibration(task: Task) -> None:
+    if not task.calibration:
+        return
+    if set(task.calibration) != {"score", "points"}:
+        raise _refusal(task, "its calibration is not what `ufo calibrate` writes; set calibration=null")
+    fitted = task.calibration["score"]
+    if fitted != task.score:
+        raise _refusal(
+            task,
+            f"it is calibrated for score={fitted}, and a map of those scores says nothing of "
+            f"score={task.score}; set calibration=null, or score={fitted}",
+        )
+    try:
+        check_monotone(task.calibration["points"])
+    except ValueError as error:
+        raise _refusal(task, f"its calibration cannot be used: {error}; set calibration=null") from error
 
 
 def _check_expansion(task: Task, vocabulary: int | None, queries: int | None) -> None:

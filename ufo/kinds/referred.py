@@ -41,12 +41,14 @@ class Referred(Kind):
     ) -> list[dict[str, Any]]:
         """One record per box, or one with zeros if the answer holds none, and the mask of a segmentation."""
         boxes = scaled_boxes(given(prediction.boxes, "boxes"), predicted_size, image.size)
-        score = round(given(prediction.scores, "scores")[0].item(), 5)
+        scores = [round(score, 5) for score in given(prediction.scores, "scores").tolist()]
         head: dict[str, Any] = {**image.head, "text": text}
-        tail: dict[str, Any] = {"score": score, "answer": prediction.text}
+        tail: dict[str, Any] = {"answer": prediction.text}
         if prediction.presence is not None:
             tail["presence"] = round(prediction.presence.item(), 5)
-        records = [{**head, "bbox": box, **tail} for box in boxes]
+        records = [
+            {**head, "bbox": box, "score": score, **tail} for box, score in zip(boxes, scores, strict=True)
+        ]
         if prediction.masks is not None:
             for record, mask in zip(records, prediction.masks, strict=True):
                 record["segmentation"] = scaled_rle(mask, image.size)

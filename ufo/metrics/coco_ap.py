@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -202,6 +203,27 @@ class CocoAP(ExampleMetric):
         at = self.max_detections.index(_HEADLINE_DETECTIONS)
         per_class = precision[:, :, :, 0, at].flatten(0, 1).mean(0)  # a class is -1 all over or nowhere
         return {f"mAP/{name}": v for name, v in zip(self.classes, per_class.tolist(), strict=True)}
+
+
+def judged(evaluator: COCOeval) -> tuple[Tensor, Tensor, Tensor]:
+    """Every detection of an evaluator that has done its work, judged at IoU 0.5.
+
+    Detections that COCOeval ignores, as those of crowds, are left out.
+
+    Returns:
+        The number of its image int64, its score float64, and whether it is matched, bool; `[N]` each.
+    """
+    images, areas = len(evaluator.params.imgIds), len(evaluator.params.areaRng)
+    owners, scores, right = [torch.zeros(0)], [torch.zeros(0)], [torch.zeros(0)]
+    for label in range(len(evaluator.params.catIds)):
+        first = label * areas * images  # of objects of all sizes
+        for image, result in enumerate(evaluator.evalImgs[first : first + images]):
+            if result is not None and len(result["dtScores"]):
+                counted = torch.from_numpy(np.asarray(result["dtIgnore"][0]) == 0)
+                scores.append(torch.tensor(result["dtScores"], dtype=torch.float64)[counted])
+                right.append(torch.from_numpy(np.asarray(result["dtMatches"][0]) != 0)[counted])
+                owners.append(torch.full((len(scores[-1]),), image))
+    return torch.cat(owners).long(), torch.cat(scores).double(), torch.cat(right) > 0
 
 
 def _common_size(rles: Sequence[dict[str, Any]]) -> tuple[int, int]:

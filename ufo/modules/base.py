@@ -33,6 +33,7 @@ class UFOModule(L.LightningModule):
     """
 
     backbone_type: type[nn.Module] = Backbone
+    compares_scores = False  # a callback may want predictions under all scores (`Prediction.under`)
 
     def __init__(
         self,
@@ -85,6 +86,8 @@ class UFOModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """A `list[Prediction]`, which Lightning hands to the callbacks."""
+        if self.compares_scores:
+            return self.model.predict_batch(batch, compare=True)
         return self.model.predict_batch(batch)
 
     def configure_optimizers(self) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,24 +50,38 @@ def _is_part(path: Path, folder: Path) -> bool:
 def of_the_run() -> Iterator[None]:
     """Around the call of a `hydra.main`: `ckpt=` alone on the command line brings the data of its run."""
     before = list(sys.argv)
-    given = _given(sys.argv[1:])
-    run = run_of(given["ckpt"]) if given.get("ckpt") else None
-    told = [group for group in TELLS if group in given and given[group] != MIXTURE]
-    if run is not None and not told:
-        try:
-            config = read_config(run)
-        except CheckpointError as error:
-            print(f"error: {error}; {ADD}", file=sys.stderr)
-            sys.exit(1)
-        store(config, given)
-        sys.argv[1:] = [*_further(config, run, given), *sys.argv[1:]]
+    try:
+        sys.argv[1:] = [*further(_given(before[1:]).get("ckpt"), before[1:]), *before[1:]]
+    except CheckpointError as error:
+        print(f"error: {error}; {ADD}", file=sys.stderr)
+        sys.exit(1)
     try:
         yield
     finally:
         sys.argv[:] = before
 
 
-def _given(arguments: list[str]) -> dict[str, str]:
+def further(ckpt: str | Path | None, overrides: Sequence[str]) -> list[str]:
+    """Overrides that bring the data that a checkpoint's run was trained for, unless `overrides` name others.
+
+    Raises CheckpointError where the run's config is of no use.
+    """
+    given = _given(overrides)
+    run = run_of(ckpt) if ckpt else None
+    if run is None or told(overrides):
+        return []
+    config = read_config(run)
+    store(config, given)
+    return _further(config, run, given)
+
+
+def told(overrides: Sequence[str]) -> list[str]:
+    """The groups among some overrides that say what to score."""
+    given = _given(overrides)
+    return [group for group in TELLS if group in given and given[group] != MIXTURE]
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
     """The overrides of a command line by their keys, without signs and packages."""
     pairs = (a.partition("=") for a in arguments if "=" in a and not a.startswith("-"))
     return {key.lstrip("+").partition("@")[0]: _unquoted(value) for key, _, value in pairs}

@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from ufo.metrics.calibration import BINS, calibration_sums
+from ufo.metrics.coco_ap import judged
 
 AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 """COCO's ranges of areas in pixels, both ends included."""
@@ -88,16 +89,10 @@ def certainty(evaluator: COCOeval) -> Tensor:
 
     Detections that COCOeval ignores, as those of crowds, do not count.
     """
-    images, areas = len(evaluator.params.imgIds), len(evaluator.params.areaRng)
-    found = torch.zeros(images, BINS, 4, dtype=torch.float64)
-    for label in range(len(evaluator.params.catIds)):
-        first = label * areas * images  # of objects of all sizes
-        for image, result in enumerate(evaluator.evalImgs[first : first + images]):
-            if result is not None and len(result["dtScores"]):
-                counted = torch.from_numpy(np.asarray(result["dtIgnore"][0]) == 0)
-                scores = torch.tensor(result["dtScores"], dtype=torch.float64)
-                right = torch.from_numpy(np.asarray(result["dtMatches"][0]) != 0)
-                found[image] += calibration_sums(scores[counted], right[counted])
+    found = torch.zeros(len(evaluator.params.imgIds), BINS, 4, dtype=torch.float64)
+    owners, scores, right = judged(evaluator)
+    for image in owners.unique().tolist():
+        found[image] = calibration_sums(scores[owners == image], right[owners == image])
     return found
 
 

@@ -175,7 +175,7 @@ def ask_model(model: UFO, jobs: Sequence[Job]) -> list[Answered]:
             clock.lap("others")  # of the batch, before this one
             how = arose(answers, task.mask_tokens) if job.explain else None
             clock.lap("explain")
-            kept = task.kind.confident(task.parse(answers), job.score)
+            kept = task.kind.confident(task.read(answers), job.score)
             prediction = task.kind.best(kept, MOST_OBJECTS).to("cpu")
             clock.lap("parse")
             stages = {name: clock.seconds[name] for name in ("encode", "decode", "parse")}

@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 from ufo.kinds import Kind
 from ufo.ops.grid import Queries
 from ufo.ops.masks import plane_side
+from ufo.ops.monotone import apply_monotone
 from ufo.tasks.wording import UFO_VIT, Wording
-from ufo.types import Batch, Prediction, Segment
+from ufo.types import Batch, Prediction, Segment, given
 
 Answer = str | Sequence[Segment] | None
 """What one row should say. A conversation of several turns is a sequence of segments: those that are learned
@@ -72,6 +73,8 @@ class Answers:
     retrieve_logits: Callable[[Tensor], Tensor] | None = None
     refusals: Tensor | None = None  # float32 [Q], probability of the task's `refusal`; None: it has none
     cut: Sequence[bool] = ()  # Q, whether `max_length` ended an answer; empty: it ended none
+    # `sequence` or `quality` -> float32 [Q, n], how sure the tokens are that say each of up to n objects
+    certainty: Callable[[str], Tensor] | None = None
 
     @property
     def said(self) -> list[Said]:
@@ -79,6 +82,9 @@ class Answers:
         cut = self.cut or [False] * len(self.texts)
         return [Said(*one) for one in zip(self.texts, self.mask_counts, cut, strict=True)]
 
+
+SCORES = ("first", "sequence", "quality")
+"""What the score of an object may be; docs/trust.md#what-the-score-of-a-box-is."""
 
 AnyTask = TypeVar("AnyTask", bound="Task")
 
@@ -96,6 +102,7 @@ class Task(ABC):
     names_first: ClassVar[bool] = False  # an answer counts only if it begins with a class name and a comma
     kind: ClassVar[Kind]  # what kind of result its answers are (`ufo.kinds`)
     needs: ClassVar[frozenset[str]]  # annotations (`ufo.types.ANNOTATIONS`) that its data must have
+    scores: ClassVar[tuple[str, ...]] = ("first",)  # what its `score` may be; several: it scores objects
 
     image_size: int  # network input, pixels per side
     interpolation: str = "bilinear"  # how `predict` resizes, as the data of the training were
@@ -109,6 +116,9 @@ class Task(ABC):
     keep_queries: int = 0  # the best of them in an image that are decoded; 0: all
     constrained: bool = False  # only tokens that keep an answer well-formed
     causal_image: bool = False  # image tokens see only earlier ones (language models)
+    score: str = "first"  # of an object, one of SCORES
+    # {"score": what it is fitted to, "points": see ufo.ops.monotone}; written by `ufo calibrate`
+    calibration: dict[str, Any] | None = None
     wording: Wording = field(default=UFO_VIT, init=False, repr=False, compare=False)
 
     mask_tokens = 0  # `<MASK>` tokens of one mask; a setting of the tasks that answer with masks
@@ -148,6 +158,31 @@ class Task(ABC):
     def parse(self, answers: Answers) -> Prediction:
         """Read the answers to one image; what cannot be parsed is left out, never an error."""
 
+    def read(self, answers: Answers) -> Prediction:
+        """`parse`, and where the task is calibrated its scores as probabilities of being right."""
+        found = self.parse(answers)
+        if not self.calibration or found.scores is None:
+            return found
+        return replace(found, scores=apply_monotone(self.calibration["points"], found.scores))
+
+    def certain(self, answers: Answers) -> Tensor:
+        """What a score other than `first` says of up to n objects of each answer, float32 `[Q, n]`.
+
+        Quality is the square of an expected IoU u: AP averages over thresholds from 0.5 to 0.95, of which u
+        passes a share of about 2u - 0.9, and that falls as u^2 does near u = 0.9.
+        """
+        sure = given(answers.certainty, "certainties of tokens")(self.score)
+        return sure.square() if self.score == "quality" else sure
+
+    def read_under(self, answers: Answers) -> dict[str, Prediction]:
+        """`parse` under each of the task's `scores`, and `calibrated` where it is."""
+        found = {}
+        for score in self.scores:
+            other = copy.copy(self)
+            other.score = score
+            found[score] = other.parse(answers)
+        return found | ({"calibrated": self.read(answers)} if self.calibration else {})
+
     # ---------------------------------------------------------------- how often answers are broken
 
     def well_formed(self, said: Said, classes: Sequence[str]) -> bool:
@@ -155,8 +190,8 @@ class Task(ABC):
         return bool(said.text.strip()) and not said.cut
 
     def evaluated(self, answers: Answers) -> Prediction:
-        """`parse`, and how many of the answers are not well-formed: most say the same, each is read once."""
-        prediction = self.parse(answers)
+        """`read`, and how many of the answers are not well-formed: most say the same, each is read once."""
+        prediction = self.read(answers)
         said = Counter(answers.said)
         broken = (n for one, n in said.items() if not self.well_formed(one, answers.classes))
         prediction.answers, prediction.broken = len(answers.texts), sum(broken)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ufo.ops.grid import Queries
 from ufo.ops.matching import assign, sample_per_window
 from ufo.ops.names import find_class
-from ufo.tasks.base import WORDING_STREAM, Answer, Asked, Fields, Said, Task, batch_generator
+from ufo.tasks.base import WORDING_STREAM, Answer, Answers, Asked, Fields, Said, Task, batch_generator
 from ufo.types import MASK_TOKEN, Batch, given
 
 
@@ -87,6 +87,12 @@ class DenseTask(Task):
             return True
         index, rest = find_class(said.text, classes)
         return index >= 0 and self.holds_object(rest, said.masks)
+
+    def scores_of(self, answers: Answers) -> Tensor:
+        """The score of each answer's object, as far as its tokens tell, float32 `[Q]`."""
+        if self.score == "first":
+            return answers.scores
+        return answers.scores * self.certain(answers)[:, 0]
 
     # ---------------------------------------------------------------- asking and supervision
 

@@ -17,7 +17,7 @@ from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
 from ufo.ops.names import find_class
 from ufo.ops.nms import soft_nms
-from ufo.tasks.base import Answer, Answers, Fields
+from ufo.tasks.base import SCORES, Answer, Answers, Fields
 from ufo.tasks.dense import DenseTask, ImageObjects
 from ufo.types import Batch, Prediction, given
 
@@ -30,6 +30,7 @@ class Detection(DenseTask):
     kind: ClassVar[Kind] = Objects()
     published_classes: ClassVar[str] = "coco_classes.txt"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels"})
+    scores: ClassVar[tuple[str, ...]] = SCORES
 
     num_bins: int
     max_per_image: int = 100
@@ -65,7 +66,8 @@ class Detection(DenseTask):
 
     def parse(self, answers: Answers) -> Prediction:
         labels, bins, rows = [], [], []
-        for number in answers.scores.argsort(descending=True).tolist():
+        all_scores = self.scores_of(answers)
+        for number in all_scores.argsort(descending=True).tolist():
             index, rest = find_class(answers.texts[number], answers.classes)
             box = self.wording.read_box(rest)
             if index < 0 or box is None:
@@ -75,7 +77,7 @@ class Detection(DenseTask):
             rows.append(number)
             if len(rows) == self.max_per_image:
                 break
-        device = answers.scores.device
+        device = all_scores.device
         row = torch.tensor(rows, dtype=torch.int64, device=device)
         boxes = decode_boxes(
             torch.tensor(bins, device=device).view(-1, 4),
@@ -85,7 +87,7 @@ class Detection(DenseTask):
         )
         label = torch.tensor(labels, dtype=torch.int64, device=device)
         keep, scores = soft_nms(
-            boxes, answers.scores[row], label, iou_threshold=self.nms_iou, min_score=self.nms_min_score
+            boxes, all_scores[row], label, iou_threshold=self.nms_iou, min_score=self.nms_min_score
         )
         return Prediction(
             self.name,

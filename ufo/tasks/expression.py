@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ufo.tasks.base import Answers, Said, Task
+from ufo.tasks.base import SCORES, Answers, Said, Task
 
 
 @dataclass(kw_only=True)
@@ -29,6 +29,7 @@ class Expressions(Task):
     """
 
     needs_text: ClassVar[bool] = True
+    scores: ClassVar[tuple[str, ...]] = SCORES
 
     nothing: bool = False
     max_objects: int = 1
@@ -67,6 +68,12 @@ class Expressions(Task):
     @property
     def refusal(self) -> str:
         return self.wording.nothing if self.nothing else ""
+
+    def scores_of(self, answers: Answers, count: int) -> Tensor:
+        """The scores of an answer's first `count` objects, as its tokens tell them, float32 `[count]`."""
+        if self.score == "first":
+            return answers.scores.expand(count)
+        return self.certain(answers)[0, :count]
 
     def presence(self, answers: Answers) -> Tensor | None:
         """The probability that there is such an object, float32 `[]`; None if the task does not say."""

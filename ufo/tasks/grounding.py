@@ -66,13 +66,13 @@ class Grounding(Expressions):
     def parse(self, answers: Answers) -> Prediction:
         device, presence = answers.scores.device, self.presence(answers)
         bins = self.wording.read_boxes(answers.texts[0], self.max_objects)
-        boxes = torch.zeros(1, 4, device=device)
+        boxes, scores = torch.zeros(1, 4, device=device), self.scores_of(answers, max(len(bins), 1))
         if bins:
             boxes = decode_boxes(torch.tensor(bins, device=device), answers.size, self.num_bins)
         return Prediction(
             self.name,
             boxes=self.kept(boxes, presence),
-            scores=answers.scores.expand(len(boxes)),
+            scores=scores if bins or self.score == "first" else torch.zeros_like(scores),
             presence=presence,
             text=answers.texts[0],
         )

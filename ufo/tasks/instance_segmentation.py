@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 
 from ufo.kinds import Kind, Objects
-from ufo.ops.masks import binarise, inside, mask_boxes
+from ufo.ops.masks import binarise, inside, mask_boxes, soft_iou
 from ufo.ops.names import find_class
 from ufo.ops.nms import matrix_nms
-from ufo.tasks.base import Answers
+from ufo.tasks.base import SCORES, Answers
 from ufo.tasks.dense import ImageObjects, MaskTask
 from ufo.types import Batch, Prediction, given
 
@@ -25,6 +25,7 @@ class InstanceSegmentation(MaskTask):
     kind: ClassVar[Kind] = Objects(masks=True)
     published_classes: ClassVar[str] = "coco_classes.txt"
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "masks"})
+    scores: ClassVar[tuple[str, ...]] = SCORES
     chunk: ClassVar[int] = 64  # masks at original size that are held as probabilities at a time
 
     mask_threshold: float = 0.5
@@ -42,9 +43,11 @@ class InstanceSegmentation(MaskTask):
         row, label = read_masks(answers, self.mask_tokens)
         masks, quality = self._binarise(answers, row)
         seen = quality > 0  # a mask without a pixel is not an object
+        if self.score == "quality":
+            quality = mask_quality(answers, row, self.mask_threshold)
         # transposed: columns of pixels lie together, and a selection keeps that
         masks, label, row = masks.mT[seen].mT, label[seen], row[seen]
-        scores = answers.scores[row] * quality[seen]
+        scores = self.scores_of(answers)[row] * quality[seen]
         keep, scores = matrix_nms(
             masks, label, scores, sigma=self.nms_sigma, filter_threshold=self.nms_filter
         )
@@ -71,6 +74,18 @@ class InstanceSegmentation(MaskTask):
         ]
         # columns of pixels stay together, as RLE reads them
         return torch.cat([masks.mT for masks, _ in found]).mT, torch.cat([quality for _, quality in found])
+
+
+def mask_quality(
+    answers: Answers, rows: torch.Tensor, threshold: float, *which: torch.Tensor
+) -> torch.Tensor:
+    """The squared `soft_iou` of the masks of `rows [M]`, before they are resized; see `Task.certain`.
+
+    `which` as in `Answers`.
+    """
+    if answers.retrieve_logits is None:
+        return soft_iou(answers.retrieve_masks(rows, *which), threshold).square()
+    return soft_iou(answers.retrieve_logits(rows, *which).float().sigmoid(), threshold).square()
 
 
 def read_masks(answers: Answers, mask_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from ufo.ops.grid import Queries
 from ufo.ops.masks import largest_parts, mask_boxes
 from ufo.tasks.base import Answers, Asked, Said, batch_generator
 from ufo.tasks.expression import Expressions
+from ufo.tasks.instance_segmentation import mask_quality
 from ufo.types import MASK_TOKEN, Batch, Prediction, given
 
 
@@ -81,19 +82,23 @@ class ReferringSegmentation(Expressions):
         """Masks `[n, H, W]` and the boxes around them, one empty one where there are too few mask tokens."""
         device, presence = answers.scores.device, self.presence(answers)
         count = min(answers.mask_counts[0] // self.mask_tokens, self.max_objects)
+        scores = self.scores_of(answers, max(count, 1))
         if not count:
             masks = torch.zeros(1, *answers.size, dtype=torch.bool, device=device)
+            scores = scores if self.score == "first" else torch.zeros_like(scores)
         else:
             rows = torch.zeros(count, dtype=torch.int64, device=device)
             which = [torch.arange(count, device=device)] if self.max_objects > 1 else []
             masks = answers.retrieve_masks(rows, *which) > self.mask_threshold
+            if self.score == "quality":
+                scores = mask_quality(answers, rows, self.mask_threshold, *which)
             if self.largest_parts:
                 masks = largest_parts(masks, self.largest_parts)
             masks = self.kept(masks, presence)
         return Prediction(
             self.name,
             mask_boxes(masks),
-            answers.scores.expand(len(masks)),
+            scores,
             masks=masks,
             presence=presence,
             text=answers.texts[0],

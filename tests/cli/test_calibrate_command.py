@@ -1,0 +1,102 @@
+"""`ufo calibrate`: what it refuses, and the model that it writes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from cli_model import tiny_model
+
+from ufo.checkpoints.load import load, save
+from ufo.data.digits import generate
+from ufo.inference.asking import RequestError
+
+POINTS = [[0.0, 0.0], [0.5, 0.9], [1.0, 1.0]]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory) -> str:
+    model = tiny_model()
+    task = model.tasks["detection"]
+    task.calibration = {"score": "first", "points": POINTS}
+    task.constrained = True
+    return str(save(model, tmp_path_factory.mktemp("calibrated") / "model"))
+
+
+def test_a_map_is_a_part_of_the_model(calibrated, images, tmp_path):
+    model = load(calibrated)
+    assert model.tasks["detection"].calibration == {"score": "first", "points": POINTS}
+    found = model.predict(images / "1.jpg", "detection")
+    model.tasks["detection"].calibration = None
+    plain = model.predict(images / "1.jpg", "detection")
+    assert len(found) and torch.equal(found.boxes, plain.boxes)
+    assert not torch.equal(found.scores, plain.scores)
+    expected = [v * 1.8 if v < 0.5 else 0.9 + (v - 0.5) * 0.2 for v in plain.scores.tolist()]
+    assert found.scores.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_threshold_and_json_see_the_final_score(ufo, calibrated, images, tmp_path):
+    model = load(calibrated)
+    scores = model.predict(images / "1.jpg", "detection").scores
+    cut = float(scores.median())
+    out = tmp_path / "found.json"
+    options = ("--task", "detection", "--json", out, "--score", cut)
+    assert ufo("predict", images / "1.jpg", "--ckpt", calibrated, *options).code == 0
+    written = [record["score"] for record in json.loads(out.read_text())]
+    assert len(written) == int((scores >= cut).sum())
+    assert written == pytest.approx([round(s, 5) for s in scores.tolist() if s >= cut], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "nothing says on which data"),
+        (["birds"], "not an override"),
+        (["experiment=digits", "--config-dir", "nowhere"], "not a folder"),
+        (["+source=there_is_none"], "there_is_none"),
+        (["+source=digits_caption", "prepare.digits.out=x"], "scores objects"),
+    ],
+)
+def test_mistakes_are_one_sentence(ufo, ckpt, tmp_path, words, said):
+    result = ufo("calibrate", ckpt, *words, "--out", tmp_path / "new")
+    assert result.code == 1 and said in result.err[-1] and result.err[-1].startswith("error: ")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_there_is_never_replaced(ufo, ckpt, tmp_path):
+    (tmp_path / "new").mkdir()
+    result = ufo("calibrate", ckpt, "experiment=digits", "--out", tmp_path / "new")
+    assert result.code == 1 and "exists" in result.err[-1]
+
+
+def test_a_map_for_another_score_is_refused():
+    model = tiny_model()
+    model.tasks["detection"].calibration = {"score": "quality", "points": POINTS}
+    from ufo.head.strategy import check_settings
+
+    with pytest.raises(ValueError, match="calibrated for score=quality") as error:
+        check_settings(model.tasks["detection"])
+    assert not isinstance(error.value, RequestError)
+
+
+@pytest.mark.slow
+def test_shipped_model_on_a_few_scenes(ufo, tmp_path):
+    generate(tmp_path / "scenes", train=0, val=12, seed=5, progress=False)
+    data = [
+        *("experiment=digits", f"prepare.digits.out={tmp_path / 'scenes'}", "prepare.digits.train=0"),
+        *("prepare.digits.val=12", "prepare.digits.seed=5", "num_workers=0", "trainer.accelerator=cpu"),
+        *("sources.grounding=null", "sources.instance_segmentation=null"),
+    ]
+    shipped = "weights/ufo_vit_tiny_digits"
+    result = ufo("calibrate", shipped, *data, "--score", "quality", "--out", tmp_path / "new")
+    assert result.code == 0, result.err
+    model = load(tmp_path / "new")
+    task = model.tasks["detection"]
+    assert task.score == task.calibration["score"] == "quality"
+    assert model.tasks["instance_segmentation"].calibration is None, "its source was left out"
+    image = next((tmp_path / "scenes" / "val" / "images").iterdir())
+    found = model.predict(image, "detection")
+    assert (found.scores.diff() <= 0).all()
+    few = ufo("calibrate", shipped, *data, "+trainer.limit_val_batches=0.1", "--out", tmp_path / "few")
+    assert few.code == 1 and "held-out data" in few.err[-1]

@@ -1,0 +1,203 @@
+"""`ufo calibrate`: scores that are probabilities, from a monotone map per task, fitted on held-out data.
+
+An object counts as right where it is matched at IoU 0.5. The map becomes a setting of the task
+(`tasks.NAME.calibration`) in a new model folder, and with it a part of every prediction.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ufo.cli import CommandError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from ufo.callbacks.scores import ScoreTable
+    from ufo.model import UFO
+
+LEAST = 20  # objects that are right, and that are wrong, without which there is nothing to fit
+SCORES = ("first", "sequence", "quality")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="make a model's scores probabilities, on data that it was not trained on",
+        description="Predict the validation data of sources, fit for each task that scores objects a "
+        "monotone map from scores to the share that is right, and write the model with these maps. The order "
+        "of scores, and with it AP, stays as --score makes it.",
+        epilog="ufo calibrate runs/birds --score quality --out runs/birds_calibrated",
+    )
+    add = parser.add_argument
+    add("ckpt", metavar="CKPT", help="run, model folder or .ckpt")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="the data: +source=NAME, experiment=NAME, ...; "
+        "default: those of the run")  # fmt: skip
+    add("--out", type=Path, required=True, metavar="FOLDER", help="the new model; must not exist yet")
+    add("--score", choices=SCORES, help="what is calibrated (default: the score that each task has)")
+    add("--base", help="where the base of a LoRA is now, if it has moved")
+    add("--config-dir", type=Path, help="folder of your own with further sources")
+    parser.set_defaults(run=run)
+
+
+class Fitted(NamedTuple):
+    """A task's map, and what it is worth on images that it was not fitted to."""
+
+    points: list[list[float]]
+    objects: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, fit, write. Raises CommandError, CheckpointError or DataError where that cannot be done."""
+    if args.out.exists():
+        raise CommandError(f"{args.out} exists; choose another name, or remove it first")
+    overrides = _overrides(args)
+    from ufo.check import check_fit
+    from ufo.checkpoints.load import load, save
+    from ufo.errors import sentence
+
+    model = load(args.ckpt, base=args.base)
+    try:
+        cfg = _config(overrides, model)
+        tasks = _prepare(cfg, model, args.score)
+        found = _predict(cfg, model, check_fit)
+    except (ValueError, RuntimeError) as error:
+        raise CommandError(sentence(error)) from error
+    rows: list[list[str]] = []
+    for name in tasks:
+        task = model.tasks[name]
+        fitted = _fit(name, [columns for (of, _), columns in found.items() if of == name], task.score)
+        task.calibration = {"score": task.score, "points": fitted.points}
+        worth = [numbers[key] for key in ("ECE", "Brier") for numbers in (fitted.before, fitted.after)]
+        rows.append([f"{name}, score={task.score}", str(fitted.objects), *(f"{x:.4f}" for x in worth)])
+    save(model, args.out)
+    from ufo.tables import table
+
+    print(table(["calibrated", "objects", "ECE", "after", "Brier", "after"], rows))
+    print("after: each half of the images under a map that was fitted to the other half")
+    print(f"{args.out}: the model with maps fitted to all of them")
+    return 0
+
+
+# ---------------------------------------------------------------- data and tasks
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """The overrides that say what to predict. Raises CommandError where nothing does."""
+    from ufo.command_line import searched
+    from ufo.runs.evaluation import further, told
+
+    strange = next((o for o in args.overrides if "=" not in o), None)
+    if strange:
+        raise CommandError(f"'{strange}' is not an override of the config, as in +source=digits_detection")
+    own, groups = further(args.ckpt, args.overrides), told(args.overrides)
+    if groups == ["source"]:
+        own.append("mixture=own")  # which has no others
+    if not own and not groups:
+        raise CommandError(
+            f"nothing says on which data '{args.ckpt}' is to be calibrated, as it is in no run's folder; add "
+            "+source=... or experiment=..."
+        )
+    if args.config_dir:
+        if not args.config_dir.is_dir():
+            raise CommandError(f"--config-dir {args.config_dir} is not a folder")
+        own.append(searched(args.config_dir))
+    return [*own, *args.overrides]
+
+
+def _config(overrides: Sequence[str], model: UFO) -> DictConfig:
+    """The config at the model's resolutions, without the sources that score no objects."""
+    from ufo.check import check_config
+    from ufo.checkpoints.recipes import compose
+
+    sizes = [f"resolution.{name}={task.image_size}" for name, task in model.tasks.items()]
+    fixed = ["logger=none", "name=calibrate", "trainer.default_root_dir=."]  # nothing is written there
+    cfg = compose([*sizes, *overrides, *fixed])
+    left_out = []
+    for key, source in cfg.sources.items():
+        task = model.tasks.get(source.task) if source else None
+        if source and (task is None or len(task.scores) < 2 or not source.dataset.get("val")):
+            left_out.append(f"{key} ({source.task})")
+            cfg.sources[key] = None
+        elif source:
+            source.dataset.train = None  # nothing of it is read
+    if not any(cfg.sources.values()):
+        has = [name for name, task in model.tasks.items() if len(task.scores) > 1]
+        raise CommandError(
+            "none of the sources has validation data and a task of this model that scores objects; "
+            + (f"give sources of {' or '.join(has)}" if has else "it has no such task")
+        )
+    if left_out:
+        print(f"left out, as they hold no scored objects: {', '.join(left_out)}")
+    check_config(cfg)
+    return cfg
+
+
+def _prepare(cfg: DictConfig, model: UFO, score: str | None) -> list[str]:
+    """The tasks to calibrate, without an older map and with the score that is wanted."""
+    from ufo import build
+
+    build.check_sizes(cfg, model)
+    tasks = list(dict.fromkeys(str(source.task) for source in cfg.sources.values() if source))
+    for name in tasks:
+        model.tasks[name].calibration = None
+        model.tasks[name].score = score or model.tasks[name].score
+    return tasks
+
+
+def _predict(cfg: DictConfig, model: UFO, check_fit: Any) -> dict[tuple[str, str], Any]:
+    """What each source's predictions are worth, by task and source."""
+    from ufo import build
+    from ufo.callbacks.scores import ScoreTable
+
+    data = build.build_data(cfg)
+    data.prepare_data()
+    data.setup("validate")
+    check_fit(model, data)
+    scores: ScoreTable = ScoreTable()
+    trainer = build.build_trainer(
+        cfg, evaluates=True, callbacks=[scores, build.progress_bar()], logger=False,
+        enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.validate(build.evaluation_module(model), data, verbose=False)
+    model.to("cpu")
+    tasks = {source.name: source.task for source in data.evaluated}
+    return {(tasks[name], name): columns for name, columns in scores.columns.items()}
+
+
+# ---------------------------------------------------------------- the map
+
+
+def _fit(task: str, sources: Sequence[Any], score: str) -> Fitted:
+    """The map of all predictions of a task. Raises CommandError where they are too few."""
+    import torch
+
+    columns = [columns[score] for columns in sources if score in columns]
+    scores = torch.cat([torch.zeros(0, dtype=torch.float64), *(c.scores for c in columns)])
+    right = torch.cat([torch.zeros(0, dtype=torch.bool), *(c.right for c in columns)])
+    half = torch.cat([torch.zeros(0, dtype=torch.int64), *(c.images for c in columns)]) % 2 == 0
+    for what, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
+        if count < LEAST:
+            raise CommandError(
+                f"{task}: {count} of {len(right)} objects are {what}, and a map needs {LEAST} of them; give "
+                "more held-out data"
+            )
+    from ufo.ops.monotone import apply_monotone, fit_monotone
+
+    crossed = scores.clone()
+    for part in (half, ~half):
+        crossed[part] = apply_monotone(fit_monotone(scores[~part], right[~part]), scores[part])
+    return Fitted(fit_monotone(scores, right), len(scores), _worth(scores, right), _worth(crossed, right))
+
+
+def _worth(scores: Tensor, right: Tensor) -> dict[str, float]:
+    from ufo.metrics.calibration import calibration, calibration_sums
+
+    return {name: float(value) for name, value in calibration(calibration_sums(scores, right)).items()}
