@@ -38,6 +38,7 @@ class ScoreTable(MetricCallback):
             printed.
     """
 
+    beside = True
     headline = "mAP"
 
     def __init__(self, folder: str | Path | None = None) -> None:
