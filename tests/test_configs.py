@@ -51,7 +51,7 @@ COMBINATIONS = [
         for size in ("base", "large", "huge")
     ),
     ("mixture=digits_shifted", "optimizer=adamw", "schedule=cosine", "logger=[csv,tensorboard,wandb]"),
-    ("experiment=digits", "callbacks=[default,ema]", "logger=none"),
+    ("experiment=digits", "callbacks=[default,ema,scores]", "logger=none"),
     ("experiment=ufo_vit_b_multi", "backbone=ufo_vit_tiny", "logger=[csv]"),
     ("callbacks=[metrics,progress]", "resolution='1120'"),
 ]
