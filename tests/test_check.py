@@ -16,6 +16,7 @@ from sharing import shared
 
 from ufo.checkpoints.load import save
 from ufo.command_line import clear_command_line
+from ufo.hub import is_unreachable
 
 ONE = [f"sources.{task}=null" for task in ("detection", "instance_segmentation", "semantic_segmentation")]
 ONE += ["sources.grounding=null"]  # captions only: quick to read
@@ -278,6 +279,19 @@ def test_a_start_that_cannot_be_had_is_told_before_data_are_made(refused, tmp_pa
     line = refused("train.py", *SMALL, *data, *ONE, "init=sam")
     assert "no SAM of width 32" in line and line.endswith("on purpose: init=null")
     assert "no checkpoint at init=" in refused("train.py", *SMALL, *data, *ONE, f"init={tmp_path / 'gone'}")
+    assert not (tmp_path / "scenes").exists()
+
+
+def test_a_name_of_the_hub_that_cannot_be_had_is_one_sentence(refused, scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    is_unreachable.cache_clear()
+    data = [f"prepare.digits.out={tmp_path / 'scenes'}", "prepare.digits.train=4", "prepare.digits.val=2"]
+    for line in (
+        refused("train.py", *SMALL, *data, *ONE, "init=nobody/nothing@v1.0"),
+        refused("evaluate.py", *scenes, "ckpt=nobody/nothing@v1.0"),
+    ):
+        assert "'nobody/nothing@v1.0'" in line and "nothing was downloaded before" in line
+    is_unreachable.cache_clear()
     assert not (tmp_path / "scenes").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -93,6 +94,36 @@ def test_one_two_and_three_processes_measure_the_same(scenes, tmp_path):
     assert metrics(tmp_path / "3") == pytest.approx(found, abs=1e-5)
     for name, metric in HEADLINES.items():
         assert found[f"val/digits/{name}/{metric}"] > 0.05, name
+    one = evidence(tmp_path / "1")
+    assert one["trivial"] and {source["images"] for source in one["sources"].values()} == {7}
+    for processes in ("2", "3"):
+        assert_same_evidence(evidence(tmp_path / processes), one)
+        assert "<figure" in (tmp_path / processes / "report.html").read_text()
+
+
+def evidence(folder: Path) -> dict:
+    """What an evaluation has left for its report."""
+    return json.loads((folder / "evidence.json").read_text())
+
+
+def assert_same_evidence(found: dict, expected: dict) -> None:
+    """The same images, mistakes and pictures; a score may be on the other side of one step."""
+    assert found["trivial"] == pytest.approx(expected["trivial"], abs=1e-5)
+    assert found["sources"].keys() == expected["sources"].keys()
+    for name, one in expected["sources"].items():
+        other = found["sources"][name]
+        for part in ("images", "there", "pairs", "faults"):
+            assert other[part] == one[part], (name, part)
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-3), name
+        sums = [
+            {label: [sum(counts) for counts in both] for label, both in s["said"].items()}
+            for s in (one, other)
+        ]
+        assert sums[0] == sums[1], name
+        shown = [
+            [(p["file"], p["faults"], p["names"], p["said"]) for p in s["pictures"]] for s in (one, other)
+        ]
+        assert sorted(shown[0]) == sorted(shown[1]) != [], name
 
 
 def test_one_process_keeps_the_record_and_the_pictures(two):

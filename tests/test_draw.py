@@ -105,6 +105,24 @@ def test_semantic_map_colors_classes_but_not_ignored_pixels():
     assert has_color(values[448:], PALETTE[1])
 
 
+def test_a_class_map_has_the_hues_of_its_legend_on_any_photo():
+    """Classes are told apart by colour: what lies below must not turn one into another."""
+    image = torch.tensor([230, 120, 20], dtype=torch.uint8).view(3, 1, 1).expand(3, 112, 112)
+    semantic = torch.arange(112).repeat(112, 1) // 28
+    values = pixels(
+        draw(image, target=Target(0, (112, 112), semantic=semantic), classes=("a", "b", "c", "d"))
+    )
+    for label in range(4):
+        seen = values[200, (28 * label + 14) * 4].astype(float)
+        hue = seen - seen.mean()
+        alike = [
+            float(hue @ (np.array(rgb) - np.mean(rgb))) / np.linalg.norm(rgb - np.mean(rgb))
+            for rgb in PALETTE[:4]
+        ]
+        assert int(np.argmax(alike)) == label
+        assert alike[label] == pytest.approx(np.linalg.norm(hue), rel=0.05)
+
+
 def test_low_scores_are_only_counted():
     weak = detection(BOX.repeat(2, 1), (0.1, 0.2), (0, 1))
     picture = draw(GREY, weak)

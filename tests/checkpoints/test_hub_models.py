@@ -11,12 +11,14 @@ import huggingface_hub
 import PIL.Image
 import pytest
 import torch
+from commands import needs_weights
 from tiny_mllm import make_mllm, outputs
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 import ufo
 from ufo.checkpoints import hub_models
 from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.load import check_start, initialise
 from ufo.cli.main import main
 
 
@@ -116,6 +118,36 @@ def test_only_data_is_fetched(make_model, hub):
     assert hub.asked == [("me/birds", "v1.0")]
     there = {p.name for p in (hub.folder / "cache" / "me" / "birds").iterdir()}
     assert there == {"config.json", "vocab.txt", "model.safetensors"}
+
+
+def test_a_training_starts_from_a_name(make_model, hub):
+    """`init=me/birds`: the weights of the repository, and nothing of it that runs."""
+    pushed, model = make_model(seed=1), make_model(seed=2)
+    pushed.push_to_hub("me/birds")
+    (hub.folder / "me" / "birds" / "model.bin").write_bytes(b"pickle")
+    check_start(model, "me/birds@v1.0")
+    initialise(model, "me/birds@v1.0")
+    assert hub.asked == [("me/birds", "v1.0")] * 2
+    for one, other in zip(model.state_dict().values(), pushed.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert not list((hub.folder / "cache").rglob("*.bin"))
+    with pytest.raises(CheckpointError, match=r"no checkpoint at init=me/nothing: .*Repository Not Found"):
+        check_start(model, "me/nothing")
+
+
+def test_so_does_a_language_model_of_this_project(hub):
+    """Its folder is one of transformers, too; what counts is what it learned here."""
+    pushed, model = make_mllm(seed=1), make_mllm(seed=2)
+    pushed.push_to_hub("me/talks")
+    check_start(model, "me/talks")
+    initialise(model, "me/talks")
+    assert torch.equal(outputs(model), outputs(pushed))
+
+
+@needs_weights
+def test_the_shipped_model_is_no_name_in_any_folder(hub):
+    assert hub_models.hub_name("weights/ufo_vit_tiny_digits") is None
+    assert ufo.load("weights/ufo_vit_tiny_digits").tasks and hub.asked == []
 
 
 def test_an_older_push_leaves_nothing_behind(make_model, hub, tmp_path):

@@ -168,7 +168,7 @@ def test_a_start_that_is_not_there_is_told_before_anything_is_read(tmp_path, mon
     with pytest.raises(CheckpointError, match="cannot be had from the hub"):
         check_start(model, "nobody/nothing")
     with pytest.raises(CheckpointError, match="no checkpoint at init=nobody/nothing"):
-        check_start(make_model(), "nobody/nothing")  # a UFO-ViT has no hub
+        check_start(make_model(), "nobody/nothing")
     check_start(model, str(tmp_path))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ufo.cli.main import main
 from ufo.sweeps.record import Record, read
-from ufo.sweeps.report import gather, swept
+from ufo.sweeps.report import _points, gather, swept
 
 KEY = "val/digits/detection/mAP"
 
@@ -20,6 +20,7 @@ def run(
     folder: Path, name: str, state: str, overrides: list[str], value: float | None = None, **more
 ) -> None:
     (folder / name).mkdir(parents=True)
+    (folder / "multirun.yaml").touch()
     times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T01:30:00+00:00"}
     Record(state, overrides=overrides, objective=value, **{**times, **more}).write(folder / name)
     if value is not None:
@@ -40,7 +41,7 @@ def folder(tmp_path) -> Path:
 
 def test_report__has_every_run_with_what_was_swept_and_why_it_ended(folder, capsys):
     assert main(["sweep-report", str(folder)]) == 0
-    with open(folder / "report.csv", newline="") as file:
+    with open(folder / "report" / "report.csv", newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["0", "1", "2", "10", "11"]
     assert list(rows["0"])[:4] == ["run", "lr", "seed", "state"]
@@ -49,20 +50,52 @@ def test_report__has_every_run_with_what_was_swept_and_why_it_ended(folder, caps
     assert rows["0"]["seed"] == "2"
     assert rows["1"]["why"] == "RuntimeError: a | b"
     assert "killed?" in rows["11"]["why"]
-    lines = (folder / "report.md").read_text().splitlines()
+    lines = (folder / "report" / "report.md").read_text().splitlines()
     assert "1 pruned, 1 failed, 2 finished, 1 stopped" in lines
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + 5
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     printed = capsys.readouterr().out
-    assert "1: failed, RuntimeError: a | b" in printed and str(folder / "report.md") in printed
+    assert "1: failed, RuntimeError: a | b" in printed and str(folder / "report" / "report.md") in printed
 
 
 def test_report__draws_a_plot_per_swept_parameter(folder):
     pytest.importorskip("matplotlib")
     main(["sweep-report", str(folder)])
-    assert {p.name for p in folder.glob("*.png")} == {"report_lr.png", "report_seed.png"}
-    assert all(p.stat().st_size > 3000 for p in folder.glob("*.png"))
+    plots = list((folder / "report").glob("*.png"))
+    assert {p.name for p in plots} == {"report_lr.png", "report_seed.png"}
+    assert all(p.stat().st_size > 3000 for p in plots)
+
+
+def test_everything__is_in_one_place_and_nothing_old_stays(folder):
+    before = {p.name for p in folder.iterdir()}
+    (folder / "report").mkdir()
+    (folder / "report" / "report_width.png").touch()
+    main(["sweep-report", str(folder)])
+    assert {p.name for p in folder.iterdir()} == {*before, "report"}
+    assert not (folder / "report" / "report_width.png").exists()
+
+
+def test_a_number_that_is_missing__is_not_plotted(folder):
+    """A run without the parameter, one without the metric, and one that has diverged."""
+    run(folder, "12", "finished", ["experiment=digits", "seed=1"], 0.3)
+    run(folder, "13", "finished", ["experiment=digits", "lr=1", "seed=1"])
+    run(folder, "14", "finished", ["experiment=digits", "lr=2", "seed=1"], float("nan"))
+    run(folder, "15", "finished", ["experiment=digits", "lr=3", "seed=1"], float("inf"))
+    points = _points("lr", KEY, gather(folder))
+    assert [(value, state) for value, _, state in points] == [
+        ("1e-3", "pruned"),
+        ("1e-4", "finished"),
+        ("1e-2", "finished"),
+    ]
+
+
+def test_where_no_run_has_a_number__there_is_no_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("0", "1"):
+        run(tmp_path, name, "finished", [f"lr={name}"], float("nan"))
+    assert main(["sweep-report", str(tmp_path)]) == 0
+    assert not list((tmp_path / "report").glob("*.png"))
 
 
 def test_runs__of_one_sweep_only_differ_in_what_was_swept(folder):
@@ -78,9 +111,22 @@ def test_a_running_process__is_running(tmp_path):
 
 
 def test_a_folder_without_runs__is_an_error(tmp_path, capsys):
+    (tmp_path / "multirun.yaml").touch()
     assert main(["sweep-report", str(tmp_path)]) == 1
     assert main(["sweep-report", str(tmp_path / "none")]) == 1
     assert "no run is in" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs__is_no_sweep(tmp_path, capsys):
+    run(tmp_path / "runs" / "digits_sweep", "0", "finished", [])
+    run(tmp_path / "runs", "digits", "finished", [])
+    (tmp_path / "runs" / "multirun.yaml").unlink()
+    assert main(["sweep-report", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert "no sweep, it has no multirun.yaml" in said and str(tmp_path / "runs" / "digits_sweep") in said
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["digits", "digits_sweep"]
+    assert main(["sweep-report", str(tmp_path / "runs" / "digits_sweep" / "0")]) == 1
+    assert f"give the folder of one: {tmp_path / 'runs' / 'digits_sweep'}" in capsys.readouterr().err
 
 
 def test_a_run__is_no_sweep(tmp_path, capsys):
@@ -102,8 +148,8 @@ def test_the_headlines__are_what_the_table_shows_and_the_file_has_every_metric(t
     content[f"{KEY}50"]["headline"] = True
     (tmp_path / "0" / "metrics.json").write_text(json.dumps(content))
     assert main(["sweep-report", str(tmp_path)]) == 0
-    assert (tmp_path / "report.csv").read_text().splitlines()[0].count(KEY) == 2
-    for text in ((tmp_path / "report.md").read_text(), capsys.readouterr().out):
+    assert (tmp_path / "report" / "report.csv").read_text().splitlines()[0].count(KEY) == 2
+    for text in ((tmp_path / "report" / "report.md").read_text(), capsys.readouterr().out):
         assert text.count(KEY) == 1 and f"{KEY}50" in text
 
 
@@ -165,7 +211,7 @@ def test_text_of_a_run__is_no_markdown_and_steers_no_terminal(tmp_path, capsys):
     run(tmp_path, "0", "failed", ["lr=1", f"text={bad}"], why=bad)
     run(tmp_path, "1", "finished", ["lr=2", "../../x$y^{=3"], 0.5)
     assert main(["sweep-report", str(tmp_path)]) == 0
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
     assert "<img" not in text and "&lt;img" in text and "\\[a\\](" in text and "\\`c\\`" in text
     assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + 2
     printed = capsys.readouterr().out

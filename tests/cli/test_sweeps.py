@@ -69,7 +69,7 @@ def test_a_failed_run_does_not_stop_the_sweep_and_finished_ones_are_not_repeated
     assert "1: failed, RuntimeError: thirteen is not lucky" in done.text
     assert "2: failed, the config is wrong" in done.text
     assert "thirteen" in (tmp_path / "1" / "traceback.txt").read_text()
-    table = (tmp_path / "report.md").read_text()
+    table = (tmp_path / "report" / "report.md").read_text()
     assert "2 finished, 2 failed, 1 pruned" in table
     again = sweep(tmp_path, "seed=1,13,14,15,2,3")
     assert again.codes == [1], again.text

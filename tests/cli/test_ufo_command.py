@@ -9,6 +9,7 @@ import pytest
 import ufo.cli.main as command_line
 from ufo.cli import CommandError
 from ufo.data.errors import DataError
+from ufo.tasks import task_class, task_names
 
 
 def test_help_lists_commands_without_torch():
@@ -23,6 +24,21 @@ def test_help_lists_commands_without_torch():
     helps = {words[0]: words[1] for words in lines if len(words) == 2}
     assert {"predict", "data"} <= helps.keys()
     assert not {"main", "results", "files"} & helps.keys()
+
+
+def test_what_predict_needs_is_said_before_torch_is_loaded():
+    code = (
+        "import contextlib, io, json, sys; from ufo.cli.main import main; said = []\n"
+        "for argv in (['predict', '--help'], ['predict', 'a.jpg']):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):\n"
+        "        with contextlib.suppress(SystemExit): main(argv)\n"
+        "    said.append(' '.join(out.getvalue().split()))\n"
+        "print(json.dumps([*said, 'torch' in sys.modules]))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    text, missing, heavy = json.loads(answer.stdout)
+    ours = [name for name in task_names() if task_class(name).__module__.startswith("ufo.tasks.")]
+    assert ", ".join(ours) in text and missing.endswith("required: --ckpt") and not heavy
 
 
 def test_no_command_shows_help(ufo):

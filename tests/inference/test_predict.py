@@ -81,6 +81,21 @@ def test_what_is_no_picture_is_refused(model, image):
         model.predict(image, "detection")
 
 
+def test_files_folders_and_tables_of_pictures(model, tmp_path):
+    path = tmp_path / "scene.png"
+    path.write_bytes(png(pixels()))
+    for opened in (io.BytesIO(png(pixels())), path.open("rb")):
+        with opened, pytest.raises(TypeError, match=r"file\.read"):
+            model.predict(opened, "detection")
+    for place in (tmp_path, tmp_path / "clip.mp4"):
+        with pytest.raises(DataError, match=r"model\.stream"):
+            model.predict(place, "detection")
+    with pytest.raises(DataError, match="path of the picture is empty"):
+        model.predict("", "detection")
+    for many in (np.array([str(path)] * 2), np.array([path, path], dtype=object)):
+        assert [one.source for one in model.predict(many, "caption")] == [str(path)] * 2
+
+
 def test_bytes_are_read_as_files_are(tmp_path):
     out = io.BytesIO()
     photo = PIL.Image.fromarray(pixels().permute(1, 2, 0).numpy())
@@ -203,8 +218,23 @@ def test_several_tasks_at_once(model, tmp_path):
     everything = model.predict(image)
     assert list(everything) == [name for name in model.tasks if not task_class(name).needs_text]
     assert list(model.predict(image, text="the owl")) == list(model.tasks)
+    with pytest.raises(AttributeError, match=r"found\['detection'\]\.boxes"):
+        _ = found.boxes
+    with pytest.raises(KeyError, match="grounding"):
+        _ = found["grounding"]
+    assert found["caption"] == found["caption"] != found["detection"] and len(set(found.values())) == 2
     both = model.predict([image, pixels(1)], ["detection"])
     assert [list(one) for one in both] == [["detection"]] * 2
+
+
+def test_a_sheet_shows_the_plain_photo_once(model):
+    """Answers in words need no photo of their own: a second one adds lines of text and nothing else."""
+    image = pixels(3)
+    one = model.predict(image, ["detection", "caption"])
+    more = Results(one | {"question": one["caption"]})
+    small, large = one.plot(), more.plot()
+    assert small.width == large.width and 0 < large.height - small.height < 100
+    assert one.plot(min_side=200, max_objects=1).width < small.width
 
 
 def test_a_notebook_shows_the_drawing(model):
@@ -265,6 +295,19 @@ def test_kinds_know_what_can_be_pointed_at(task_name):
         ({"task": "detection", "classes": "owl"}, "list"),
         ({"task": "detection", "classes": ["a <mask>"]}, "stands for a mask"),
         ({"task": "grounding", "text": "owl " * 200}, "reads"),
+        ({"task": 3}, "a task is a name, not 3"),
+        ({"task": ["detection", None]}, "a task is a name, not None"),
+        ({"task": "detection", "classes": []}, "empty"),
+        ({"task": "detection", "classes": ["owl", " "]}, "empty name"),
+        ({"task": "detection", "classes": ["owl", "Owl "]}, "named twice"),
+        ({"task": "detection", "classes": [1]}, "a class is a name, not 1"),
+        ({"task": "detection", "classes": 1}, "list"),
+        ({"task": "detection", "classes": ["owl", "background"]}, "where no object is"),
+        ({"task": "grounding", "text": "  "}, "needs a text"),
+        ({"task": "grounding", "text": 3}, "not 3"),
+        ({"task": "grounding", "text": "owl \udc80"}, "not UTF-8"),
+        ({"task": "detection", "score": "0.3"}, "score='0.3'"),
+        ({"task": "detection", "batch_size": 1.5}, "batch_size=1.5"),
         ({"task": "detection", "score": 2}, "score=2"),
         ({"task": "detection", "batch_size": 0}, "batch_size=0"),
         ({"task": "detection", "device": "abacus"}, "device=abacus"),
@@ -275,6 +318,21 @@ def test_kinds_know_what_can_be_pointed_at(task_name):
 def test_requests_that_make_no_sense(model, arguments, words):
     with pytest.raises(RequestError, match=words):
         model.predict(pixels(), **arguments)
+
+
+def test_arguments_may_come_from_arrays(model):
+    """As tables and configs give them."""
+    found = model.predict(pixels(), "detection", classes=np.array(["cat", "owl"]), score=np.float32(0.25))
+    assert found.classes == ("cat", "owl")
+    assert model.predict([], "grounding", text=[]) == []
+
+
+def test_words_that_no_task_reads_are_told(model, caplog):
+    model.predict(pixels(), "caption", text="the owl")
+    assert "text= is not used" in caplog.text
+    caplog.clear()
+    model.predict(pixels(), ["caption", "grounding"], text="the owl")
+    assert not caplog.text
 
 
 def test_as_many_texts_as_pictures(model):

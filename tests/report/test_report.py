@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from ufo.report import tallies
 from ufo.report.charts import lines
 from ufo.report.gather import differences, gather
 from ufo.report.html import page
+from ufo.runs import results
 from ufo.tasks import task_names
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -75,8 +77,8 @@ def test_pictures_can_be_filtered_by_class_and_error(folder):
     section = text[text.index('id="s-digits-detection"') :].partition("</section>")[0]
     cards = re.findall(r'data-class="([^"]*)" data-error="([^"]*)"', section)
     options = set(re.findall(r'<option value="([^"]+)">', section))
-    assert {name for names, _ in cards for name in names.split("|") if name} <= options
-    assert {what for _, faults in cards for what in faults.split("|") if what} <= options
+    assert {name for names, _ in cards for name in names.split("\n") if name} <= options
+    assert {what for _, faults in cards for what in faults.split("\n") if what} <= options
     assert options & set(CLASSES)
 
 
@@ -124,12 +126,39 @@ def test_two_runs_are_compared(tmp_path):
     assert main(["report", str(tmp_path / "one"), "--versus", str(tmp_path / "two")]) == 0
     text = (tmp_path / "one" / "report.html").read_text()
     assert "optimizer.lr" in text and "one against two" in text
+    again = page(one, replace(two, name="one"))
+    assert again.count('<th scope="col">one</th>') < again.count('<th scope="col">one (the other)</th>') * 3
 
 
 def test_a_folder_without_an_evaluation_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1
     assert "ufo evaluate" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 1
+    results.write(tmp_path / "a", 3, {"val/x": 0.5})
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 1
+    assert f"is no run; name one of those in it: {tmp_path / 'a'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evidence.json", '{"trivial": {}, "sour'),
+        ("evidence.json", "[]"),
+        ("evidence.json", '{"sources": {"a": 3}}'),
+        ("evidence.json", '{"sources": {"a": {"images": "x", "said": [1]}}}'),
+        ("evidence.json", '{"sources": {"a": {"faults": {"missed": "many"}}}}'),
+        ("evaluation.json", "\x00"),
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_written(name, content, tmp_path, capsys):
+    """A report without its pictures would look as if there were none."""
+    (tmp_path / "evaluation.json").write_text('{"measured": {"val/a": 0.5}}')
+    (tmp_path / name).write_text(content)
+    assert main(["report", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and name in said and "damaged" in said and "evaluate again" in said
+    assert not (tmp_path / "report.html").exists()
 
 
 # ---------------------------------------------------------------- counts

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, needs_weights
+from PIL import Image
 from serve_requests import png
 
 from ufo.data.digits import generate
+from ufo.runs import results
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("starlette")
@@ -28,6 +30,18 @@ pytestmark = [
     needs_weights,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system"),
 ]
+SOURCE = """# @package sources.scenes
+defaults: [/transform@transform: plain]
+name: scenes/detection
+task: detection
+batch_size: 2
+dataset:
+  train:
+    _target_: ufo.data.datasets.CocoDataset
+    _partial_: true
+    images: FOLDER/images
+    annotations: FOLDER/instances.json
+"""
 PATIENCE = 120_000  # milliseconds that a busy machine may take
 
 
@@ -39,9 +53,25 @@ def scenes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address():
+def seen(scenes, tmp_path_factory) -> list[str]:
+    """Options for the second and third view: a yaml of two scenes, and a run with two sheets, one broken."""
+    folder = tmp_path_factory.mktemp("seen")
+    (folder / "scenes.yaml").write_text(SOURCE.replace("FOLDER", str(scenes.parent)))
+    measured = {"val/digits/detection/mAP50": 0.5, "val/digits/detection/mAP_large": None}
+    results.write(folder, 7, measured, {"paper": {"val/digits/detection/mAP50": 0.625}})
+    sheets = folder / "worst" / "step_000007"
+    sheets.mkdir(parents=True)
+    Image.new("RGB", (30, 20), "red").save(sheets / "digits_detection.png")
+    (sheets / "digits_detection.csv").write_text("score,file\n0.1,<b>1.jpg\n")
+    (sheets / "digits_grounding.png").write_bytes(b"no picture")
+    return ["--data", str(folder / "scenes.yaml"), "--run", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def address(seen):
     """The page of `ufo serve` as a user starts it; it must end at SIGTERM, with exit code 0."""
     command = [sys.executable, "-m", "ufo.cli.main", "serve", "weights/ufo_vit_tiny_digits", "--port", "0"]
+    command += seen
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -160,6 +190,106 @@ def test_errors_are_shown(page, tmp_path):
     page.click("#ask")
     expect(page.locator("#error")).to_contain_text("cannot be used")
     assert page.is_enabled("#ask")
+
+
+def test_the_data_are_looked_through(page):
+    """Samples as `ufo data show` draws them, with prompt and answers; the ends are ends."""
+    page.click("#tab-data")
+    expect(page.locator("#data-prompt")).to_contain_text("Task: ")
+    assert page.get_attribute("#view-ask", "hidden") is not None
+    tasks = page.locator("#data-task option").all_text_contents()
+    assert "detection" in tasks
+    page.select_option("#data-task", "detection")
+    expect(page.locator("#data-prompt")).to_contain_text("Task: detection")
+    expect(page.locator("#data-place")).to_have_text("sample 1 of 2")
+    assert page.is_disabled("#data-back") and page.is_enabled("#data-on")
+    first = page.get_attribute("#data-picture", "src")
+    assert page.get_attribute("#data-picture", "alt").startswith("sample 1 of detection")
+    assert page.locator("#data-answers li").count() > 0
+    page.click("#data-on")
+    expect(page.locator("#data-picture")).to_have_attribute("alt", re.compile("^sample 2 of detection"))
+    assert page.get_attribute("#data-picture", "src") != first and page.is_disabled("#data-on")
+    page.click("#data-back")
+    expect(page.locator("#data-picture")).to_have_attribute("src", first)
+    assert page.is_hidden("#error")
+
+
+def test_a_run_is_looked_at(page):
+    """Metrics beside published ones, the worst predictions of each source; a broken sheet is an error."""
+    page.click("#tab-run")
+    expect(page.locator("#run-name")).to_contain_text("after 7 steps")
+    cells = page.locator("#run-metrics tr").all_inner_texts()
+    assert [row.split() for row in cells] == [
+        ["metric", "measured", "paper"],
+        ["val/digits/detection/mAP50", "0.5000", "0.6250"],
+        ["val/digits/detection/mAP_large", "-"],
+    ]
+    expect(page.locator("#run-picture")).to_have_attribute("alt", re.compile("digits_detection"))
+    assert page.evaluate("document.getElementById('run-picture').naturalWidth") == 30
+    assert "<b>1.jpg" in page.inner_text("#run-worst")
+    page.select_option("#run-source", label="digits_grounding")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "cannot show this picture" in page.text_content("#error")
+    page.select_option("#run-source", label="digits_detection")
+    expect(page.locator("#run-picture")).to_have_attribute("alt", re.compile("digits_detection"))
+
+
+def test_views_are_reached_with_the_keyboard(page):
+    page.focus("#tab-ask")
+    for name in ("data", "run", "ask", "run"):
+        page.keyboard.press("ArrowLeft" if name == "run" and page.is_visible("#view-ask") else "ArrowRight")
+        assert page.evaluate("document.activeElement.id") == f"tab-{name}"
+        assert page.is_visible(f"#view-{name}")
+        assert page.get_attribute(f"#tab-{name}", "aria-selected") == "true"
+        shown = page.locator("[role=tabpanel]:visible").evaluate_all("all => all.map(e => e.id)")
+        assert shown == [f"view-{name}"]
+
+
+def test_whatever_is_written_can_be_read(page, scenes):
+    """Computed colours of all text that is seen, in every view: at least 4.5 to 1 (WCAG 2, AA)."""
+    choose(page, "detection", "semantic_segmentation")
+    ask(page, scenes / "000001.jpg")
+    page.evaluate("document.querySelector('details').open = true")
+    for name in ("ask", "data", "run"):
+        page.click(f"#tab-{name}")
+        page.wait_for_load_state("networkidle")
+        pairs = page.evaluate(COLORS)
+        assert len(pairs) > 8
+        for text, ink, paper in pairs:
+            assert contrast(ink, paper) >= 4.5, (name, text, ink, paper)
+        for picture in page.locator("img:visible, canvas:visible").all():
+            said = picture.get_attribute("alt") or picture.get_attribute("aria-label")
+            assert said, picture.evaluate("e => e.outerHTML.slice(0, 200)")
+
+
+COLORS = """() => {
+  const hex = (color) => "#" + color.match(/[\\d.]+/g).slice(0, 3)
+    .map((v) => Math.round(v).toString(16).padStart(2, "0")).join("");
+  const paper = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$/.test(color)) return hex(color);
+    }
+    return "#ffffff";
+  };
+  const own = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  return [...document.body.querySelectorAll("*")].filter((e) => e.checkVisibility() && own(e) && !e.disabled)
+    .map((e) => [e.textContent.trim().slice(0, 40), hex(getComputedStyle(e).color), paper(e)]);
+}"""
+
+
+def test_odd_files_are_told(page, scenes, tmp_path):
+    (tmp_path / "empty.png").touch()
+    page.set_input_files("#file", tmp_path / "empty.png")
+    expect(page.locator("#error")).to_contain_text("empty.png is empty")
+    with Image.open(scenes / "000001.jpg") as scene:
+        scene.save(tmp_path / "scene.tiff")
+    page.set_input_files("#file", tmp_path / "scene.tiff")
+    expect(page.locator("#file-name")).to_contain_text("cannot show it")
+    choose(page, "caption")
+    page.click("#ask")
+    expect(page.locator("#busy")).to_have_text(re.compile("^answered in"))
+    assert page.locator(".result").count() == 1 and page.is_hidden("#error")
 
 
 def test_two_users_at_once_see_their_own(browser, address, scenes):

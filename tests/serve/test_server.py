@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from serve_requests import question
 
+from ufo.data.errors import DataError
 from ufo.serve.arose import Arose
 from ufo.serve.batcher import Answered, Batcher, Job, ask_model
 from ufo.serve.guard import host_name
@@ -263,3 +264,52 @@ def test_the_third_view_shows_a_run(serving, tmp_path):
         assert found["worst"] == [{"source": "a_detection", "rows": [["score", "id"], ["0.1", "5"]]}]
         assert client.get("/run/worst/0").json()["picture"].startswith("data:image/png")
         assert client.get("/run/worst/1").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"step": 3, "measured": {"val/a": NaN, "val/b": "x", "val/c": 0.5}, "published": {"paper": null}}',
+        '{"step": 3, "measured": {"val/a": 1e999, "val/b": [1], "val/c": 0.5}, "published": [1]}',
+    ],
+)
+def test_odd_numbers_of_a_run_are_missing_ones(serving, tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with serving(run=RunView(tmp_path)) as client:
+        found = client.get("/run").json()
+    assert found["measured"] == {"val/a": None, "val/b": None, "val/c": 0.5}
+    assert found["published"] == {} and found["worst"] == []
+
+
+@pytest.mark.parametrize("content", ['{"step": 3, "meas', "[]", '{"step": "x", "measured": [1]}'])
+def test_damaged_numbers_of_a_run_are_told(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json is damaged"):
+        RunView(tmp_path)
+
+
+def test_the_latest_sheets_are_those_of_the_greatest_step(tmp_path):
+    for step in ("step_999999", "step_1000000", "step_last"):
+        (tmp_path / "worst" / step).mkdir(parents=True)
+        (tmp_path / "worst" / step / f"{step}.png").touch()
+    assert [sheet["source"] for sheet in RunView(tmp_path).about()["worst"]] == ["step_1000000"]
+
+
+def test_a_sample_that_cannot_be_read_is_one_sentence_without_its_path(serving, caplog):
+    def read(task: str, number: int) -> Sample:
+        raise DataError("/home/me/secret/cut.jpg: the image is corrupt")
+
+    with serving(samples=SamplesView("birds", {"detection": 3, "caption": 0}, read)) as client:
+        assert client.get("/model").json()["samples"]["tasks"] == {"detection": 3}
+        response = client.get("/samples/detection/1")
+    assert response.status_code == 422 and "log says why" in response.json()["error"]
+    assert "secret" not in response.text and "secret/cut.jpg" in caplog.text
+
+
+def test_what_cannot_be_written_as_json_is_an_error_of_the_server(serving, monkeypatch, tmp_path):
+    (tmp_path / "results.json").write_text('{"step": 3, "measured": {"val/a": 0.5}}')
+    run = RunView(tmp_path)
+    monkeypatch.setattr(run, "about", lambda: {"a": float("nan")})
+    with serving(run=run) as client:
+        response = client.get("/run")
+    assert response.status_code == 500 and "its log says why" in response.json()["error"]

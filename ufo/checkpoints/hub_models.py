@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from ufo.backbones.lora import has_adapters
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_card import CARD, PICTURES, write_card
 from ufo.checkpoints.model_folder import first_line, save
+from ufo.checkpoints.transformers_folder import is_model_folder
 from ufo.hub import is_unreachable
+from ufo.places import shipped
 
 if TYPE_CHECKING:
     from ufo.model import UFO
@@ -29,10 +31,11 @@ FILES = ["config.json", "vocab.txt", "tokenizer.json", "*.safetensors", "model.s
 def hub_name(path: str | Path) -> str | None:
     """The name that a text is, `user/name` or `user/name@revision`; None for a path.
 
-    A name whose first part is a folder here is a path that was mistyped, not a name.
+    A name whose first part is a folder here is a path that was mistyped, not a name, and `weights/NAME` is
+    the shipped model in every folder.
     """
     text = str(path)
-    if not isinstance(path, str) or not NAME.fullmatch(text) or Path(text).exists():
+    if not isinstance(path, str) or not NAME.fullmatch(text) or Path(text).exists() or shipped(text):
         return None
     first = Path(text).parts[0]
     return None if Path(first).is_dir() else text
@@ -58,6 +61,42 @@ def fetch_model(name: str) -> Path:
         raise CheckpointError(
             f"there is no checkpoint at '{name}', and the hub gives none of that name: {reason}"
         ) from error
+
+
+def fetched(path: Any, is_elsewhere: Callable[[str], bool]) -> Any:
+    """Where a training starts: a name on the hub becomes the model folder that was downloaded.
+
+    Args:
+        path: what `init=` says; anything but a name of the hub is given back.
+        is_elsewhere: whether a name may be that of a model of transformers, which others read.
+
+    Raises CheckpointError as `fetch_model`.
+    """
+    name = hub_name(path) if isinstance(path, str) else None
+    if name is None:
+        return path
+    if not is_elsewhere(name):
+        return fetch_model(name)
+    folder = config_of(name)
+    return fetch_model(name) if folder is not None and is_model_folder(folder) else path
+
+
+def config_of(name: str) -> Path | None:
+    """The folder with the `config.json` of a repository; None where it has none or cannot be asked."""
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=["config.json"],
+                local_files_only=is_unreachable(),
+            )
+        )
+    except Exception:  # whatever its library and the network raise; who reads the model says what is wrong
+        return None
 
 
 def save_pretrained(

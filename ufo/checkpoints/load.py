@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from ufo.backbones.vocabulary import fit_vocabulary
 from ufo.checkpoints import grow, pretrained_lm, pretrained_sam
 from ufo.checkpoints.bounds import no_more_than
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.hub_models import fetch_model, hub_name
+from ufo.checkpoints.hub_models import fetch_model, fetched, hub_name
 from ufo.checkpoints.model_folder import FORMAT, NET, previous, save, twins
 from ufo.checkpoints.read import build, build_for, check_architecture, load_weights, no_values, read
 from ufo.checkpoints.transformers_folder import download, downloaded
@@ -100,6 +101,10 @@ def check_start(model: UFO, path: str | Path | Mapping[str, str | None]) -> None
         return
     if start := pretrained_sam.source(path):
         return pretrained_sam.check(model, *start)
+    try:
+        path = fetched(path, partial(pretrained_lm.recognises, model.backbone))
+    except CheckpointError as error:
+        raise CheckpointError(f"no checkpoint at init={path}: {error}") from error
     place = places.shipped(str(path)) or Path(str(path))
     if place.exists() or previous(place).is_dir():
         return
@@ -132,6 +137,7 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None], strict: 
     elif start := pretrained_sam.source(path):
         return pretrained_sam.initialise(model, *start)
     assert not isinstance(path, Mapping), "a mapping names a SAM"
+    path = fetched(path, partial(pretrained_lm.recognises, model.backbone))
     if pretrained_lm.recognises(model.backbone, path):
         return _from_pretrained(model, path, moved)
     description, weights = read(path, complete=False, base=moved)

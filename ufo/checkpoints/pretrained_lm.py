@@ -27,7 +27,7 @@ from ufo.checkpoints.mllm_weights import merge, read_released_mllm
 from ufo.checkpoints.model_folder import NET
 from ufo.checkpoints.native_config import check_config, values
 from ufo.checkpoints.stored_tensors import is_stored, read_tensors
-from ufo.checkpoints.transformers_folder import REMOTE, download, load_native, read_config
+from ufo.checkpoints.transformers_folder import REMOTE, download, is_model_folder, load_native, read_config
 from ufo.model import UFO
 from ufo.tokenizer_files import has_token
 
@@ -62,10 +62,7 @@ def recognises(backbone: Backbone, name: str | Path) -> bool:
     if path.is_file():
         return is_stored(path)
     if path.is_dir():
-        config = read_config(path)
-        if "ufo" in config or "backbone" in config:  # a model folder of this project
-            return False
-        return "model_type" in config or is_stored(path)
+        return not is_model_folder(path) and ("model_type" in read_config(path) or is_stored(path))
     return bool(_HUB.fullmatch(str(name))) and not path.exists()
 
 

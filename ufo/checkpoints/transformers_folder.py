@@ -28,6 +28,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder is one of this project, which may be one of transformers, too."""
+    config = read_config(folder)
+    return "ufo" in config or "backbone" in config
+
+
 def load_native(kind: Any, folder: Path, name: str | Path) -> tuple[dict[str, Tensor], Any]:
     """Weights and config: transformers knows how the names of its checkpoints changed with its releases."""
     try:

@@ -30,7 +30,8 @@ def run(folder: Path, versus: Path | None, out: Path | None) -> int:
     try:
         shown = gather(folder)
         other = None if versus is None else gather(versus)
+        written = write(shown, other, out)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    print(f"report: {write(shown, other, out)}")
+    print(f"report: {written}")
     return 0

@@ -13,8 +13,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "sweep-report",
         help="gather the runs of a sweep",
-        description="Writes report.csv, report.md and (with matplotlib) a plot per swept parameter into DIR. "
-        "Works on a sweep that is still running, and on any folder with runs below it.",
+        description="Writes report.csv, report.md and (with matplotlib) a plot per swept parameter into "
+        "DIR/report. Works on a sweep that is still running.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a sweep, runs/<name>_sweep")
     parser.set_defaults(run=run)
@@ -22,14 +22,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print the table; the exit code is 0 whatever became of the runs."""
-    from ufo.sweeps import record
-    from ufo.sweeps.report import gather, one_line, rows, summary, write
+    from ufo.sweeps.report import check_sweep, gather, one_line, rows, summary, write
     from ufo.tables import table
 
-    if not args.folder.is_dir():
-        raise CommandError(f"{args.folder} is not a folder; give that of a sweep, runs/<name>_sweep")
-    if (args.folder / record.FILE).is_file():
-        raise CommandError(f"{args.folder} is a run and no sweep; give the folder above it")
+    try:
+        check_sweep(args.folder)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     runs = gather(args.folder)
     if not runs:
         raise CommandError(f"no run is in {args.folder}: none has written a status.json yet")

@@ -7,7 +7,7 @@ Shapes: N objects, `H W` pixels of the image; boxes are xyxy in its pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -33,7 +33,16 @@ from ufo.kinds.marks import REFERRED, Marks, annotated, class_name
 from ufo.tasks import kind_of
 from ufo.types import IGNORE, Prediction, Target
 
-__all__ = ["PALETTE", "REFERRED", "color", "contact_sheet", "draw", "side_by_side"]
+__all__ = [
+    "PALETTE",
+    "REFERRED",
+    "color",
+    "contact_sheet",
+    "draw",
+    "panel",
+    "photo_with_notes",
+    "side_by_side",
+]
 
 
 def draw(
@@ -126,6 +135,25 @@ def side_by_side(
     notes = [text_block(note, answer.width, rgb=GREY)] if note else []
     left = stack([heading("ground truth"), truth])
     return row([left, stack([heading("prediction"), answer, *notes])])
+
+
+def panel(title: str, picture: Image.Image) -> Image.Image:
+    """A picture under its heading."""
+    return stack([heading(title), picture])
+
+
+def photo_with_notes(
+    image: Tensor, notes: Mapping[str, Sequence[str]], min_side: int = 400, max_side: int = 1024
+) -> Image.Image:
+    """The photo `[3, H, W]` once, and below it what was said in words, each under its heading."""
+    photo = resized(image, min_side, max_side)
+    width = max(photo.width, MIN_TEXT_WIDTH)
+    texts = [block for title, said in notes.items() for block in _said(title, said, width)]
+    return stack([heading(""), photo, *texts])
+
+
+def _said(title: str, said: Sequence[str], width: int) -> list[Image.Image]:
+    return [heading(title), *(text_block(text, width) for text in said)]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 2, title: str = "") -> Image.Image:

@@ -17,6 +17,9 @@ from ufo.types import IGNORE
 HATCH = 11
 """Pixels between the lines over what has no class."""
 
+OPACITY = 140
+"""Of the colours of a class map over the grey picture, of 255."""
+
 Region = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -84,7 +87,8 @@ def _paint_mask(picture: Image.Image, mask: Tensor, box: Sequence[float], rgb: R
 def _paint_semantic(picture: Image.Image, semantic: Tensor) -> tuple[Image.Image, list[int]]:
     """The picture under the colours of its class map, and the classes that are seen in it, largest first.
 
-    Pixels without a class keep the picture's colours, under thin grey lines: `IGNORE` in the legend.
+    Below a colour the picture is grey, as its own colours would change those that the legend names. Pixels
+    without a class keep the picture's colours, under thin grey lines: `IGNORE` in the legend.
     """
     present, counts = semantic.unique(return_counts=True)
     present = present[counts.argsort(descending=True, stable=True)]
@@ -96,9 +100,10 @@ def _paint_semantic(picture: Image.Image, semantic: Tensor) -> tuple[Image.Image
         best[votes > most] = k
         most = np.maximum(most, votes)
     rgb = np.array([color(i) for i in indices], dtype=np.uint8)
-    opacity = np.array([0 if i == IGNORE else 140 for i in indices], dtype=np.uint8)
+    opacity = np.array([0 if i == IGNORE else OPACITY for i in indices], dtype=np.uint8)
     colored, alpha = Image.fromarray(rgb[best]), Image.fromarray(opacity[best])
-    picture = Image.composite(colored, picture, alpha)
+    grey = Image.composite(picture.convert("L").convert("RGB"), picture, alpha.point(lambda v: 255 * (v > 0)))
+    picture = Image.composite(colored, grey, alpha)
     if IGNORE in indices:
         rows, columns = np.indices(best.shape, sparse=True)
         unknown = (best == indices.index(IGNORE)) & ((rows + columns) % HATCH == 0)

@@ -5,7 +5,7 @@ Messages name the arguments of `UFO.predict` (`text=`, `classes=`); the command 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,18 +46,16 @@ def make_requests(
     Args:
         tasks: None: all, but those that need a text where there is none.
         texts: what pictures are asked with, one for all or one for each.
-        classes: names to ask for in place of the model's own.
+        classes: names to ask for in place of the model's own; None: these.
         strict: refuse a text and classes that a task has no use for; otherwise they are dropped.
 
     Raises RequestError that names what is missing, superfluous or unreadable for the model.
     """
-    if isinstance(classes, str):
-        raise RequestError(f"the names of classes are a list: classes=['{classes[:40]}']")
-    names = tuple(classes) if classes else None
+    names = class_names(classes)
+    for text in texts:
+        _require_readable(text, "text")
     if tasks is not None:
-        wanted = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
-        if not wanted:
-            raise RequestError(f"name at least one task; this model has {', '.join(model.tasks)}")
+        wanted = _task_names(model, tasks)
         return [_request(model, name, texts, names, strict) for name in wanted], {}
     requests, left_out = [], {}
     for name, task in model.tasks.items():
@@ -73,6 +71,48 @@ def make_requests(
             "give text= or classes="
         )
     return requests, left_out
+
+
+def _task_names(model: UFO, tasks: str | Sequence[str]) -> list[str]:
+    wanted = [tasks] if isinstance(tasks, str) or not isinstance(tasks, Iterable) else list(tasks)
+    odd = [name for name in wanted if not isinstance(name, str)]
+    if odd or not wanted:
+        said = f"a task is a name, not {odd[0]!r:.40}" if odd else "name at least one task"
+        raise RequestError(f"{said}; this model has {', '.join(model.tasks)}")
+    return list(dict.fromkeys(wanted))
+
+
+def class_names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Names of classes that can be asked for; None: the model's own.
+
+    Raises RequestError for what is no list of names, and an empty or a repeated name.
+    """
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise RequestError(f"the names of classes are a list: classes=['{str(classes)[:40]}']")
+    names = list(classes)
+    if not names:
+        raise RequestError("classes= is empty; leave it out to ask for the model's own")
+    for name in names:
+        if not isinstance(name, str):
+            raise RequestError(
+                f"the name of a class is a text, not {name!r:.40}; write classes=['cat', 'dog']"
+            )
+        _require_readable(name, "class")
+        if not name.strip():
+            raise RequestError("classes= has an empty name; leave it out")
+    kept = tuple(name.strip() for name in names)
+    repeated = next((n for i, n in enumerate(kept) if n.lower() in {k.lower() for k in kept[:i]}), None)
+    if repeated is not None:
+        raise RequestError(f"the class '{repeated[:40]}' is named twice in classes=; name each once")
+    return kept
+
+
+def _require_readable(text: str, what: str) -> None:
+    """A half of a surrogate pair, as of bytes that Python could not decode, is no text."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RequestError(f"the {what} {text[:40]!r} is not UTF-8 text; decode it as what it is")
 
 
 def _request(
@@ -92,10 +132,13 @@ def _request(
     names = (classes or model.classes.get(name, ())) if reads_classes else ()
     if reads_classes and not names:
         raise RequestError(f"the checkpoint has no class names for {name}: add classes=a,b,c")
+    nothing = task.wording.background
+    if classes and getattr(task, "answers_background", False) and nothing in map(str.lower, classes):
+        raise RequestError(f"'{nothing}' is the answer where no object is; leave it out of classes=")
     unknown = next((n for n in names if not model.tokenizer.can_write(n)), None)
     if unknown is not None:
         raise RequestError(f"the checkpoint's vocabulary has no pieces for the class '{unknown}'")
-    asked = list(dict.fromkeys(texts)) if task.needs_text else [""]
+    asked = list(dict.fromkeys(texts) if task.needs_text else ()) or [""]
     marked = next((said for said in (*asked, *names) if MASK_TOKEN.lower() in said.lower()), None)
     if marked is not None:
         raise RequestError(f"'{marked[:60]}' holds {MASK_TOKEN}, which stands for a mask; leave it out")

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -237,8 +238,7 @@ class Inference:
 
         model = cast("UFO", self)
         requests = _requests(model, task, _texts(text), classes, score, batch_size)
-        if every < 1:
-            raise RequestError(f"every={every} is not a whole number from 1 on")
+        _whole("every", every)
         if device is not None:
             model.to(usable_device(device))
         precision = partial(computing, model, dtype)
@@ -333,7 +333,13 @@ def _streamed(
 
 
 def _texts(text: str | Sequence[str] | None) -> list[str]:
-    return [text or ""] if isinstance(text, str | None) else [str(one or "") for one in text]
+    """One text for all pictures, or one for each; "" for none."""
+    several = isinstance(text, Iterable) and not isinstance(text, str)
+    texts: list[Any] = list(cast("Iterable[str]", text)) if several else [text]
+    odd = next((one for one in texts if not isinstance(one, str | None)), None)
+    if odd is not None:
+        raise RequestError(f"text= is a str, or a list of one for each picture, not {odd!r:.40}")
+    return [(one or "").strip() for one in texts]
 
 
 def _requests(
@@ -345,11 +351,17 @@ def _requests(
     batch_size: int,
 ) -> list[Request]:
     """All that can be checked before the first picture."""
-    if score is not None and not 0 <= score <= 1:
-        raise RequestError(f"score={score} is not a number from 0 to 1")
-    if batch_size < 1:
-        raise RequestError(f"batch_size={batch_size} is not a whole number from 1 on")
+    if score is not None and not (isinstance(score, Real) and 0 <= score <= 1):
+        raise RequestError(f"score={score!r} is not a number from 0 to 1")
+    _whole("batch_size", batch_size)
     requests, left_out = make_requests(model, task, texts, classes)
+    if task is not None and any(texts) and not any(model.tasks[r.task].needs_text for r in requests):
+        log.warning("%s: text= is not used, the task reads none", ", ".join(r.task for r in requests))
     for name, reason in left_out.items():
         log.warning("%s is left out: %s", name, reason)
     return requests
+
+
+def _whole(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise RequestError(f"{name}={value!r} is not a whole number from 1 on")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from ufo.data.image_files import PICTURE_SUFFIXES, image_id
-from ufo.draw import contact_sheet, draw
+from ufo.draw import contact_sheet, draw, panel, photo_with_notes
 from ufo.files import save_picture, write_json
-from ufo.kinds import Found, ImageInfo, Kind
+from ufo.kinds import Found, ImageInfo, Kind, Shown, Text
 from ufo.types import Prediction
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ class Result(Prediction):
         """Of a frame, seconds from the start of the video; None of other pictures."""
         return self._origin.time
 
+    # an answer is itself: those of `Prediction` would compare tensors, which are neither equal nor not
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def summary(self, score: float | None = None) -> str:
         """One line: how many of what, shares of the picture, the text, or where it is.
 
@@ -106,6 +110,10 @@ class Result(Prediction):
 
     def __iter__(self) -> Iterator[Found]:
         return self._kind.found(self, self.asked)
+
+    def notes(self) -> list[str]:
+        """The paragraphs that stand below the drawing: texts, questions, what was referred to."""
+        return self._kind.predicted(self, Shown(self.classes, self.asked, self._shown)).notes
 
     def above(self, score: float) -> Result:
         """The same without the objects below `score`; of other kinds nothing is left out."""
@@ -193,6 +201,17 @@ class Results(dict[str, Result]):
     def __repr__(self) -> str:
         return "\n".join(map(repr, self.values()))
 
+    def __getattr__(self, name: str) -> Any:
+        """Only asked for what is not there: the boxes of which task?"""
+        known = {*dir(Result), *(f.name for f in fields(Result))}
+        if name.startswith("_") or name not in known:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        first = next(iter(self), "detection")
+        raise AttributeError(f"these are answers by task ({', '.join(self)}): found['{first}'].{name}")
+
+    def __missing__(self, task: object) -> Result:
+        raise KeyError(f"no answer of {task!r}; there are those of {', '.join(self)}")
+
     @property
     def source(self) -> str:
         """Path or address of the picture."""
@@ -213,9 +232,16 @@ class Results(dict[str, Result]):
         return Results({task: result.above(score) for task, result in self.items()})
 
     def plot(self, score: float | None = None, **options: Any) -> Image.Image:
-        """The drawings of all tasks on one sheet; arguments as in `Result.plot`."""
-        drawn = [result.plot(score, **options) for result in self.values()]
-        return sheet(drawn, list(self))
+        """What was found on one sheet; answers in words share one photo. Arguments as in `Result.plot`."""
+        if len(self) == 1:
+            return self._any.plot(score, **options)
+        said = {task: result for task, result in self.items() if isinstance(result.kind, Text)}
+        cards = [panel(task, r.plot(score, **options)) for task, r in self.items() if task not in said]
+        if said:
+            notes = {task: result.notes() for task, result in said.items()}
+            sides = {name: options[name] for name in ("min_side", "max_side") if name in options}
+            cards.append(photo_with_notes(self._any.image, notes, **sides))
+        return contact_sheet(cards)
 
     def _repr_png_(self) -> bytes:
         return _png(self.plot())
@@ -235,14 +261,6 @@ class Results(dict[str, Result]):
     @property
     def _any(self) -> Result:
         return next(iter(self.values()))
-
-
-def sheet(pictures: list[Image.Image], tasks: list[str]) -> Image.Image:
-    """One picture: that of the only task, or those of several, each under its name."""
-    if len(pictures) == 1:
-        return pictures[0]
-    pairs = zip(pictures, tasks, strict=True)
-    return contact_sheet([contact_sheet([picture], 1, task) for picture, task in pairs])
 
 
 def _save(found: Result | Results, path: str | Path) -> Path:

@@ -5,6 +5,7 @@ Shapes: `H W` pixels of a picture.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +36,19 @@ class Source:
 
 
 def is_one(image: Any) -> bool:
-    """Whether it is one picture; a tensor or an array of four dimensions is many, as a list is."""
+    """Whether it is one picture; a tensor or an array of four dimensions is many, as a list is.
+
+    So is an array of paths, which tables give.
+    """
     if isinstance(image, (Tensor, np.ndarray)):
-        return image.ndim < 4
+        return image.ndim < 4 and not (isinstance(image, np.ndarray) and image.dtype.kind in "OUS")
     return isinstance(image, (str, Path, bytes, bytearray, memoryview, PIL.Image.Image))
 
 
 def many(images: Any) -> Iterable[Picture]:
     """The pictures of an iterable. Raises TypeError for what is none."""
+    if hasattr(images, "read"):  # a loop over it would give lines
+        raise TypeError("an open file is no picture; give its bytes, file.read(), or its path")
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise TypeError(
             f"pictures are one picture, or a list or iterator of them, not {type(images).__name__}"
@@ -91,7 +97,17 @@ def _origins(
 
 
 def read(picture: Picture, index: int = 0, max_pixels: int | None = None) -> Origin:
-    """One picture, decoded; shrunken where it has more than `max_pixels`."""
+    """One picture, decoded; shrunken where it has more than `max_pixels`.
+
+    Raises DataError where it cannot be read, with the method for what is no single picture.
+    """
+    if isinstance(picture, (str, Path)):
+        if not str(picture):
+            raise DataError("the path of the picture is empty")
+        if not urls.is_url(str(picture)) and (is_video(Path(picture)) or os.path.isdir(picture)):
+            raise DataError(
+                f"{picture}: this is no single picture; model.stream gives an answer for each in it"
+            )
     pixels = as_image(picture).as_subclass(Tensor)
     height, width = pixels.shape[-2:]
     return Origin(bounded(pixels, max_pixels), (height, width), name_of(picture), index)

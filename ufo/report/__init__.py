@@ -24,5 +24,5 @@ def of_evaluation(folder: Path, measured: Mapping[str, float | None], published:
     try:
         save(folder, measured, published)
         print(f"report: {write(gather(folder))}")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         log.warning("The report could not be written to %s: %s", folder, error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from ufo.yaml_files import check_yaml
 EVIDENCE = "evidence.json"  # of ufo.callbacks.evidence
 EVALUATION = "evaluation.json"
 INSIDE = "evaluate"  # folder of a run's evaluation
+AGAIN = "evaluate again (ufo evaluate), which writes it anew"
 LARGEST = 64 << 20  # bytes of a file that is read
 MOST_POINTS = 500  # of a curve
 
@@ -58,13 +58,16 @@ def gather(run: Path) -> Gathered:
     evidence = _json(evaluation / EVIDENCE)
     numbers = _json(evaluation / EVALUATION) or results.read(whole) or {}
     if not numbers.get("measured"):
+        below = sorted({path.parent for name in (results.JSON, EVALUATION) for path in run.glob(f"*/{name}")})
+        if below:
+            raise ValueError(f"{run} is no run; name one of those in it: {', '.join(map(str, below[:5]))}")
         raise ValueError(f"{run} has not been evaluated; run: ufo evaluate ckpt={whole}")
     return Gathered(
         name=(run.parent if run.name == INSIDE else whole).resolve().name,
         folder=evaluation,
-        measured={str(name): _number(value) for name, value in _dict(numbers, "measured").items()},
+        measured=results.numbers(_dict(numbers, "measured")),
         published={str(w): _numbers(found) for w, found in _dict(numbers, "published").items()},
-        trivial={str(name): _number(value) for name, value in _dict(evidence, "trivial").items()},
+        trivial=results.numbers(_dict(evidence, "trivial")),
         sources={str(name): found for name, found in _dict(evidence, "sources").items()},
         curves=_curves(whole),
         config=_config(whole),
@@ -79,14 +82,18 @@ def differences(one: Gathered, other: Gathered) -> list[tuple[str, str, str]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file's object; empty where there is none."""
+    """A file's object; empty where there is no file. Raises ValueError for one that is damaged."""
+    if not path.exists():
+        return {}
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"{path} is larger than {LARGEST >> 20} MB; evaluate again with fewer pictures")
         found = json.loads(path.read_bytes())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: {AGAIN}")
+    return found
 
 
 def _dict(found: dict[str, Any], key: str) -> dict[str, Any]:
@@ -94,14 +101,8 @@ def _dict(found: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any) -> float | None:
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
-
-
 def _numbers(found: Any) -> dict[str, float]:
-    entries = found.items() if isinstance(found, dict) else ()
-    numbers = {str(name): _number(value) for name, value in entries}
+    numbers = results.numbers(found if isinstance(found, dict) else {})
     return {name: value for name, value in numbers.items() if value is not None}
 
 
@@ -128,7 +129,7 @@ def _is_curve(name: str) -> bool:
 
 def _parsed(text: Any) -> float | None:
     try:
-        return _number(float(text))
+        return results.finite(float(text))
     except (TypeError, ValueError):
         return None
 

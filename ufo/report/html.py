@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ufo.files import write_text
 from ufo.report import tallies
 from ufo.report.charts import bars, lines
-from ufo.report.gather import Gathered, differences
+from ufo.report.gather import AGAIN, EVIDENCE, Gathered, differences
 
 FILE = "report.html"
 PAGE = Path(__file__).parent / "page"
@@ -22,15 +23,24 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 
 def write(run: Gathered, versus: Gathered | None = None, out: Path | None = None) -> Path:
-    """Write the report beside the evaluation, or to `out`; raises OSError."""
+    """Write the report beside the evaluation, or to `out`.
+
+    Raises OSError, and ValueError for what an evaluation has not written like this.
+    """
     path = out or run.folder / FILE
-    write_text(path, page(run, versus))
+    try:
+        text = page(run, versus)
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{run.folder / EVIDENCE} is damaged ({error}): {AGAIN}") from error
+    write_text(path, text)
     return path
 
 
 def page(run: Gathered, versus: Gathered | None = None) -> str:
     """The whole page."""
     left = [LARGEST]  # characters of pictures that may still be shown
+    if versus and versus.name == run.name:  # as of runs/a/digits and runs/b/digits
+        versus = replace(versus, name=f"{versus.name} (the other)")
     title = f"{run.name} against {versus.name}" if versus else run.name
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -219,8 +229,8 @@ def _choice(name: str, values: Sequence[str]) -> str:
 
 
 def _card(picture: Mapping[str, Any], address: str) -> str:
-    names = escape("|".join(map(str, picture.get("names", ()))))
-    faults = escape("|".join(map(str, picture.get("faults", ()))))
+    names = escape("\n".join(map(str, picture.get("names", ()))))
+    faults = escape("\n".join(map(str, picture.get("faults", ()))))
     file, said = escape(str(picture.get("file", ""))), escape(str(picture.get("said", "")))
     wrong = escape(", ".join(map(str, picture.get("faults", ()))) or "nothing wrong")
     return (

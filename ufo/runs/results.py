@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,32 @@ def write(
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What `write` wrote: `step`, `measured`, `published`; None if there is none."""
+    """What `write` wrote: `step`, `measured`, `published`; None if there is none.
+
+    A number that is none of a metric (NaN, a text) is None, as one that the data do not define.
+    """
     try:
         found = json.loads((folder / JSON).read_bytes())
-        sound = isinstance(found["step"], int) and isinstance(found["measured"], dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        step, values = found["step"], numbers(found["measured"])
+        published = found.get("published")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return found if sound else None
+    if not isinstance(step, int):
+        return None
+    stated = published.items() if isinstance(published, dict) else ()
+    return {
+        "step": step,
+        "measured": values,
+        "published": {str(where): numbers(found) for where, found in stated if isinstance(found, dict)},
+    }
+
+
+def numbers(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Metrics by name as a file holds them: finite numbers, None for anything else."""
+    return {str(name): finite(value) for name, value in found.items()}
+
+
+def finite(value: Any) -> float | None:
+    """A number that can be shown; None for anything else."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None

@@ -206,20 +206,24 @@ class Server:
         return await self._apart(self.run.worst, request.path_params["number"])
 
 
+async def _written(content: dict[str, Any]) -> bytes:
+    """JSON, in another thread as it may be megabytes."""
+    return (await asyncio.to_thread(json.dumps, content, allow_nan=False)).encode()
+
+
 def _answered(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
     """JSON of what a handler returns; one sentence where it refuses, and none of ours where it breaks."""
 
     async def endpoint(request: Request) -> Response:
         headers = {}
         try:
-            status, content = 200, await handler(request)
+            return Response(await _written(await handler(request)), media_type="application/json")
         except Refused as refused:
             status, content = refused.status, {"error": str(refused)}
             headers = {"Retry-After": "1"} if status == 429 else {}
         except Exception:
             log.exception("a request failed")
             status, content = 500, {"error": "the server failed on this request; its log says why"}
-        text = await asyncio.to_thread(json.dumps, content, ensure_ascii=False, allow_nan=False)
-        return Response(text.encode(), status, headers, "application/json")
+        return Response(await _written(content), status, headers, "application/json")
 
     return endpoint

@@ -6,6 +6,7 @@ Both show what whoever started the server has named; a request chooses by number
 from __future__ import annotations
 
 import csv
+import logging
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -15,9 +16,12 @@ from typing import Any
 
 from PIL import Image
 
+from ufo.data.errors import DataError
 from ufo.runs import results
 from ufo.serve.arose import png
 from ufo.serve.limits import Refused
+
+log = logging.getLogger(__name__)
 
 MOST_SAMPLES = 200  # of each task
 LARGEST = 32 << 20  # bytes of a sheet of pictures
@@ -50,15 +54,21 @@ class SamplesView:
         """The tasks, and how many samples may be looked at."""
         return {
             "name": self.name,
-            "tasks": {task: min(count, MOST_SAMPLES) for task, count in self.counts.items()},
+            "tasks": {task: min(count, MOST_SAMPLES) for task, count in self.counts.items() if count},
         }
 
     def sample(self, task: str, number: int) -> dict[str, Any]:
         """One sample as JSON. Raises Refused (404) where there is none."""
         if not 0 <= number < min(self.counts.get(task, 0), MOST_SAMPLES):
             raise Refused(404, f"there is no sample {number} of {task[:40]}")
-        with _ONE_AT_A_TIME:  # data sets count what they leave out
-            found = self.read(task, number)
+        try:
+            with _ONE_AT_A_TIME:  # data sets count what they leave out
+                found = self.read(task, number)
+        except (DataError, OSError) as error:  # it names files, which are no business of every user
+            log.warning("sample %d of %s: %s", number, task, error)
+            raise Refused(
+                422, f"sample {number + 1} of {task} cannot be shown; the server's log says why"
+            ) from error
         return {"picture": png(found.picture), "prompt": found.prompt, "answers": found.answers}
 
 
@@ -74,6 +84,8 @@ class RunView:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if results.read(folder) is None and not self._sheets():
+            if (folder / results.JSON).is_file():
+                raise ValueError(f"{folder / results.JSON} is damaged; evaluate again, or name another run")
             raise ValueError(
                 f"{folder} holds neither {results.JSON} nor worst predictions; name the folder of a run that "
                 "has been validated"
@@ -97,8 +109,9 @@ class RunView:
 
     def _sheets(self) -> Sequence[Path]:
         """The pictures of the last validation, by source."""
-        steps = sorted(self.folder.glob("worst/step_*"))
-        return sorted(steps[-1].glob("*.png")) if steps else []
+        numbered = [(path.name[5:], path) for path in self.folder.glob("worst/step_*")]
+        steps = [(int(step), path) for step, path in numbered if step.isdecimal()]
+        return sorted(max(steps)[1].glob("*.png")) if steps else []
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -106,5 +119,5 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [row for row, _ in zip(csv.reader(file), range(101), strict=False)]
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         return []

@@ -1,6 +1,7 @@
 """All runs of a sweep in one table and a plot per swept parameter, from what the runs left in their folders.
 
-Needs no logger and no account; works while a sweep is running and on any folder with runs in it.
+Needs no logger and no account; works while a sweep is running. Everything is written into one folder of the
+sweep's, `report/`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from ufo.sweeps import record
 
 METRICS = "metrics.json"  # of ufo.callbacks.best.BestMetrics
+SWEEP = "multirun.yaml"  # the config of a whole sweep, in its folder
+INSIDE = "report"  # folder of what is written
 TABLE, MARKDOWN = "report.csv", "report.md"
 STOPPED = "stopped"  # says "running", but its process is gone
 
@@ -39,6 +42,19 @@ class Run:
     @property
     def failed(self) -> bool:
         return self.state in (record.FAILED, STOPPED, record.INTERRUPTED)
+
+
+def check_sweep(folder: Path) -> None:
+    """Raises ValueError for a folder that is no sweep; it names those that are near."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give that of a sweep, runs/<name>_sweep")
+    if (folder / SWEEP).is_file():
+        return
+    below = sorted(path.parent for path in folder.glob(f"*/{SWEEP}"))
+    above = next((path for path in folder.resolve().parents if (path / SWEEP).is_file()), None)
+    near = below[:5] or [above or "runs/<name>_sweep"]
+    what = "a run and no sweep" if (folder / record.FILE).is_file() else f"no sweep, it has no {SWEEP}"
+    raise ValueError(f"{folder} is {what}; give the folder of one: {', '.join(map(str, near))}")
 
 
 def gather(folder: Path) -> list[Run]:
@@ -125,14 +141,21 @@ def _number(value: float | None, how: str = ".4f") -> str:
 
 
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """`report.csv` with all metrics; `report.md` and, with matplotlib, plots of the headlines. The files."""
+    """`report.csv` with all metrics; `report.md` and, with matplotlib, plots of the headlines. The files.
+
+    They are in `report/` of the sweep's folder; plots of an earlier report that are no more go.
+    """
+    title, folder = markdown(folder.resolve().name), folder / INSIDE
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("report_*.png"):
+        old.unlink()
     with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         head, cells = rows(runs, every_metric(runs))
         csv.writer(file).writerows([head, *cells])
     head, cells = rows(runs)
     escaped = [[markdown(cell) for cell in row] for row in [head, *cells]]
     lines = [f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(head), *escaped[1:])]
-    title, said = markdown(folder.resolve().name), markdown(counts(runs))
+    said = markdown(counts(runs))
     text = f"# {title}\n\n{said}\n\n" + "\n".join(lines) + "\n"
     (folder / MARKDOWN).write_text(text, encoding="utf-8")
     return [folder / TABLE, folder / MARKDOWN, *plots(runs, folder)]
@@ -158,7 +181,7 @@ def counts(runs: Iterable[Run]) -> str:
 def summary(runs: Sequence[Run], folder: Path) -> str:
     """What is printed when a sweep ends: the counts, each failed run with its reason, where the table is."""
     failed = [one_line(f"  {run.name}: {run.state}, {run.why}") for run in runs if run.failed]
-    return "\n".join([f"{folder}: {counts(runs)}", *failed, f"table: {folder / MARKDOWN}"])
+    return "\n".join([f"{folder}: {counts(runs)}", *failed, f"table: {folder / INSIDE / MARKDOWN}"])
 
 
 def plots(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -167,29 +190,36 @@ def plots(runs: Sequence[Run], folder: Path) -> list[Path]:
         from matplotlib.figure import Figure  # without pyplot: no display, no global state
     except ImportError:
         return []
-    metrics = headlines(runs)
-    if not metrics:
-        return []
     files = []
-    columns = min(len(metrics), 3)
-    lines = -(-len(metrics) // columns)
     for key in swept(runs):
+        metrics = [metric for metric in headlines(runs) if _points(key, metric, runs)]
+        if not metrics:
+            continue  # an empty plot would say that there is something
+        columns = min(len(metrics), 3)
+        lines = -(-len(metrics) // columns)
         figure = Figure((4.2 * columns, 3.2 * lines), layout="constrained")
-        for axes, metric in zip(figure.subplots(lines, columns, squeeze=False).flat, metrics, strict=False):
-            _plot(axes, key, metric, runs)
+        every = list(figure.subplots(lines, columns, squeeze=False).flat)
+        for axes, metric in zip(every, metrics, strict=False):
+            _plot(axes, key, metric, _points(key, metric, runs))
+        for axes in every[len(metrics) :]:
+            axes.remove()
         figure.suptitle(one_line(key).replace("$", r"\$")[:60])
         files.append(folder / f"report_{re.sub(r'[^0-9A-Za-z_.+-]', '_', key)[:100]}.png")
         figure.savefig(files[-1], dpi=100)
     return files
 
 
-def _plot(axes, key: str, metric: str, runs: Sequence[Run]) -> None:
-    """One dot per run, a line through the means; values that are no numbers stand side by side."""
-    points = [
-        (one_line(run.overrides.get(key, "")).replace("$", r"\$")[:60], run.best[metric], run.state)
+def _points(key: str, metric: str, runs: Sequence[Run]) -> list[tuple[str, float, str]]:
+    """The parameter's value, the metric's and the state of each run that has both."""
+    return [
+        (one_line(run.overrides[key]).replace("$", r"\$")[:60], run.best[metric], run.state)
         for run in runs
-        if math.isfinite(run.best.get(metric, math.nan))
+        if key in run.overrides and math.isfinite(run.best.get(metric, math.nan))
     ]
+
+
+def _plot(axes, key: str, metric: str, points: Sequence[tuple[str, float, str]]) -> None:
+    """One dot per run, a line through the means; values that are no numbers stand side by side."""
     names = list(dict.fromkeys(value for value, *_ in points))
     try:
         places = {name: float(name) for name in names}

@@ -4,7 +4,7 @@ for (const form of document.querySelectorAll("form.filter")) {
   const show = () => {
     const wanted = [...form.querySelectorAll("select")].filter((select) => select.value);
     for (const figure of figures) {
-      figure.hidden = !wanted.every((select) => figure.dataset[select.name].split("|").includes(select.value));
+      figure.hidden = !wanted.every((select) => figure.dataset[select.name].split("\n").includes(select.value));
     }
     form.querySelector("output").textContent = `${figures.filter((f) => !f.hidden).length} of ${figures.length}`;
   };

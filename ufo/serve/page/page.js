@@ -33,13 +33,15 @@ function take(file) {
 
 async function read(file) {
   try {
+    if (!about) throw new Error("The page is still loading; give the picture again in a moment.");
+    if (!file.size) throw new Error(`${file.name} is empty; choose another file.`);
     if (file.size > about.limits.upload_mb * 2 ** 20) throw new Error(`The picture has more than ${about.limits.upload_mb} MB; shrink it.`);
     const address = URL.createObjectURL(file);
     const image = await picture(address).catch(() => null);
     show(null);
     Object.assign(state, { file, image, results: [], answer: null, arose: null });
     asked += 1;
-    element("file-name").textContent = file.name;
+    element("file-name").textContent = image ? file.name : `${file.name} (this browser cannot show it; answers are listed)`;
     stage.setAttribute("aria-label", `the picture ${file.name}`);
     if (image) fit(image);
     present();

@@ -20,8 +20,11 @@ export function draw(state, options) {
   pen.clearRect(0, 0, stage.width, stage.height);
   if (!state.image) return;
   pen.imageSmoothingEnabled = true;
-  pen.drawImage(state.image, 0, 0, stage.width, stage.height);
   const shown = state.results.filter((result) => result.shown);
+  // below a map the picture is grey: its own colours would change those that the legend names
+  pen.filter = options.masks && shown.some((result) => result.map) ? "grayscale(1)" : "none";
+  pen.drawImage(state.image, 0, 0, stage.width, stage.height);
+  pen.filter = "none";
   if (options.masks) {
     for (const result of shown) if (result.map) overlay(result.map, 0.5);
     for (const object of objects(shown, options)) if (object.picture) overlay(object.picture, 0.45);
