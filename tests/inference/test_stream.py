@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ufo.data.errors import DataError
-from ufo.inference import Result, Results
+from ufo.inference import RequestError, Result, Results
 from ufo.inference.ahead import ahead
 
 
@@ -91,6 +91,13 @@ def test_a_request_is_checked_before_the_first_picture(model, tmp_path):
 
 
 # ---------------------------------------------------------------- ahead
+
+
+@pytest.mark.parametrize("bound", [0, -5, 1.5, "3"])
+@pytest.mark.parametrize("name", ["every", "max_pixels", "batch_size"])
+def test_bounds_are_whole_numbers_from_one_on(model, name, bound):
+    with pytest.raises(RequestError, match=f"{name}={bound!r}"):
+        model.stream([], "caption", **{name: bound})
 
 
 def test_items_arrive_in_order_with_the_error_where_it_was():

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from ufo.data.errors import DataError
+from ufo.data.pictures import read_image
 from ufo.inference import video
 
 av = pytest.importorskip("av")
@@ -89,6 +90,13 @@ def test_what_is_no_video_is_refused(tmp_path):
     for name in ("list.mp4", "concat.mp4", "text.mp4", "empty.mp4", "absent.mp4"):
         with pytest.raises(DataError, match=name):
             list(video.frames(tmp_path / name))
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    for name, read in (("clip.mp4", video.frame_count), ("scene.png", read_image)):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match="empty"):
+            read(tmp_path / name)
 
 
 def test_frames_that_are_too_large_are_refused(tmp_path, monkeypatch):

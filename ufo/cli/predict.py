@@ -98,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     """
     paths = find_images(args.images)
     outputs = plan_outputs(args.images, paths, args.json, args.out)
+    if args.every > 1 and not is_video(paths[0]):
+        raise CommandError("--every is about the frames of a video, and the inputs are images; leave it out")
     ids = _ids(args, paths)
     _check_name(args.task)
     model = _load(args.ckpt, args.device, args.base, args.experiment)

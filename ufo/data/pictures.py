@@ -79,6 +79,8 @@ def _open(path: str | Path, max_pixels: int, content: bytes | None = None) -> PI
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such image file.{near(Path(path))}") from error
     except PIL.UnidentifiedImageError as error:
+        if not (os.path.getsize(path) if content is None else content):
+            raise DataError(f"{path}: there is nothing in it, it is empty.") from error
         raise DataError(f"{path}: not an image in one of {', '.join(IMAGE_FORMATS)}.") from error
     except DataError:
         raise

@@ -96,9 +96,7 @@ def class_names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
         raise RequestError("classes= is empty; leave it out to ask for the model's own")
     for name in names:
         if not isinstance(name, str):
-            raise RequestError(
-                f"the name of a class is a text, not {name!r:.40}; write classes=['cat', 'dog']"
-            )
+            raise RequestError(f"a class is a name, not {name!r:.40}; write classes=['cat', 'dog']")
         _require_readable(name, "class")
         if not name.strip():
             raise RequestError("classes= has an empty name; leave it out")

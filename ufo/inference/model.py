@@ -239,6 +239,8 @@ class Inference:
         model = cast("UFO", self)
         requests = _requests(model, task, _texts(text), classes, score, batch_size)
         _whole("every", every)
+        if max_pixels is not None:
+            _whole("max_pixels", max_pixels)
         if device is not None:
             model.to(usable_device(device))
         precision = partial(computing, model, dtype)

@@ -90,6 +90,8 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     av = _av()
     if not path.is_file():
         raise DataError(f"{path}: there is no such video file")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: the file is empty")
     with path.open(
         "rb"
     ) as file:  # FFmpeg is given an open file, never a name that it may take for an address
@@ -103,7 +105,7 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
 
 def _video_stream(container: Any, name: str) -> Any:
     if not container.streams.video:
-        raise DataError(f"{name}: there is no picture in it")
+        raise DataError(f"{name}: there is no picture in it; was it written to its end?")
     stream = container.streams.video[0]
     _check_size(stream.codec_context.width, stream.codec_context.height, name)
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
