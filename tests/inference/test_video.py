@@ -157,6 +157,7 @@ def test_the_command_draws_a_video_into_a_video(model, tmp_path, capsys):
         ([str(path), "--out", str(tmp_path / "p.png")], "drawn into a video"),
         ([str(path), str(write(tmp_path / "other.mp4"))], "one video"),
         ([str(drawing), "--out", str(out)], "are images"),
+        ([str(drawing), "--every", "2"], "frames of a video"),
     ):
         assert main(["predict", *wrong, "--ckpt", ckpt]) == 1
         assert words in capsys.readouterr().err
