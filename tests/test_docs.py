@@ -160,6 +160,7 @@ UFO_COMMANDS = (
     "memory",
     "data",
     "demo",
+    "calibrate",
     "convert",
     "sweep-report",
     "dashboard",

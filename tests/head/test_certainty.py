@@ -145,6 +145,16 @@ def test_rows_one_by_one_are_rows_together(tokenizer, monkeypatch):
             assert torch.allclose(alone.of(score), together.of(score)[part], atol=1e-6)
 
 
+def test_first_tokens_may_have_states_of_their_own(tokenizer):
+    layout = Layout(largest=48)
+    whole, ids, logits = certainty(tokenizer, ["12,30,5,7"], layout)
+    other = logits.clone()
+    other[:, 0] = 0  # what a mask would be read with
+    split = Certainty(ids, other, whole.embedding, tokenizer, layout, first=logits[:, 0])
+    for score in ("sequence", "quality"):
+        assert torch.equal(split.of(score), whole.of(score))
+
+
 class Digits:
     """A tokenizer whose numbers are digits, as those of language models."""
 
@@ -163,7 +173,7 @@ def test_a_number_of_several_tokens_may_differ_in_each():
     logits = torch.randn(1, ids.shape[1], 12, generator=torch.Generator().manual_seed(3))
     logits += 3 * torch.nn.functional.one_hot(ids, 12)
     found = Certainty(ids, logits, torch.eye(12), tokenizer, Layout(largest=99))
-    boxes, spread = found._numbers
+    _, boxes, spread = found._numbers
     assert boxes.tolist() == [[25] * 4]
     first, second = logits[0, 0].softmax(-1), logits[0, 1].softmax(-1)
     for digit in range(10):  # another first digit keeps the second; the first as it is, any second

@@ -53,6 +53,7 @@ class Certainty:
     tokenizer: Tokenizer
     layout: Layout
     temperature: float = 1.0
+    first: Tensor | None = None  # [R, C], the states that emitted first tokens, where `features` has others
 
     def of(self, score: str) -> Tensor:
         """`sequence` or `quality`, float32 `[R, n]`. Raises ValueError for another name."""
@@ -76,11 +77,11 @@ class Certainty:
         shape = len(self.ids), self.layout.objects
         if not self.layout.largest:
             return self.features.new_ones(shape, dtype=torch.float32)
-        boxes, spread = self._numbers
-        found = (spread.sum(2) > 0).all(1).nonzero()[:, 0]
-        quality = spread.new_zeros(len(boxes))
-        quality[found] = expected_iou(boxes[found], spread[found])
-        return quality.view(shape)
+        found, boxes, spread = self._numbers
+        whole = (spread.sum(2) > 0).all(1)
+        quality = self.features.new_zeros(shape, dtype=torch.float32)
+        quality.view(-1)[found] = expected_iou(boxes, spread) * whole
+        return quality
 
     # ---------------------------------------------------------------- the tokens of objects
 
@@ -134,7 +135,10 @@ class Certainty:
         step = max(_AT_ONCE // len(self.embedding), 1)
         said, candidates = [self._no_place], [self._no_place.new_zeros(0, len(self._candidates))]
         for rows, columns in zip(*(places.split(step) for places in self._places), strict=True):
-            logits = F.linear(self.features[rows, columns], self.embedding).float()
+            states = self.features[rows, columns]
+            if self.first is not None:
+                states = torch.where(columns[:, None] == 0, self.first[rows], states)
+            logits = F.linear(states, self.embedding).float()
             log_probs = (logits / self.temperature).log_softmax(-1)
             said.append(log_probs.gather(1, self.ids[rows, columns, None])[:, 0])
             candidates.append(log_probs[:, self._candidates])
@@ -147,15 +151,20 @@ class Certainty:
     # ---------------------------------------------------------------- what other numbers were as likely
 
     @cached_property
-    def _numbers(self) -> tuple[Tensor, Tensor]:
-        """The boxes int64 `[R*n, 4]` as they were said, and the probability of each value `[R*n, 4, S]`.
+    def _numbers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the boxes that hold any number, `N` of all `R*n`: which they are, and what their numbers are.
+
+        Returns:
+            Their places among all `[N]`, the numbers as they were said int64 `[N, 4]`, and the probability of
+            each value `[N, 4, S]`.
 
         A number of several tokens may differ in each of them: what follows is taken to stay as it is.
         """
         value, kind = self._vocabulary
         ids, numbers, size = self.ids[self._places], self._candidates, self.layout.largest + 1
-        total = len(self.ids) * self.layout.objects * _NUMBERS
-        group = self._places[0] * (_NUMBERS * self.layout.objects) + self._slots  # [P], the number it is of
+        box = self._places[0] * self.layout.objects + self._slots // _NUMBERS
+        found, box = box.unique(return_inverse=True)
+        total, group = len(found) * _NUMBERS, box * _NUMBERS + self._slots % _NUMBERS  # [P], the number
         said, candidates = self._log_probs
         after, before, last, single = _around(group, kind[ids].abs(), said)
         boxes = torch.zeros(total, dtype=torch.int64, device=ids.device)
@@ -168,7 +177,7 @@ class Certainty:
         becomes = boxes[group][:, None] + (value[numbers] - value[ids][:, None]) * (10**after)[:, None]
         place = group[:, None] * size + becomes.clamp(0, size - 1)
         spread = weight.new_zeros(total * size).index_add_(0, place.flatten(), weight.flatten())
-        return boxes.clamp(0, size - 1).view(-1, _NUMBERS), spread.view(-1, _NUMBERS, size)
+        return found, boxes.clamp(0, size - 1).view(-1, _NUMBERS), spread.view(-1, _NUMBERS, size)
 
 
 def _around(group: Tensor, digits: Tensor, said: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

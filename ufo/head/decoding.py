@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context
 from ufo.head.beam import beams
@@ -36,12 +38,17 @@ def decode(
     """
     strategy = choose_strategy(backbone, tokenizer, task, classes)
     decoded = (beams if strategy.beams else greedy)(backbone, context, strategy)
-    decoded.certainty = certainty(backbone, tokenizer, task, decoded)
-    decoded.features = backbone.answer_features(decoded.ids, decoded.features)
+    emitted = decoded.features
+    decoded.features = backbone.answer_features(decoded.ids, emitted)
+    # a backbone may exchange what masks of first tokens are read with; other states are not kept twice
+    first = None if decoded.features is emitted else emitted[:, 0].clone()
+    decoded.certainty = certainty(backbone, tokenizer, task, decoded, first)
     return decoded
 
 
-def certainty(backbone: Backbone, tokenizer: Tokenizer, task: Task, decoded: Decoded) -> Certainty:
+def certainty(
+    backbone: Backbone, tokenizer: Tokenizer, task: Task, decoded: Decoded, first: Tensor | None
+) -> Certainty:
     """What can be asked about the tokens of decoded answers; nothing is computed here."""
     layout = Layout(
         objects=getattr(task, "max_objects", 1),
@@ -51,4 +58,5 @@ def certainty(backbone: Backbone, tokenizer: Tokenizer, task: Task, decoded: Dec
         at_end=task.names_first,
     )
     temperature = task.temperature if task.num_beams > 1 else 1.0
-    return Certainty(decoded.ids, decoded.features, backbone.output_embedding, tokenizer, layout, temperature)
+    states, embedding = decoded.features, backbone.output_embedding
+    return Certainty(decoded.ids, states, embedding, tokenizer, layout, temperature, first)
