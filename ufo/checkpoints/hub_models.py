@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ufo.backbones.lora import has_adapters
 from ufo.checkpoints.errors import CheckpointError
@@ -23,6 +23,7 @@ from ufo.places import shipped
 if TYPE_CHECKING:
     from ufo.model import UFO
 
+Place = TypeVar("Place")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 FILES = ["config.json", "vocab.txt", "tokenizer.json", "*.safetensors", "model.safetensors.index.json"]
 """What is fetched of a repository."""
@@ -63,7 +64,7 @@ def fetch_model(name: str) -> Path:
         ) from error
 
 
-def fetched(path: Any, is_elsewhere: Callable[[str], bool]) -> Any:
+def fetched(path: Place, is_elsewhere: Callable[[str], bool]) -> Place | Path:
     """Where a training starts: a name on the hub becomes the model folder that was downloaded.
 
     Args:

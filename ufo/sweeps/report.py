@@ -52,9 +52,9 @@ def check_sweep(folder: Path) -> None:
         return
     below = sorted(path.parent for path in folder.glob(f"*/{SWEEP}"))
     above = next((path for path in folder.resolve().parents if (path / SWEEP).is_file()), None)
-    near = below[:5] or [above or "runs/<name>_sweep"]
+    near = list(map(str, below[:5] or [above or "runs/<name>_sweep"]))
     what = "a run and no sweep" if (folder / record.FILE).is_file() else f"no sweep, it has no {SWEEP}"
-    raise ValueError(f"{folder} is {what}; give the folder of one: {', '.join(map(str, near))}")
+    raise ValueError(f"{folder} is {what}; give the folder of one: {', '.join(near)}")
 
 
 def gather(folder: Path) -> list[Run]:
