@@ -52,7 +52,7 @@ def check_sweep(folder: Path) -> None:
         return
     below = sorted(path.parent for path in folder.glob(f"*/{SWEEP}"))
     above = next((path for path in folder.resolve().parents if (path / SWEEP).is_file()), None)
-    near = list(map(str, below[:5] or [above or "runs/<name>_sweep"]))
+    near = [str(path) for path in below[:5]] or [str(above or "runs/<name>_sweep")]
     what = "a run and no sweep" if (folder / record.FILE).is_file() else f"no sweep, it has no {SWEEP}"
     raise ValueError(f"{folder} is {what}; give the folder of one: {', '.join(near)}")
 
