@@ -29,6 +29,7 @@ from ufo.score.truth import Example, Truth
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's sizes end."""
 Rows = dict[str, dict[str, float]]
+Reads = Literal["boxes", "masks", "maps", "texts"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Scorer(ABC):
 
     task: ClassVar[str] = ""
     kind: ClassVar[Kind | None] = None
-    reads: ClassVar[Literal["boxes", "masks", "maps", "texts"]]  # what predictions are
+    reads: ClassVar[Reads]  # what predictions are
     headline: ClassVar[str]
 
     @classmethod

@@ -16,7 +16,7 @@ from ufo.metrics.coco_ap import CocoAP
 from ufo.ops.names import find_class
 from ufo.score.ap_resampling import AREAS, certainty, class_ap, resampled_ap
 from ufo.score.predictions import Answer
-from ufo.score.tasks.base import Rows, Rules, Scorer
+from ufo.score.tasks.base import Reads, Rows, Rules, Scorer
 from ufo.score.truth import Example, Truth
 
 DETECTIONS = (1, 10, 100)
@@ -27,7 +27,7 @@ class ObjectScorer(Scorer):
     """mAP, mAP50, mAP75 and those of small, medium and large objects."""
 
     kind: ClassVar[Kind | None] = Objects()
-    reads = "boxes"
+    reads: ClassVar[Reads] = "boxes"
     headline: ClassVar[str] = "mAP"
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
 
