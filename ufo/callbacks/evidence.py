@@ -135,7 +135,8 @@ class Evidence(EvaluationCallback):
                 continue
             if one is not None:
                 self._trivial.usual |= one.usual
-        self._metrics = [copy.copy(metric) for metric in metrics_of(settings(trainer).callbacks)]
+        metrics = metrics_of(settings(trainer).callbacks)
+        self._metrics = [copy.copy(metric) for metric in metrics if not metric.beside]
         for metric in self._metrics:
             metric.start()
 

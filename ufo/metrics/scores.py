@@ -90,7 +90,8 @@ class ScoresCompared(ExampleMetric):
         metric = CocoAP(iou_type, self.classes)
         for example in self.examples:
             found, truth = example.found[score], example.truth
-            metric.update(*found[:3], truth.shapes, truth.labels, truth.crowd, truth.area)
+            objects = found.shapes, found.scores, found.labels
+            metric.update(*objects, truth.shapes, truth.labels, truth.crowd, truth.area)
         evaluator = metric.evaluated()
         images, scores, right = judged(evaluator)
         sums = calibration_sums(scores, right)
