@@ -152,6 +152,7 @@ def test_training_command__composes(arguments, program):
 
 UFO_COMMANDS = (
     "predict",
+    "export",
     "push",
     "score",
     "serve",

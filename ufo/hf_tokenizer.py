@@ -127,6 +127,10 @@ class HFTokenizer:
         """Write `tokenizer.json`, with the appended tokens."""
         (folder / "tokenizer.json").write_text(self.content, encoding="utf-8")
 
+    def to_json(self) -> str:
+        """The whole tokenizer; of a sentencepiece model our own text, which the library does not read."""
+        return self.content
+
     # ---------------------------------------------------------------- text to tokens
 
     def token_id(self, token: str) -> int:

@@ -90,6 +90,9 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write the vocabulary's file."""
 
+    def to_json(self) -> str:
+        """The whole tokenizer as a `tokenizer.json` of the library tokenizers."""
+
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> Tensor:
     """Id lists, padded on the right to one int64 tensor `[N, T]`; T is `length` or that of the longest."""
@@ -193,6 +196,11 @@ class UFOTokenizer:
     def save(self, folder: Path) -> None:
         """Write `vocab.txt` (without the appended tokens, as BERT's own file)."""
         (folder / "vocab.txt").write_text("\n".join(self.vocab) + "\n", encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The whole tokenizer as a `tokenizer.json`."""
+        text: str = self._backend.to_str()
+        return text
 
     def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of each text: `[CLS] ... [SEP]`, cut to `max_length` with the end kept."""

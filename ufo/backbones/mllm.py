@@ -128,7 +128,7 @@ class MLLM(Backbone):
                 f"the vision tower gives {tokens.shape[1]} tokens a tile instead of {layout.height} x "
                 f"{layout.width}; choose network.config.vision_feature_select_strategy=full or default"
             )
-        return ImageTokens(tokens.unflatten(0, (len(images), -1)).flatten(1, 2))
+        return ImageTokens(tokens.unflatten(0, (images.shape[0], -1)).flatten(1, 2))
 
     def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of red, green and blue that the vision tower was trained with, in 0..1."""
@@ -210,7 +210,7 @@ class MLLM(Backbone):
         points = None
         if queries is not None:
             size = (layout.rows * layout.height, layout.cols * layout.width)
-            points = Corners.of(queries.references.expand(len(x), -1, -1), size)
+            points = Corners.of(queries.references.expand(x.shape[0], -1, -1), size)
         mask, rope = prefix_mask(inside, visible, causal), self.rotary(x, positions)
         memory: list[LayerMemory | None] = []
         for index, layer in enumerate(self.decoder.layers):
@@ -224,7 +224,7 @@ class MLLM(Backbone):
         features = mosaic(self.decoder.norm(image_part(x, inside, layout.tokens)), layout)
         first = self._first_token(last, points, image.first, visible, free, layout)
         count = 1 if points is None else points.pixel.shape[1]
-        padded = None if len(visible) == 1 else visible.expand(len(x), -1)
+        padded = None if visible.shape[0] == 1 else visible.expand(x.shape[0], -1)
         return Context(features, memory, count, first, padded)
 
     def _embed_prefix(self, ids: Tensor, mask: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,19 +237,19 @@ class MLLM(Backbone):
         place = (ids == self.patch_id).int().argmax(1, keepdim=True)  # [b, 1]
         inside = (at >= place) & (at < place + count)
         source = torch.where(at < place, at, torch.where(inside, place, at - count + 1))  # [b, N]
-        text = self.decoder.embed_tokens(ids.gather(1, source)).expand(len(patches), -1, -1)
+        text = self.decoder.embed_tokens(ids.gather(1, source)).expand(patches.shape[0], -1, -1)
         return at_image(patches.to(text.dtype), inside, text), inside, mask.gather(1, source)
 
     def _first_token(self, last, points, patches, visible, free, layout) -> FirstToken:
         """A query starts from its local image prompt, a single answer from the prompt's last token."""
-        batch = len(patches)
+        batch = patches.shape[0]
         if points is None:
             embedding = self.decoder.embed_tokens(last).expand(batch, -1)
         else:
             embedding = points.sample(mosaic(patches, layout)).flatten(0, 1)
         position = free if points is None else self.quirks.first_position(free, visible.shape[1])
         position = position.expand(batch)
-        return FirstToken(embedding, position.repeat_interleave(len(embedding) // batch))
+        return FirstToken(embedding, position.repeat_interleave(embedding.shape[0] // batch))
 
     # ---------------------------------------------------------------- answers
 

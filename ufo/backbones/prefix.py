@@ -27,14 +27,14 @@ def image_part(x: Tensor, inside: Tensor, count: int) -> Tensor:
     """The image tokens `[B, I, C]` of a prefix `[B, N, C]`."""
     first = inside.int().argmax(1, keepdim=True)  # [b, 1]
     index = first + torch.arange(count, device=x.device)
-    return x.gather(1, index[..., None].expand(len(x), -1, x.shape[-1]))
+    return x.gather(1, index[..., None].expand(x.shape[0], -1, x.shape[-1]))
 
 
 def at_image(image: Tensor, inside: Tensor, otherwise: Tensor | float) -> Tensor:
     """Image tokens `[B, I, C]` at their places `inside [b, N]` of a prefix: `[B, N, C]`."""
     first = inside.int().argmax(1, keepdim=True)  # [b, 1]
     number = torch.arange(inside.shape[1], device=image.device) - first
-    number = number.clamp(0, image.shape[1] - 1)[..., None].expand(len(image), -1, image.shape[-1])
+    number = number.clamp(0, image.shape[1] - 1)[..., None].expand(image.shape[0], -1, image.shape[-1])
     return torch.where(inside[..., None], image.gather(1, number), otherwise)
 
 

@@ -151,7 +151,7 @@ def _attend_shared(
     All queries of an image form one matrix, so its keys are read once however many queries there are.
     """
     keys, values = memory
-    batch, (groups, length) = len(keys), query.shape[2:4]
+    batch, (groups, length) = keys.shape[0], query.shape[2:4]
     if rows is None:
         by_image = query.unflatten(0, (batch, -1))  # [B, Q, K, g, T, d]
     else:

@@ -241,7 +241,7 @@ class UFOViT(Backbone):
 
         size = (self.window_size, self.window_size) if layer.windowed else (height, width)
         tiles = partition(image, size)  # [B*windows, N, C]
-        keys, values, seen = (to_windows(x, len(tiles)) for x in (*text, text_mask))
+        keys, values, seen = (to_windows(x, tiles.shape[0]) for x in (*text, text_mask))
         rows, columns = resize_table(layer.rel_pos_h, size[0]), resize_table(layer.rel_pos_w, size[1])
         out, k, v = self.compiled(image_pass)(layer, tiles, keys, values, seen, rows, columns, size)
         kept = {}
@@ -289,7 +289,7 @@ class UFOViT(Backbone):
         # later chunks look nothing up that is in the cache
         seen = cache.before if start else next(m.own[0].shape[2] for m in context.memory if m and m.own)
         call = _AnswerCall(
-            shape=(len(ids), ids.shape[1]),
+            shape=(ids.shape[0], ids.shape[1]),
             packed=packed,
             number=number,
             mask=answer_mask(ids.shape[1], seen + start + ids.shape[1], ids.device),

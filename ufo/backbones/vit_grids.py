@@ -52,9 +52,9 @@ def unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Ten
 
 def to_windows(x: Tensor, windows: int) -> Tensor:
     """Each row of `[B or 1, ...]` for all windows of its image, as a view where one row serves all."""
-    if len(x) == 1:
+    if x.shape[0] == 1:
         return x.expand(windows, *x.shape[1:])
-    return x.repeat_interleave(windows // len(x), 0)
+    return x.repeat_interleave(windows // x.shape[0], 0)
 
 
 def gather_windows(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -3,19 +3,23 @@
     @faster(strided_planes, on_cpu=True, gradients=False)
     def arrange_planes(planes): ...
 
-The decorated function is the definition and runs on every device; tests call it as `.plain`.
+The decorated function is the definition and runs on every device; tests call it as `.plain`, and inside
+`definitions()` nothing stands in for it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_DEFINED: ContextVar[bool] = ContextVar("everything is computed as it is defined", default=False)
 
 
 def faster(
@@ -33,7 +37,7 @@ def faster(
         @functools.wraps(definition)
         def chosen(*args: Any, **kwargs: Any) -> Any:
             first: Tensor = args[0] if args else next(iter(kwargs.values()))
-            here = (first.device.type == "cpu") == on_cpu
+            here = (first.device.type == "cpu") == on_cpu and not _DEFINED.get()
             if here and (gradients is None or gradients == torch.is_grad_enabled()):
                 result = stand_in(*args, **kwargs)
                 if result is not NotImplemented:
@@ -44,3 +48,13 @@ def faster(
         return cast(Function, chosen)
 
     return decorate
+
+
+@contextmanager
+def definitions() -> Iterator[None]:
+    """Inside, everything is computed as it is defined: a graph is for other sizes than its example's."""
+    token = _DEFINED.set(True)
+    try:
+        yield
+    finally:
+        _DEFINED.reset(token)

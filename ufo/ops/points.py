@@ -41,7 +41,7 @@ class Corners(NamedTuple):
         inside = corner.clamp(corner.new_zeros(2), extent - 1)
         weight = weight * (inside == corner).all(-1)
         x, y = inside.long().unbind(-1)
-        image = torch.arange(len(points), device=points.device)[:, None, None]
+        image = torch.arange(points.shape[0], device=points.device)[:, None, None]
         return cls((image * height + y) * width + x, weight)
 
     def sample(self, maps: Tensor) -> Tensor:

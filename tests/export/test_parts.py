@@ -1,0 +1,114 @@
+"""Encoder and step as modules say what the model says, and what cannot be exported is refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from tiny_fixtures import TEXTS
+from tiny_mllm import CLASSES, make_mllm
+
+from ufo.export import ExportError, export_model, write
+from ufo.export.check import check
+from ufo.export.parts import as_defined, example_inputs, make_parts
+from ufo.export.run import answer
+from ufo.head.decoding import decode
+from ufo.inference.asking import make_requests
+from ufo.ops.faster import faster
+
+
+def decoded(model, encoder, images):
+    """What the model says about the images with its own cache, guesses and leaving rows."""
+    task, queries = encoder.task, encoder.queries
+    with torch.no_grad():
+        context = model.backbone.encode(images, encoder.ids, encoder.mask, queries, task.causal_image)
+        return context, decode(model.backbone, context, model.tokenizer, task)
+
+
+@pytest.mark.parametrize("family", ["vit", "internvl", "llava"])
+@pytest.mark.parametrize("name", ["detection", "instance_segmentation", "caption", "grounding"])
+def test_answers_are_those_of_the_model(make_model, family, name):
+    if family != "vit" and name != "detection":
+        pytest.skip("the tiny language models have one task")
+    model = make_model() if family == "vit" else make_mllm(family)
+    (request,), _ = make_requests(model, [name], [TEXTS.get(name, "")], None)
+    encoder, step = make_parts(model, request)
+    given = example_inputs(encoder.module, 2, seed=3)
+    end, longest = model.tokenizer.end_id, encoder.module.task.max_length
+    said = answer(encoder.module, step.module, end, longest, *given)
+    context, right = decoded(model, encoder.module, given[0])
+    assert torch.allclose(said.features, context.image_features, atol=1e-5)
+    assert torch.equal(said.ids, right.ids[:, : said.ids.shape[1]])
+    assert right.ids[:, said.ids.shape[1] :].eq(end).all()
+    assert torch.allclose(said.scores, right.first_scores, atol=1e-5)
+    spoken = said.ids != end
+    assert torch.allclose(said.hidden[spoken], right.features[:, : said.ids.shape[1]][spoken], atol=1e-4)
+
+
+def test_a_part_that_computes_something_else_is_refused(make_model):
+    model = make_model()
+    (request,), _ = make_requests(model, ["detection"], [""], None)
+    parts = make_parts(model, request)
+    encoder, step = (part.module for part in parts)
+    found = check(parts, (encoder, step), "torch")
+    assert set(found) == {"features", "logits", "hidden", "memory"} and max(found.values()) == 0
+
+    def wrong(*given):
+        logits, *rest = step(*given)
+        return (logits + 0.1, *rest)
+
+    with pytest.raises(ExportError, match="logits of the step differs"):
+        check(parts, (encoder, wrong), "torch")
+
+
+def test_nothing_stands_in_for_a_definition():
+    def stand_in(x):
+        return x + 1
+
+    @faster(stand_in, on_cpu=True)
+    def definition(x):
+        return x
+
+    with as_defined():
+        assert definition(torch.zeros(1)) == 0
+    assert definition(torch.zeros(1)) == 1
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_folder_that_is_there_is_left_alone(make_model, tmp_path):
+    with pytest.raises(ExportError, match="is there already"):
+        export_model(make_model(), tmp_path)
+
+
+def test_a_format_that_is_not_there(make_model, tmp_path):
+    with pytest.raises(ExportError, match=r"'tflite'.*torch, aoti, onnx"):
+        export_model(make_model(), tmp_path / "out", formats=["tflite"])
+
+
+def test_without_a_compiler_aotinductor_is_refused(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ExportError, match=r"C\+\+ compiler"):
+        export_model(make_model(), tmp_path / "out", formats=["aoti"])
+
+
+def test_without_its_libraries_onnx_is_refused(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(write.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"onnx, onnxscript, onnxruntime.*ufo-vision\[export\]"):
+        export_model(make_model(), tmp_path / "out", formats=["onnx"])
+
+
+def test_features_that_a_step_does_not_know_are_refused(tmp_path):
+    model = make_mllm(compat={"embedding_of_first": True})
+    model.tasks["detection"].mask_tokens = 4
+    with pytest.raises(ExportError, match="embedding_of_first"):
+        export_model(model, tmp_path / "out", "detection", classes=CLASSES)
+
+
+def test_what_fails_leaves_nothing(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "make_parts", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model(make_model(), tmp_path / "out", "detection")
+    assert list(tmp_path.iterdir()) == []
