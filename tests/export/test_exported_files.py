@@ -23,7 +23,7 @@ from ufo.head.decoding import decode
 from ufo.inference.asking import Request
 
 HERE = all(importlib.util.find_spec(name) for name in ONNX_NEEDS)
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=1)
 
 
 @pytest.fixture(scope="module")

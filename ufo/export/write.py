@@ -166,8 +166,10 @@ def _write_aoti(part: Part, program: torch.export.ExportedProgram, path: Path) -
 def _write_onnx(part: Part, program: torch.export.ExportedProgram, path: Path) -> Run:
     from ufo.export.onnx import write_onnx
 
+    # in ONNX an output has a name of its own
+    outputs = [f"next_{name}" if name in part.inputs else name for name in part.outputs]
     try:
-        write_onnx(program, path, part.inputs, part.outputs)
+        write_onnx(program, path, part.inputs, outputs)
     except Exception as error:  # an operation that ONNX does not have
         raise ExportError(
             f"ONNX cannot hold the {part.name} ({_first_line(error.__cause__ or error)}); leave out onnx"
