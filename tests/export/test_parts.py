@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from tiny_fixtures import TEXTS
-from tiny_mllm import CLASSES, make_mllm
+from tiny_mllm import make_mllm
 
 from ufo.export import ExportError, export_model, write
 from ufo.export.check import check
@@ -100,11 +100,10 @@ def test_without_its_libraries_onnx_is_refused(make_model, tmp_path, monkeypatch
         export_model(make_model(), tmp_path / "out", formats=["onnx"])
 
 
-def test_features_that_a_step_does_not_know_are_refused(tmp_path):
-    model = make_mllm(compat={"embedding_of_first": True})
-    model.tasks["detection"].mask_tokens = 4
-    with pytest.raises(ExportError, match="embedding_of_first"):
-        export_model(model, tmp_path / "out", "detection", classes=CLASSES)
+@pytest.mark.parametrize("family", ["internvl", "llava"])
+def test_language_models_are_refused(tmp_path, family):
+    with pytest.raises(ExportError, match="language models are not exported"):
+        export_model(make_mllm(family), tmp_path / "out", formats=["torch"])
 
 
 def test_what_fails_leaves_nothing(make_model, tmp_path, monkeypatch):

@@ -29,7 +29,8 @@ def write_onnx(program: ExportedProgram, path: Path, inputs: Sequence[str], outp
 
 def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     """Sorting as taking all of the largest: of equal ones ONNX takes the first one first."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # its types know of no symbol
     count = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
     return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)

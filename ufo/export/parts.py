@@ -209,7 +209,8 @@ def _step(model: UFO, encoder: Encoder, out: tuple[Tensor, ...]) -> Part:
         batch = Dim("batch", min=1)
         rows = queries * batch if queries > 1 else batch
         length = {4: Dim("prefix", min=2)} if len(prefix) > 2 else {}
-        sizes = [{2: batch, **length}, {0: rows}, {0: batch, 1: length.get(4)}][: len(prefix)]
+        every: list[dict[int, Any]] = [{2: batch, **length}, {0: rows}, {0: batch, 1: length.get(4)}]
+        sizes = every[: len(prefix)]
     grows = {2: rows, 4: Dim("length", min=before + 1)}
     inputs = ("tokens", "memory", *OUTPUTS[4 : 4 + len(prefix)])
     return Part(

@@ -58,8 +58,8 @@ def export_model(
     if folder.exists():
         raise ExportError(f"{folder} is there already; name a folder that is not")
     _check_formats(formats)
+    _check_model(model)
     (request, *_), _ = make_requests(model, task, [text], classes, strict=True)
-    _check_model(model, request.task)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
     scratch.mkdir()
@@ -98,14 +98,14 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def _check_model(model: UFO, task: str) -> None:
-    if model.backbone.lora:
-        raise ExportError("adapters are not exported; merge them into the weights first: ufo convert")
-    if model.backbone.quirks.embedding_of_first and model.task(task).mask_tokens:
+def _check_model(model: UFO) -> None:
+    if model.backbone.answers_continue_prompt:
         raise ExportError(
-            "these weights take the first mask token's embedding for its state (compat.embedding_of_first), "
-            f"which a step does not know; export another task than {task}"
+            "language models are not exported, as the graph of their step would refuse a single picture; "
+            "`ufo push --to FOLDER` writes what transformers loads"
         )
+    if model.backbone.lora:
+        raise ExportError("adapters are not exported; merge them into the weights first: ufo convert --merge")
 
 
 def _write_parts(
