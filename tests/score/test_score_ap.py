@@ -18,6 +18,7 @@ from ufo.score.ap_resampling import resampled_ap
 from ufo.score.evaluate import Declared, Resampling, score
 from ufo.score.tasks import Rules, make_scorer
 from ufo.score.truth import Wanted, read_truth
+from ufo.tasks import kind_of
 
 NAMES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large")
 
@@ -76,7 +77,7 @@ def test_a_resample_equals_cocoeval_on_the_images_it_holds(tmp_path):
     found = detections(content)
     truth = read_truth(write(tmp_path / "t.json", content), Wanted())
     weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 3, 0, 1], [0, 0, 4, 0, 1, 2]])
-    scorer = make_scorer("detection", truth, Rules(tmp_path))
+    scorer = make_scorer("detection", truth, Rules(tmp_path, kind_of("detection")))
     path = write(tmp_path / "f.json", found)
     score_into(scorer, truth, path)
     values = resampled_ap(scorer._evaluated, torch.from_numpy(weights).double())
@@ -94,7 +95,7 @@ def score_into(scorer, truth, path):
     from ufo.score.joining import join
     from ufo.score.predictions import read_predictions
 
-    scorer.rules = Rules(path.parent, Convention("xywh"))
+    scorer.rules = Rules(path.parent, kind_of("detection"), convention=Convention("xywh"))
     joined = join(truth, read_predictions(path, None), path)
     for example, answers in zip(truth.examples, joined.answers, strict=True):
         scorer.add(example, answers)

@@ -248,9 +248,11 @@ def test_a_thousand_resamples_of_a_refcoco_take_seconds():
     from ufo.score.bootstrap import draw, intervals
     from ufo.score.tasks import Rules, make_scorer
     from ufo.score.truth import Example, Truth
+    from ufo.tasks import kind_of
 
+    rules = Rules(Path(), kind_of("grounding"))
     examples = [Example(i % 1500, (), SIZE, str(i), i, [[5, 5, 20, 20]]) for i in range(10834)]
-    scorer = make_scorer("grounding", Truth(Path(), examples, expressions=True), Rules(Path()))
+    scorer = make_scorer("grounding", Truth(Path(), examples, expressions=True), rules)
     right = torch.rand(10834, generator=torch.Generator().manual_seed(0)) < 0.8
     for example, hit in zip(examples, right.double().tolist(), strict=True):
         scorer.count(example, torch.tensor([hit, hit, 1.0]).double(), {})

@@ -206,8 +206,8 @@ class Results(dict[str, Result]):
         known = {*dir(Result), *(f.name for f in fields(Result))}
         if name.startswith("_") or name not in known:
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        first = next(iter(self), "detection")
-        raise AttributeError(f"these are answers by task ({', '.join(self)}): found['{first}'].{name}")
+        one = ", ".join(f"found['{task}'].{name}" for task in self)
+        raise AttributeError(f"these are answers by task; ask one of them: {one}")
 
     def __missing__(self, task: object) -> Result:
         raise KeyError(f"no answer of {task!r}; there are those of {', '.join(self)}")
