@@ -62,3 +62,16 @@ def test_data_without_a_usable_object_are_refused(tmp_path, split, change):
 def test_an_image_without_objects_among_others_is_fine(tmp_path):
     source = Source("own/detection", "detection", val=lambda: coco(tmp_path, [0, 1], False))
     assert len(source.data("val")) == 2
+
+
+def test_an_evaluation_does_not_read_the_training_data(tmp_path, make_model):
+    """Scenes that are drawn for it have none."""
+
+    def none() -> CocoDataset:
+        raise AssertionError("nobody trains")
+
+    source = Source("own/detection", "detection", train=none, val=lambda: coco(tmp_path, [3], train=False))
+    data = UFODataModule([source])
+    data.setup("validate")
+    check_fit(make_model(), data, training=False)
+    assert source.built == ("val",)

@@ -211,11 +211,14 @@ def _check_samples(task: Task) -> None:
         )
 
 
-def check_fit(model: UFO, data: UFODataModule) -> None:
-    """Raises ValueError where the model cannot read or write what the data asks for, in either split."""
+def check_fit(model: UFO, data: UFODataModule, training: bool = True) -> None:
+    """Raises ValueError where the model cannot read or write what the data asks for, in either split.
+
+    Without `training` the training data are left alone: scenes that are drawn for an evaluation have none.
+    """
     for source in data.sources:
         used = [split for split in ("train", "val") if source.has(split)]
-        if source.has("val") and not source.weight > 0:
+        if source.has("val") and not (training and source.weight > 0):
             used = ["val"]
         for split in used:
             check_source(model, source.name, source.task, source.classes(split))

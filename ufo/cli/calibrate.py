@@ -160,7 +160,7 @@ def _predict(cfg: DictConfig, model: UFO, check_fit: Any) -> dict[tuple[str, str
     data = build.build_data(cfg)
     data.prepare_data()
     data.setup("validate")
-    check_fit(model, data)
+    check_fit(model, data, training=False)
     scores: ScoreTable = ScoreTable()
     trainer = build.build_trainer(
         cfg, evaluates=True, callbacks=[scores, build.progress_bar()], logger=False,

@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> float | None:
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("validate")
-        check_fit(model, data)
+        check_fit(model, data, training=False)
 
     with clear_errors(RUNNING):
         trainer.validate(module, data, verbose=False)
