@@ -210,4 +210,4 @@ def test_train_is_searched_and_pruned(tmp_path):
     trials = optuna.load_study(study_name=study.study_name, storage=f"sqlite:///{tmp_path}/optuna.db").trials
     assert [sorted(t.intermediate_values) for t in trials] == [[2, 4]] * 3
     assert [t.value for t in trials] == [t.intermediate_values[4] for t in trials]
-    assert metric in (tmp_path / "report.csv").read_text()
+    assert metric in (tmp_path / "report" / "report.csv").read_text()

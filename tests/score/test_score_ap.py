@@ -68,7 +68,7 @@ def test_tables_of_classes_and_sizes(tmp_path):
     for label, name in enumerate(("cat", "red dog")):
         assert result.tables["class"][name]["mAP"] == evaluator.eval["precision"][:, :, label, 0, 2].mean()
         objects = [a for a in content["annotations"] if a["category_id"] == (3, 7)[label]]
-        assert result.tables["class"][name]["count"] == sum(not a["iscrowd"] for a in objects)
+        assert result.tables["class"][name]["number"] == sum(not a["iscrowd"] for a in objects)
     assert result.tables["size"]["all"]["mAP"] == result.values["mAP"]
 
 

@@ -63,7 +63,7 @@ def test_accuracy_equals_a_loop(tmp_path):
     assert result.values["mean_IoU"] == pytest.approx(sum(ious) / len(ious), abs=1e-12)
     assert 0.1 < result.values["Acc@0.5"] < 0.9
     assert set(result.tables) == {"class", "size", "score"}
-    counts = [row["count"] for row in result.tables["class"].values()]
+    counts = [row["number"] for row in result.tables["class"].values()]
     assert sum(counts) == len(ious)
 
 

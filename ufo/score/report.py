@@ -117,7 +117,7 @@ def _number(value: float) -> str:
 
 
 def _cell(key: str, value: float) -> str:
-    return f"{value:.0f}" if key in ("count", "number") else _number(value)
+    return f"{value:.0f}" if key == "number" else _number(value)
 
 
 def _interval(result: Result, name: str) -> str:

@@ -176,7 +176,7 @@ class SumScorer(Scorer):
         for table, rows in self._groups.items():
             if len(rows) > 1:
                 found[table] = {
-                    name: {"count": float(sums[-1])}
+                    name: {"number": float(sums[-1])}
                     | {k: float(v) for k, v in self.of_sums(sums[:-1]).items()}
                     for name, sums in sorted(rows.items(), key=lambda row: -float(row[1][-1]))
                 }

@@ -71,4 +71,4 @@ class ClassMapScorer(SumScorer):
         both, found, wanted = self.stacked().sum(0).unflatten(0, (3, len(self.truth.classes)))
         iou, acc = both / (found + wanted - both), both / wanted
         columns = zip(self.truth.classes, wanted.tolist(), iou.tolist(), acc.tolist(), strict=True)
-        return {"class": {name: {"count": n, "IoU": i, "Acc": a} for name, n, i, a in columns}}
+        return {"class": {name: {"number": n, "IoU": i, "Acc": a} for name, n, i, a in columns}}

@@ -113,13 +113,13 @@ class ObjectScorer(Scorer):
         values = self.values()
         return {
             "class": {
-                name: {"count": count, **row}
+                name: {"number": count, **row}
                 for (name, row), count in zip(
                     class_ap(self._evaluated, self.truth.classes).items(), counts.tolist(), strict=True
                 )
             },
             "size": {
-                size: {"count": count, "mAP": values["mAP" if size == "all" else f"mAP_{size}"]}
+                size: {"number": count, "mAP": values["mAP" if size == "all" else f"mAP_{size}"]}
                 for size, count in zip(AREAS, sizes.tolist(), strict=True)
             },
         }
