@@ -9,6 +9,7 @@ import torch
 from cli_model import tiny_model
 
 from ufo.checkpoints.load import load, save
+from ufo.cli.calibrate import _config
 from ufo.data.digits import generate
 from ufo.inference.asking import RequestError
 
@@ -100,3 +101,8 @@ def test_shipped_model_on_a_few_scenes(ufo, tmp_path):
     assert (found.scores.diff() <= 0).all()
     few = ufo("calibrate", shipped, *data, "+trainer.limit_val_batches=0", "--out", tmp_path / "few")
     assert few.code == 1 and "held-out data" in few.err[-1]
+
+
+def test_no_training_scenes_are_drawn():
+    cfg = _config(["experiment=digits"], tiny_model(), "model")
+    assert cfg.prepare.digits.train == 0 and cfg.prepare.digits.val == 500

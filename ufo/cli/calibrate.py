@@ -59,16 +59,18 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise CommandError(f"{args.out} exists; choose another name, or remove it first")
     overrides = _overrides(args)
+    from hydra.errors import InstantiationException
+
     from ufo.check import check_fit
     from ufo.checkpoints.load import load, save
     from ufo.errors import sentence
 
     model = load(args.ckpt, base=args.base)
     try:
-        cfg = _config(overrides, model)
+        cfg = _config(overrides, model, args.ckpt)
         tasks = _prepare(cfg, model, args.score)
         found = _predict(cfg, model, check_fit)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, InstantiationException) as error:
         raise CommandError(sentence(error)) from error
     rows: list[list[str]] = []
     for name in tasks:
@@ -112,8 +114,10 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     return [*own, *args.overrides]
 
 
-def _config(overrides: Sequence[str], model: UFO) -> DictConfig:
+def _config(overrides: Sequence[str], model: UFO, ckpt: str) -> DictConfig:
     """The config at the model's resolutions, without the sources that score no objects."""
+    from omegaconf import OmegaConf
+
     from ufo.check import check_config
     from ufo.checkpoints.recipes import compose
 
@@ -137,6 +141,7 @@ def _config(overrides: Sequence[str], model: UFO) -> DictConfig:
     if left_out:
         print(f"left out, as they hold no scored objects: {', '.join(left_out)}")
     check_config(cfg)
+    OmegaConf.update(cfg, "ckpt", ckpt, force_add=True)  # as in an evaluation: no training scenes are drawn
     return cfg
 
 
@@ -157,15 +162,15 @@ def _predict(cfg: DictConfig, model: UFO, check_fit: Any) -> dict[tuple[str, str
     from ufo import build
     from ufo.callbacks.scores import ScoreTable
 
-    data = build.build_data(cfg)
-    data.prepare_data()
-    data.setup("validate")
-    check_fit(model, data, training=False)
     scores: ScoreTable = ScoreTable()
     trainer = build.build_trainer(
         cfg, evaluates=True, callbacks=[scores, build.progress_bar()], logger=False,
         enable_checkpointing=False, enable_model_summary=False,
     )  # fmt: skip
+    data = build.build_data(cfg)
+    data.prepare_data()
+    data.setup("validate")
+    check_fit(model, data, training=False)
     trainer.validate(build.evaluation_module(model), data, verbose=False)
     model.to("cpu")
     tasks = {source.name: source.task for source in data.evaluated}
