@@ -128,7 +128,7 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
 
 def run(script: str, *overrides: str, out: Path) -> None:
     """`python <script> <overrides>` in this process; the run's folder is `out`."""
-    before, folder = list(sys.argv), os.getcwd()
+    before, folder, variables = list(sys.argv), os.getcwd(), dict(os.environ)
     # the tests' own logging stays as it is
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", f"hydra.run.dir={out}"]
     sys.argv = [str(ROOT / script), *quiet, *overrides]
@@ -138,7 +138,10 @@ def run(script: str, *overrides: str, out: Path) -> None:
     finally:
         sys.argv = before
         os.chdir(folder)
-        # Lightning leaves DDP's group of one process; in a forked copy of it, a collective never returns
+        # Lightning leaves DDP's LOCAL_RANK, with which a command would wait for processes that others start
+        os.environ.clear()
+        os.environ.update(variables)
+        # and its group of one process; in a forked copy of it, a collective never returns
         if dist.is_initialized():
             dist.destroy_process_group()
 

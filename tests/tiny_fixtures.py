@@ -5,6 +5,7 @@ Images are 24 x 24 pixels (2 x 2 windows of 3 x 3 patches), 12 x 12 for the task
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -67,9 +68,16 @@ def minutes(item) -> float:
 
 @pytest.fixture(autouse=True)
 def no_process_group_is_left():
-    """A fork of this process would wait for ever in the group's first collective."""
+    """A fork would wait for ever in the group's first collective, and a command for processes nobody starts."""
+    before = places()
     yield
     assert not dist.is_initialized(), "the test leaves a process group: dist.destroy_process_group()"
+    assert places() == before, "the test leaves the environment of one of several processes"
+
+
+def places() -> dict[str, str]:
+    """What tells a process that somebody else starts the others."""
+    return {key: os.environ[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if key in os.environ}
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,8 @@ def _config(overrides: Sequence[str], model: UFO, ckpt: str) -> DictConfig:
     from ufo.check import check_config
     from ufo.checkpoints.recipes import compose
 
-    sizes = [f"resolution.{name}={task.image_size}" for name, task in model.tasks.items()]
+    # a task of one's own may take its size from another task's
+    sizes = [f"++resolution.{name}={task.image_size}" for name, task in model.tasks.items()]
     fixed = ["logger=none", "name=calibrate", "trainer.default_root_dir=."]  # nothing is written there
     cfg = compose([*sizes, *overrides, *fixed])
     left_out = []
