@@ -68,7 +68,7 @@ def minutes(item) -> float:
 
 @pytest.fixture(autouse=True)
 def no_process_group_is_left():
-    """A fork would wait for ever in the group's first collective, and a command for processes nobody starts."""
+    """A fork would wait for ever in the group's first collective, a command for processes nobody starts."""
     before = places()
     yield
     assert not dist.is_initialized(), "the test leaves a process group: dist.destroy_process_group()"
