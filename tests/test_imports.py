@@ -81,3 +81,17 @@ def test_seams__keep_what_the_design_promises():
     seam = ("ufo.backbones.base", "ufo.backbones.context")
     assert not [n for n in rules["ufo.head"] if within(n, ["ufo.backbones"]) and n not in seam]
     assert not [n for n in rules["ufo.backbones"] if within(n, ["ufo.tasks", "ufo.data", "ufo.head"])]
+
+
+def test_seams__are_types_and_not_questions_about_attributes():
+    """What a backbone, a task or a tokenizer may leave out has a default in its base class."""
+    asked = []
+    for place in ("model.py", "head", "tasks", "kinds", "checkpoints"):
+        path = ROOT / "ufo" / place
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                    continue
+                if node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) > 2):
+                    asked.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert not asked

@@ -165,9 +165,9 @@ def apply_tasks(cfg: DictConfig, model: UFO) -> None:
     for key, setter in told.items():
         _, name, setting = key.split(".", 2)
         task, settings = model.tasks.get(name), cfg.tasks.get(name)
-        if task is None or not settings or not hasattr(task, setting):
+        if task is None or not settings or setting not in task.settings:
             continue
-        value, learned = settings[setting], getattr(task, setting)
+        value, learned = settings[setting], task.settings[setting]
         if setting in FIXED and value != learned:
             raise ValueError(
                 f"the checkpoint has learned {key}={learned}, which an evaluation cannot change to {value}; "

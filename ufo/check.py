@@ -261,7 +261,7 @@ def _too_long(model: UFO, source: str, length: str) -> ValueError:
 def _check_distinct(model: UFO, task: Task, source: str, classes: Sequence[str]) -> None:
     """Raises ValueError for a class whose answer would be read as that of another, or of no object."""
     tokens: dict[tuple[int, ...], str] = {}
-    if getattr(task, "answers_background", False):
+    if task.answers_background:
         (word,) = model.tokenizer.encode([task.wording.background])
         tokens[tuple(word)] = ""
     for name, written in zip(classes, model.tokenizer.encode(list(classes)), strict=True):

@@ -94,13 +94,8 @@ class Limits:
         """The most tokens that a prompt may have without those of the image."""
         backbone, task = self.model.backbone, self.task
         most = self.model.tokenizer.max_prompt_length - 1  # one may be the end
-        most = min(most, backbone.config.get("max_positions") or most)
-        context = getattr(backbone, "context_length", None)
-        if context is None:
-            return most
-        # only language models have a context, and with it a layout
-        image = backbone.layout(task.image_size, task.image_size).tokens  # type: ignore[operator]
-        return min(most, context - image - task.max_length + 1)
+        room = backbone.prompt_room(task.image_size, task.image_size, task.max_length)
+        return most if room is None else min(most, room)
 
     @cached_property
     def prompt_length(self) -> int:

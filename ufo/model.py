@@ -300,7 +300,7 @@ class UFO(Inference, nn.Module):
     def prompt_limit(self) -> int:
         """The most tokens that a prompt may have: longer ones would be cut, or have no position."""
         limit = self.tokenizer.max_prompt_length
-        return min(self.backbone.config.get("max_positions") or limit, limit)
+        return min(self.backbone.max_positions or limit, limit)
 
     @property
     def prompt_bound(self) -> str:

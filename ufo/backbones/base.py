@@ -114,6 +114,14 @@ class Backbone(nn.Module, ABC):
         `answer` is how many tokens may follow, `height` and `width` are those of the image in pixels.
         """
 
+    max_positions: int | None = None  # so many tokens a prompt may have; None: the network sets no bound
+    patch_id: int = -1  # the token that stands for the image in a prompt; -1: none does
+    patch_token: str = ""  # and its text
+
+    def prompt_room(self, height: int, width: int, answer: int) -> int | None:
+        """So many tokens a prompt may have beside an image of this size and an answer; None: no bound."""
+        return self.max_positions
+
     # ---------------------------------------------------------------- images and answers
 
     quirks: Quirks = Quirks()  # departures of published code that these weights need
@@ -164,6 +172,11 @@ class Backbone(nn.Module, ABC):
         )
 
     # ---------------------------------------------------------------- weights
+
+    @property
+    def transformers_model(self) -> nn.Module | None:
+        """The model of transformers inside, unmodified, whose files others read; None: a network of ours."""
+        return None
 
     lora: dict[str, Any] | None = None  # settings if not all of it trains, see `ufo.backbones.lora`
     base: dict[str, Any] | None = None  # name and fingerprint of the frozen weights, if a file holds them

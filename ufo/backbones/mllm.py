@@ -54,7 +54,6 @@ class MLLM(Backbone):
     model_class: ClassVar[type[PreTrainedModel]]
     default_system: ClassVar[str] = ""
     image_text: ClassVar[str]  # what stands in a prompt for the image: one `patch_token` among others
-    patch_token: ClassVar[str]
     tokens: ClassVar[tuple[str, ...]]  # special tokens of the chat format that the tokenizer must have
     pixel_mean_std: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]  # of red, green, blue in 0..1
     answers_continue_prompt = True
@@ -84,7 +83,6 @@ class MLLM(Backbone):
         self.system = self.default_system if system is None else system
         self.max_tiles, self.quirks = max_tiles, Quirks(**(compat or {}))
         self.gradient_checkpointing, self.dtype = gradient_checkpointing, dtype
-        self.patch_id = -1  # no token, until `attach`
         self._image_token = image_token(self.net.config.to_dict()) if pretrained else None
         self.width = self.net.config.get_text_config().hidden_size
         self.context_length = longest_context(self.net.config)
@@ -179,6 +177,10 @@ class MLLM(Backbone):
                 f"{self.patch_token} is the token {self.patch_id} of the tokenizer, {self._image_token} of "
                 "network.pretrained; give the tokenizer of these weights (backbone.tokenizer.name_or_path)"
             )
+
+    def prompt_room(self, height: int, width: int, answer: int) -> int:
+        # the prompt's token for the image makes room for the image itself
+        return self.context_length - self.layout(height, width).tokens - answer + 1
 
     def check_prompt(self, ids, mask, height, width, answer) -> None:
         places = ((ids == self.patch_id) & mask).sum(1)
@@ -284,6 +286,10 @@ class MLLM(Backbone):
         return self.quirks.answer_features(ids, hidden, self.embed_tokens)
 
     # ---------------------------------------------------------------- names and weights
+
+    @property
+    def transformers_model(self) -> PreTrainedModel:
+        return self.net
 
     @property
     def output_embedding(self) -> Tensor:

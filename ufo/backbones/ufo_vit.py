@@ -102,7 +102,7 @@ class UFOViT(Backbone):
         self.window_pixels = patch_size * window_size
         self.mean_layers = frozenset(mean_layers or range(depth, layers))
         self.quirks = Quirks(query_update_at_global=query_update_at_global)
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.max_positions = gradient_checkpointing, max_positions
         grid = image_size // patch_size
         self._prompts: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
         self._tables: dict[tuple, Tensor] = {}

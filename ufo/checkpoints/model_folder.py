@@ -128,7 +128,7 @@ def _save(model: UFO, path: Path) -> None:
         description.pop("vocab", None)
         description.get("tokenizer", {}).pop("content", None)
         state = weights_to_save(model, folder=True)
-        net = _transformers_model(model)
+        net = model.backbone.transformers_model
         if net is not None and not has_adapters(model.backbone.lora):
             state = {name.removeprefix(NET): value for name, value in state.items()}
             description = {**_native_config(model, net), "ufo": description}
@@ -186,18 +186,12 @@ def _write_json(path: Path, content: Any) -> None:
 # ---------------------------------------------------------------- for transformers
 
 
-def _transformers_model(model: UFO) -> nn.Module | None:
-    """The backbone's unmodified transformers model, if it is one."""
-    net = getattr(model.backbone, "net", None)
-    return net if hasattr(getattr(net, "config", None), "to_diff_dict") else None
-
-
 def _native_config(model: UFO, net: Any) -> dict[str, Any]:
     """The config.json that transformers' `from_pretrained` reads."""
     config = json.loads(net.config.to_json_string(use_diff=False))
     for key in ("image_token_id", "image_token_index"):
         if key in config:  # the tokenizer decides, wherever the config came from
-            config[key] = model.tokenizer.token_id(str(model.backbone.patch_token))
+            config[key] = model.tokenizer.token_id(model.backbone.patch_token)
     dtype = str(next(net.parameters()).dtype).removeprefix("torch.")
     return {**config, "architectures": [type(net).__name__], "dtype": dtype}
 

@@ -57,7 +57,7 @@ class PretrainedWeights:
 def recognises(backbone: Backbone, name: str | Path) -> bool:
     """Whether `name` is something `read` can read for this backbone."""
     path = Path(name)
-    if not hasattr(backbone, "net"):
+    if backbone.transformers_model is None:
         return False
     if path.is_file():
         return is_stored(path)
@@ -126,7 +126,7 @@ def _released(backbone: Backbone, state: Mapping[str, Tensor], name: str | Path)
 
 def _network(backbone: Backbone) -> Any:
     """The transformers model of a backbone that `recognises` knows."""
-    return backbone.net
+    return backbone.transformers_model
 
 
 def _from_pretrained(backbone: Backbone, folder: Path, name: str | Path) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def for_model(model: UFO, start: PretrainedWeights, name: str | Path) -> tuple[d
     changed: list[str] = []
     known = len(words) - words.appended
     lacks = 0 if words.appended else len(words.added)
-    if start.image_token == getattr(model.backbone, "patch_id", None):  # the tokenizer of these weights
+    if start.image_token == model.backbone.patch_id:  # the tokenizer of these weights
         lacks = max(lacks, min(known - words.pieces, _WITHOUT_ROW))
     for embedding, is_input in ((net.get_input_embeddings(), True), (net.get_output_embeddings(), False)):
         key = next((k for k, p in model.named_parameters() if p is embedding.weight), "")

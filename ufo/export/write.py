@@ -204,7 +204,7 @@ def _describe(
         "end": tokenizer.end_id,
         "mask": tokenizer.mask_id,
         "mask_tokens": task.mask_tokens,
-        "num_bins": getattr(task, "num_bins", None),
+        "num_bins": task.largest_bin or None,
         "queries": queries,
         "inputs": {part.name: list(part.inputs) for part in parts},
         "outputs": {part.name: list(part.outputs) for part in parts},

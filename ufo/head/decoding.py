@@ -51,8 +51,8 @@ def certainty(
 ) -> Certainty:
     """What can be asked about the tokens of decoded answers; nothing is computed here."""
     layout = Layout(
-        objects=getattr(task, "max_objects", 1),
-        largest=0 if task.mask_tokens else getattr(task, "num_bins", 0),
+        objects=task.objects_per_answer,
+        largest=0 if task.mask_tokens else task.largest_bin,
         mask_id=tokenizer.mask_id,
         mask_tokens=task.mask_tokens,
         at_end=task.names_first,

@@ -131,7 +131,7 @@ def _request(
     if reads_classes and not names:
         raise RequestError(f"the checkpoint has no class names for {name}: add classes=a,b,c")
     nothing = task.wording.background
-    if classes and getattr(task, "answers_background", False) and nothing in map(str.lower, classes):
+    if classes and task.answers_background and nothing in map(str.lower, classes):
         raise RequestError(f"'{nothing}' is the answer where no object is; leave it out of classes=")
     unknown = next((n for n in names if not model.tokenizer.can_write(n)), None)
     if unknown is not None:
@@ -147,7 +147,7 @@ def _request(
 def _require_short(model: UFO, prompts: Sequence[str]) -> None:
     """A longer prompt would be cut without a word, or not fit the backbone at all."""
     most = model.tokenizer.max_prompt_length - 1  # one is the end, which is not fed
-    limit = min(model.backbone.config.get("max_positions") or most, most)
+    limit = min(model.backbone.max_positions or most, most)
     length = max(len(ids) for ids in model.tokenizer.encode(prompts)) - 1
     if length > limit:
         raise RequestError(

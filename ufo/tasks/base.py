@@ -101,6 +101,7 @@ class Task(ABC):
     needs_text: ClassVar[bool] = False  # a prompt with the user's words
     names_first: ClassVar[bool] = False  # an answer counts only if it begins with a class name and a comma
     kind: ClassVar[Kind]  # what kind of result its answers are (`ufo.kinds`)
+    answers_background: ClassVar[bool] = False  # queries learn to say that they answer for no object
     needs: ClassVar[frozenset[str]]  # annotations (`ufo.types.ANNOTATIONS`) that its data must have
     scores: ClassVar[tuple[str, ...]] = ("first",)  # what its `score` may be; several: it scores objects
 
@@ -209,6 +210,16 @@ class Task(ABC):
         return [self.prompt(batch.classes, text, generator) for text in batch.texts]
 
     # ---------------------------------------------------------------- what decoding may know of the answers
+
+    @property
+    def objects_per_answer(self) -> int:
+        """So many objects one answer may list."""
+        return 1
+
+    @property
+    def largest_bin(self) -> int:
+        """The largest number in the boxes that answers hold; 0: they hold none."""
+        return 0
 
     @property
     def refusal(self) -> str:

@@ -40,7 +40,7 @@ class DenseTask(Task):
     """
 
     names_first: ClassVar[bool] = True
-    answers_background: ClassVar[bool] = True  # queries learn to say that they answer for no object
+    answers_background: ClassVar[bool] = True
 
     grid_per_window: int = 5
     samples_per_window: int = 10

@@ -40,6 +40,10 @@ class Detection(DenseTask):
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes), num_bins=self.num_bins)
 
+    @property
+    def largest_bin(self) -> int:
+        return self.num_bins
+
     def object_grammar(self) -> Fields:
         return self.wording.box_grammar(self.num_bins)
 

@@ -66,6 +66,10 @@ class Expressions(Task):
         return self.wording.ask(self.name, generator, text=text)
 
     @property
+    def objects_per_answer(self) -> int:
+        return self.max_objects
+
+    @property
     def refusal(self) -> str:
         return self.wording.nothing if self.nothing else ""
 

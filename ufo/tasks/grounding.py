@@ -34,6 +34,10 @@ class Grounding(Expressions):
     max_length: int = 20
 
     @property
+    def largest_bin(self) -> int:
+        return self.num_bins
+
+    @property
     def object_tokens(self) -> int:
         return len(self.wording.box_grammar(0))
 

@@ -18,7 +18,7 @@ MOST = 128  # recordings: one per number of rows, of tokens in the cache and of 
 
 def replay(backbone: Backbone, recorder: Recorder | None = None, most: int = MOST) -> Replay:
     """From now on record and replay what a backbone predicts; training runs as before."""
-    known = getattr(backbone, "replay", None)
+    known = dict(backbone.named_children()).get("replay")
     if isinstance(known, Replay):
         return known
     own = Replay(backbone, CudaGraphs() if recorder is None else recorder, most)

@@ -32,7 +32,7 @@ class Replay(nn.Module):
         self._encode, self._answer = backbone.encode, backbone.answer
         # where answers count on from the end of the longest prompt, padding would move them
         self._pads_prompts = not backbone.quirks.padded_positions
-        self._longest_prompt = int(backbone.config.get("max_positions") or 10**9)
+        self._longest_prompt = backbone.max_positions or 10**9
 
     # ---------------------------------------------------------------- when recordings are dropped
 
