@@ -1,4 +1,6 @@
-"""Pictures of one bright square each, in COCO format: the smallest data that a small model can learn."""
+"""Data in COCO format: pictures of one bright square each, the smallest that a small model can learn, and the
+yaml of a source.
+"""
 
 from __future__ import annotations
 
@@ -25,3 +27,20 @@ def write_squares(images: Path, annotations: Path, count: int) -> None:
     categories = [{"id": 1, "name": "seven"}]  # a word that every vocabulary has
     content = {"images": records, "annotations": boxes, "categories": categories}
     annotations.write_text(json.dumps(content))
+
+
+def coco_source(name: str, folder: Path | str, annotations: str, transform: str = "plain") -> str:
+    """The yaml of a source: images and a COCO file in a folder, for detection."""
+    return f"""# @package sources.{name}
+defaults: [/transform@transform: {transform}]
+name: {name}/detection
+task: detection
+batch_size: 2
+dataset:
+  train:
+    _target_: ufo.data.datasets.CocoDataset
+    _partial_: true
+    images: {folder}/images
+    annotations: {folder}/{annotations}
+    train: true
+"""

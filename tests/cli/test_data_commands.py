@@ -5,23 +5,11 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
+from squares import coco_source
 
 from ufo.data.digits import generate
 
-SOURCE = """# @package sources.birds
-defaults: [/transform@transform: plain_detection]
-name: birds/detection
-task: detection
-weight: 1.0
-batch_size: 2
-dataset:
-  train:
-    _target_: ufo.data.datasets.CocoDataset
-    _partial_: true
-    images: FOLDER/images
-    annotations: FOLDER/birds.json
-    train: true
-"""
+SOURCE = coco_source("birds", "FOLDER", "birds.json", transform="plain_detection")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from commands import ROOT, needs_weights
 from PIL import Image
 from serve_requests import png
+from squares import coco_source
 
 from ufo.data.digits import generate
 from ufo.runs import results
@@ -30,18 +31,6 @@ pytestmark = [
     needs_weights,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system"),
 ]
-SOURCE = """# @package sources.scenes
-defaults: [/transform@transform: plain]
-name: scenes/detection
-task: detection
-batch_size: 2
-dataset:
-  train:
-    _target_: ufo.data.datasets.CocoDataset
-    _partial_: true
-    images: FOLDER/images
-    annotations: FOLDER/instances.json
-"""
 PATIENCE = 120_000  # milliseconds that a busy machine may take
 
 
@@ -56,7 +45,7 @@ def scenes(tmp_path_factory) -> Path:
 def seen(scenes, tmp_path_factory) -> list[str]:
     """Options for the second and third view: a yaml of two scenes, and a run with two sheets, one broken."""
     folder = tmp_path_factory.mktemp("seen")
-    (folder / "scenes.yaml").write_text(SOURCE.replace("FOLDER", str(scenes.parent)))
+    (folder / "scenes.yaml").write_text(coco_source("scenes", scenes.parent, "instances.json"))
     measured = {"val/digits/detection/mAP50": 0.5, "val/digits/detection/mAP_large": None}
     results.write(folder, 7, measured, {"paper": {"val/digits/detection/mAP50": 0.625}})
     sheets = folder / "worst" / "step_000007"
