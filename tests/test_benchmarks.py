@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from commands import ROOT, environment, forked
+from PIL import Image
+from pycocotools import mask as mask_utils
 
 FOLDER = ROOT / "benchmarks"
 SMALL = ["--network", "tiny", "--scale", "0.2", "--threads", "1"]
@@ -50,3 +55,39 @@ def test_the_benchmark_that_measures_the_memory_of_processes():
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "one without annotations, spawn" in done.stdout
+
+
+def test_the_pictures_of_own_photos_are_labelled_right(tmp_path, monkeypatch):
+    """A red disc in a grey photo: all that is red in a picture fills the boxes of its labels."""
+    monkeypatch.syspath_prepend(FOLDER)
+    own_photos = importlib.import_module("own_photos")
+    yy, xx = np.mgrid[:80, :90]
+    disc = (yy - 40) ** 2 + (xx - 45) ** 2 < 30**2
+    Image.fromarray(np.where(disc[..., None], [255, 0, 0], 128).astype(np.uint8)).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 90), (128, 128, 128)).save(tmp_path / "behind.png")
+    thing = {"id": 1, "image_id": 1, "category_id": 7, "iscrowd": 0, "area": int(disc.sum())}
+    thing["segmentation"] = {
+        "size": [80, 90],
+        "counts": mask_utils.encode(np.asfortranarray(disc))["counts"].decode(),
+    }
+    image = {"id": 1, "file_name": "a.png", "height": 80, "width": 90}
+    coco = {"images": [image], "annotations": [thing], "categories": [{"id": 7, "name": "disc"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    things = own_photos.cuts(tmp_path / "coco.json", tmp_path)
+    own_photos.export(tmp_path / "out", things, [tmp_path / "behind.png"], 3, 0)
+    assert "0: disc" in (tmp_path / "out" / "data.yaml").read_text()
+    for picture in (tmp_path / "out" / "images").rglob("*.jpg"):
+        pixels = np.array(Image.open(picture)).astype(int)
+        red = pixels[..., 0] - pixels[..., 1] > 100
+        labels = tmp_path / "out" / "labels" / picture.parent.name / f"{picture.stem}.txt"
+        boxes = np.loadtxt(labels, ndmin=2)[:, 1:] * [320, 240, 320, 240]
+        for x, y, w, h in boxes:
+            inside = np.s_[round(y - h / 2) : round(y + h / 2), round(x - w / 2) : round(x + w / 2)]
+            rows, columns = np.nonzero(red[inside])
+            assert rows.min() <= 3 and columns.min() <= 3 and rows.max() >= h - 4 and columns.max() >= w - 4
+            around = np.s_[
+                max(round(y - h / 2) - 2, 0) : round(y + h / 2) + 2,
+                max(round(x - w / 2) - 2, 0) : round(x + w / 2) + 2,
+            ]
+            red[around] = False  # JPEG spreads colours
+        assert len(boxes) and not red.any()
