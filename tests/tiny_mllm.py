@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -47,6 +48,10 @@ LLAVA: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 FAMILIES = {"internvl": (InternVL, INTERNVL), "llava": (Llava, LLAVA)}
+SETTINGS = {
+    "detection": {"num_bins": 20, "grid_per_window": 2, "samples_per_window": 2, "repeat": 1},
+    "grounding": {"num_bins": 20},
+}
 SPECIAL = {
     "internvl": ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>"),
     "llava": ("<unk>", "<s>", "</s>", "<pad>", "<image>"),
@@ -69,7 +74,9 @@ def make_tokenizer(family: str, **changes) -> HFTokenizer:
     return HFTokenizer.from_content(pretrained_tokenizer(family), **settings)
 
 
-def make_mllm(family: str = "internvl", seed: int = 0, **changes) -> UFO:
+def make_mllm(
+    family: str = "internvl", seed: int = 0, tasks: Sequence[str] = ("detection",), **changes
+) -> UFO:
     """A model in `eval` mode whose every parameter matters; `changes` go to the backbone."""
     tokenizer = make_tokenizer(family)
     kind, config = FAMILIES[family]
@@ -78,10 +85,8 @@ def make_mllm(family: str = "internvl", seed: int = 0, **changes) -> UFO:
         backbone = kind(**{"vocab_size": len(tokenizer), "config": config, **changes})
         for parameter in backbone.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    task = make_task(
-        "detection", image_size=SIDE, num_bins=20, grid_per_window=2, samples_per_window=2, repeat=1
-    )
-    return UFO(backbone, tokenizer, {"detection": task}, {"detection": CLASSES}, mask_points=16).eval()
+    made = {name: make_task(name, image_size=SIDE, **SETTINGS.get(name, {})) for name in tasks}
+    return UFO(backbone, tokenizer, made, dict.fromkeys(tasks, CLASSES), mask_points=16).eval()
 
 
 def prepared(family: str = "internvl", seed: int = 1, **changes) -> UFO:

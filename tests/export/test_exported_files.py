@@ -14,13 +14,15 @@ import pytest
 import torch
 from sharing import shared
 from test_docs import ROOT, blocks
+from tiny_mllm import make_mllm
 
-from ufo.export import export_model
-from ufo.export.parts import Encoder, example_inputs
+from ufo.export import ExportError, export_model
+from ufo.export.check import check
+from ufo.export.parts import Encoder, example_inputs, make_parts
 from ufo.export.run import answer, onnx_session, torch_program
 from ufo.export.write import ONNX_NEEDS
 from ufo.head.decoding import decode
-from ufo.inference.asking import Request
+from ufo.inference.asking import Request, make_requests
 
 HERE = all(importlib.util.find_spec(name) for name in ONNX_NEEDS)
 pytestmark = pytest.mark.slow(minutes=1)
@@ -108,3 +110,19 @@ def test_a_text_is_an_argument(model, tmp_path):
     said = answer(encoder, step, model.tokenizer.end_id, task.max_length, images, ids, mask)
     for image, question, row in zip(images, questions, said.ids.tolist(), strict=True):
         assert model.tokenizer.decode([row]) == [model.predict(image, "vqa", text=question).text]
+
+
+@pytest.mark.parametrize("name", ["detection", "grounding"])
+def test_graphs_of_a_language_model_take_any_number_of_pictures(name):
+    """`check` compares them with the model for one picture and for four."""
+    model = make_mllm("internvl", tasks=[name])
+    (request,), _ = make_requests(model, [name], ["red cat" if name == "grounding" else ""], None)
+    parts = make_parts(model, request)
+    runs = tuple(part.program().module() for part in parts)
+    assert {"prefix", "position"} <= check(parts, runs, "torch").keys()
+
+
+def test_what_cannot_be_a_graph_is_refused(tmp_path):
+    with pytest.raises(ExportError, match=r"cannot make a graph of the encoder .*docs/export.md"):
+        export_model(make_mllm("llava"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

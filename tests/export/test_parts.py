@@ -100,12 +100,6 @@ def test_without_its_libraries_onnx_is_refused(make_model, tmp_path, monkeypatch
         export_model(make_model(), tmp_path / "out", formats=["onnx"])
 
 
-@pytest.mark.parametrize("family", ["internvl", "llava"])
-def test_language_models_are_refused(tmp_path, family):
-    with pytest.raises(ExportError, match="language models are not exported"):
-        export_model(make_mllm(family), tmp_path / "out", formats=["torch"])
-
-
 def test_what_fails_leaves_nothing(make_model, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "make_parts", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ufo.backbones.attention import attend
-from ufo.backbones.context import AnswerCache, Context, Rows
+from ufo.backbones.context import AnswerCache, Context
 from ufo.ops.faster import faster
 
 NAME = "ufo_prefix"
@@ -109,7 +109,7 @@ def answer_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
     memory = context.memory[now.layer]
     assert memory is not None and memory.shared is not None, "every layer keeps the prefix for the answers"
     own, own_log = _attend_own(query, key, value)
-    shared, shared_log = _attend_shared(query, memory.shared, context.visible, context.rows)
+    shared, shared_log = _attend_shared(query, memory.shared, context)
     weight = torch.sigmoid(own_log - shared_log)[..., None]  # share of the row's own tokens
     out = torch.lerp(shared.float(), own.float(), weight).to(value.dtype)  # [R, K, g, T, d]
     out = out.permute(0, 3, 1, 2, 4).flatten(2, 3)  # [R, T, h, d]
@@ -143,24 +143,22 @@ def _attend_own(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tens
     return out.unflatten(2, (groups, length)), log.unflatten(2, (groups, length))
 
 
-def _attend_shared(
-    query: Tensor, memory: tuple[Tensor, Tensor], visible: Tensor | None, rows: Rows | None
-) -> tuple[Tensor, Tensor]:
+def _attend_shared(query: Tensor, memory: tuple[Tensor, Tensor], context: Context) -> tuple[Tensor, Tensor]:
     """Attention of query `[R, K, g, T, d]` to the keys and values of its image, `[B, K, N, d]`.
 
     All queries of an image form one matrix, so its keys are read once however many queries there are.
     """
     keys, values = memory
-    batch, (groups, length) = keys.shape[0], query.shape[2:4]
+    batch, (groups, length), rows = keys.shape[0], query.shape[2:4], context.rows
     if rows is None:
-        by_image = query.unflatten(0, (batch, -1))  # [B, Q, K, g, T, d]
+        by_image = query.unflatten(0, (batch, context.num_queries))  # [B, Q, K, g, T, d]
     else:
         place = rows.image * rows.slots + rows.slot
         by_image = query.new_zeros(batch * rows.slots, *query.shape[1:]).index_copy(0, place, query)
         by_image = by_image.unflatten(0, (batch, -1))
     slots = by_image.shape[1]
     flat = by_image.transpose(1, 2).flatten(2, 4)  # [B, K, Q*g*T, d]
-    hidden = None if visible is None else ~visible[:, None, None]
+    hidden = None if context.visible is None else ~context.visible[:, None, None]
     out, log = _attend_matrix(flat, keys, values, hidden)
     out = out.unflatten(2, (slots, groups, length)).transpose(1, 2).flatten(0, 1)
     log = log.unflatten(2, (slots, groups, length)).transpose(1, 2).flatten(0, 1)

@@ -99,17 +99,27 @@ class Encoder(nn.Module):
         start = torch.full((images.shape[0] * context.num_queries, 1), self.model.tokenizer.start_id)
         hidden = backbone.answer(context, start.to(images.device), cache=cache)[:, 0]
         logits = hidden @ backbone.output_embedding.T
-        return context.image_features, logits, hidden, torch.stack(cache.grown), *_prefix(context)
+        return (
+            context.image_features,
+            logits,
+            hidden,
+            torch.stack(cache.grown),
+            *_prefix(context, self.task.needs_text),
+        )
 
 
-def _prefix(context: Context) -> tuple[Tensor, ...]:
+def _prefix(context: Context, texts: bool) -> tuple[Tensor, ...]:
     """What answers of a language model share; nothing of a UFO-ViT."""
     first = context.first_token
     if first is None:
         return ()
     shared = [torch.stack(m.shared) for m in context.memory if m is not None and m.shared is not None]
-    found = (torch.stack(shared), first.position)
-    return found if context.visible is None else (*found, context.visible)
+    prefix, visible = torch.stack(shared), context.visible
+    if not texts:
+        return prefix, first.position
+    if visible is None:  # a single picture's prompt has no padding
+        visible = prefix.new_ones(prefix.shape[2], prefix.shape[4], dtype=torch.bool)
+    return prefix, first.position, visible
 
 
 class Step(nn.Module):
@@ -176,7 +186,7 @@ def make_parts(model: UFO, request: Request) -> tuple[Part, Part]:
     batch = Dim("batch", min=1)
     sizes: tuple[dict[int, Any], ...] = ({0: batch},)
     if len(given) > 1:
-        length = Dim("prompt", min=2)
+        length = Dim("prompt", min=4)  # three and fewer are special cases
         sizes = ({0: batch}, {0: batch, 1: length}, {0: batch, 1: length})
     with torch.no_grad():  # also fills what is remembered of this size with real tensors, not a trace's
         out = encoder(*given)

@@ -99,11 +99,6 @@ def compiler() -> str | None:
 
 
 def _check_model(model: UFO) -> None:
-    if model.backbone.answers_continue_prompt:
-        raise ExportError(
-            "language models are not exported, as the graph of their step would refuse a single picture; "
-            "`ufo push --to FOLDER` writes what transformers loads"
-        )
     if model.backbone.lora:
         raise ExportError("adapters are not exported; merge them into the weights first: ufo convert --merge")
 
