@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -270,3 +271,47 @@ def test_a_training_without_an_end_needs_a_schedule_of_its_own(default):
         check_values(cfg)
     cfg.schedule.max_steps = 100
     check_values(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "takes"),
+    [
+        ("limit_val_batches", "silly", "a whole number of batches, or a share"),
+        ("limit_train_batches", 1.5, "a share of all of them from 0.0 to 1.0"),
+        ("overfit_batches", True, "a share"),
+        ("fast_dev_run", "silly", "a whole number or true or false"),
+        ("enable_progress_bar", "silly", "true or false or null"),
+        ("num_sanity_val_steps", 0.5, "a whole number or null"),
+        ("accelerator", 3, "a text"),
+        ("devices", "silly", "or auto"),
+        ("deterministic", "silly", "true or false or warn"),
+        ("max_epochs", [1], "a whole number"),
+        ("val_check_interval", "silly", "a whole number of batches"),
+    ],
+)
+def test_an_option_of_the_trainer_of_a_wrong_type(default, key, value, takes):
+    cfg = default.copy()
+    OmegaConf.update(cfg, f"trainer.{key}", value, force_add=True)
+    with pytest.raises(ValueError, match=rf"^trainer\.{key} must be .*{takes}.*{re.escape(repr(value))}"):
+        check_values(cfg)
+
+
+def test_options_of_the_trainer_that_are_right(default):
+    cfg = default.copy()
+    settings = {
+        **{"limit_val_batches": 0.5, "limit_train_batches": 7, "fast_dev_run": True, "devices": "auto"},
+        **{"accelerator": "cpu", "max_time": {"hours": 1}, "deterministic": "warn", "gradient_clip_val": 1},
+        **{"strategy": {"_target_": "ufo.modules.strategies.FSDP"}, "num_sanity_val_steps": -1},
+        **{"val_check_interval": "00:01:00:00", "precision": "auto", "profiler": "simple"},
+    }
+    for key, value in settings.items():
+        OmegaConf.update(cfg, f"trainer.{key}", value, force_add=True)
+    check_values(cfg)
+
+
+@pytest.mark.parametrize("key", ["trainer.accumulate_grad_batches", "sources.caption.batch_size"])
+def test_what_references_compute_with_is_checked_before_they_do(default, key):
+    cfg = default.copy()
+    OmegaConf.update(cfg, key, "silly")
+    with pytest.raises(ValueError, match=f"{key} must be a whole number"):
+        check_values(cfg)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ufo.check_trainer import check_trainer
 from ufo.checkpoints import bounds
 from ufo.errors import instead
 
@@ -80,17 +82,12 @@ MANY_PROCESSES = 8
 
 def check_values(cfg: DictConfig) -> None:
     """Raises ValueError for the first value that no run can use, OmegaConf's error for a wrong reference."""
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    _check_numbers(written)  # first, as references compute with some of them
+    check_trainer(written["trainer"])
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    for key, value in _leaves(plain):
-        for pattern, number in NUMBERS.items():
-            if (
-                fnmatchcase(key, pattern)
-                and key.count(".") == pattern.count(".")
-                and not number.allows(value)
-            ):
-                raise ValueError(f"{key} must be {number}, not {value!r}")
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{key} must be a number, not nan")
+    _check_numbers(plain)
+    check_trainer(plain["trainer"])
     for name in SWITCHES:
         if not isinstance(plain.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
@@ -108,6 +105,22 @@ def check_values(cfg: DictConfig) -> None:
     for name in ("runs", "data"):
         if Path(plain["paths"][name]).is_file():
             raise ValueError(f"paths.{name}={plain['paths'][name]} is a file; it must be a folder")
+
+
+def _check_numbers(plain: dict[str, Any]) -> None:
+    """Raises ValueError for the first number out of range; references that stand unresolved are left out."""
+    for key, value in _leaves(plain):
+        if isinstance(value, str) and "${" in value:
+            continue
+        for pattern, number in NUMBERS.items():
+            if (
+                fnmatchcase(key, pattern)
+                and key.count(".") == pattern.count(".")
+                and not number.allows(value)
+            ):
+                raise ValueError(f"{key} must be {number}, not {value!r}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{key} must be a number, not nan")
 
 
 def _leaves(value: Any, at: str = "") -> Any:
@@ -144,7 +157,8 @@ def _check_length(cfg: dict[str, Any]) -> None:
 
 def _check_interval(value: Any) -> None:
     share = isinstance(value, float) and 0 < value <= 1
-    if value is not None and not share and not COUNT.allows(value) and not isinstance(value, str):
+    time = isinstance(value, str) and re.fullmatch(r"\d+(:\d+){3}", value)  # days:hours:minutes:seconds
+    if value is not None and not share and not COUNT.allows(value) and not time:
         raise ValueError(
             f"trainer.val_check_interval must be a whole number of batches, at least 1, not {value!r}; "
             "a number above max_steps validates once, at the end"

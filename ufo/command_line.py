@@ -56,7 +56,7 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {sentence(error, _groups())}", file=sys.stderr)
+        print(f"error: {sentence(error, groups())}", file=sys.stderr)
         sys.exit(1)
     except UNREADABLE as error:
         if not os.environ.get(OURS):
@@ -153,6 +153,6 @@ def chosen_experiment() -> str | None:
     return None if chosen in (None, "null") else str(chosen)
 
 
-def _groups() -> list[str]:
+def groups() -> list[str]:
     """The groups of the project's configs."""
     return [folder.name for folder in places.conf().iterdir() if folder.is_dir()]

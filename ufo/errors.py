@@ -6,13 +6,27 @@ state. `sentence` keeps what was wrong and adds the nearest name that exists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    OmegaConfBaseException,
+)
 
 from ufo.ops.nearest import instead
+
+_UNSET_GROUP = re.compile(r"Could not override '(.+?)'\.\s*No match.*use (\+\S+)", re.DOTALL)
+_UNSET_KEY = re.compile(r"Interpolation key '(.+)' not found")
 
 
 def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
@@ -25,6 +39,8 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} '{name}'; {instead(name, error.options, 'there are')}"
+    if isinstance(error, ConfigCompositionException) and (unset := _UNSET_GROUP.match(str(error))):
+        return f"the config has no '{unset[1]}' to exchange; add one with {unset[2]}"
     if isinstance(error, OverrideParseException):
         reason = [line for line in str(error).splitlines() if line and not line.startswith("See http")][-1]
         typed = error.override.removeprefix("++")  # `ufo.command_line.settable` adds them
@@ -53,4 +69,6 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
             hint += f"; +{key}= adds a new one"
         return f"the config has no key '{key}'; {hint}"
     message = (error.msg or str(error)).partition("\n")[0]
+    if isinstance(error, InterpolationKeyError) and (unset := _UNSET_KEY.match(message)):
+        message = f"it takes {unset[1]}, which nothing sets; add {unset[1]}=..., or the mixture= that has it"
     return f"{key}: {message}" if key else message

@@ -56,6 +56,11 @@ def test_threshold_and_json_see_the_final_score(ufo, calibrated, images, tmp_pat
         (["birds"], "not an override"),
         (["experiment=digits", "--config-dir", "nowhere"], "not a folder"),
         (["+source=there_is_none"], "there_is_none"),
+        (["experimnt=digits"], "did you mean 'experiment'?"),
+        (["source=digits_detection"], "add one with +source=digits_detection"),
+        (["+source=digits_detection"], "prepare.digits.out, which nothing sets"),
+        (["experiment=digits", "trainer.limit_val_batches=silly"], "trainer.limit_val_batches must be"),
+        (["experiment=digits", "sources.detection.val_batch_size=silly"], "val_batch_size must be"),
         (["+source=digits_caption", "prepare.digits.out=x"], "scores objects"),
     ],
 )
@@ -69,6 +74,18 @@ def test_what_is_there_is_never_replaced(ufo, ckpt, tmp_path):
     (tmp_path / "new").mkdir()
     result = ufo("calibrate", ckpt, "experiment=digits", "--out", tmp_path / "new")
     assert result.code == 1 and "exists" in result.err[-1]
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_predicted(ufo, ckpt, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = ufo("calibrate", ckpt, "experiment=digits", "--out", tmp_path / "file" / "new")
+    assert result.code == 1 and "is a file; choose another name" in result.err[-1]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_model_that_is_not_there(ufo, tmp_path):
+    result = ufo("calibrate", tmp_path / "none", "--out", tmp_path / "new")
+    assert result.code == 1 and "no checkpoint at" in result.err[-1]
 
 
 def test_a_map_for_another_score_is_refused():

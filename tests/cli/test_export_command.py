@@ -8,7 +8,7 @@ from ufo.export import write
 def test_a_folder_that_is_there(ufo, ckpt, tmp_path):
     answer = ufo("export", ckpt, "--out", tmp_path)
     assert answer.code == 1
-    assert answer.err == [f"error: --out {tmp_path} is there already; name a folder that is not"]
+    assert answer.err == [f"error: {tmp_path} exists; choose another name, or remove it first"]
 
 
 def test_a_checkpoint_that_is_not_there(ufo, tmp_path):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ufo import places
 from ufo.checkpoints import bounds
 from ufo.checkpoints.errors import CheckpointError
-from ufo.command_line import settable
+from ufo.command_line import groups, settable
 from ufo.errors import sentence
 from ufo.tasks import task_class
 from ufo.tasks.base import Task
@@ -36,7 +36,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra.compose("train", overrides=settable(overrides))
     except (HydraException, *UNREADABLE) as error:
-        raise CheckpointError(f"{folder} composes no such recipe: {sentence(error)}") from error
+        raise CheckpointError(sentence(error, groups())) from error
     plain: Any = OmegaConf.to_container(cfg)
     try:
         bounds.check_config(plain)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ufo.cli import CommandError
+from ufo.cli.files import require_new
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,8 +57,7 @@ class Fitted(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Predict, fit, write. Raises CommandError, CheckpointError or DataError where that cannot be done."""
-    if args.out.exists():
-        raise CommandError(f"{args.out} exists; choose another name, or remove it first")
+    require_new(args.out)
     overrides = _overrides(args)
     from hydra.errors import InstantiationException
 
@@ -93,16 +93,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _overrides(args: argparse.Namespace) -> list[str]:
     """The overrides that say what to predict. Raises CommandError where nothing does."""
+    from ufo.checkpoints.recipes import compose
     from ufo.command_line import searched
     from ufo.runs.evaluation import further, told
 
     strange = next((o for o in args.overrides if "=" not in o), None)
     if strange:
-        raise CommandError(f"'{strange}' is not an override of the config, as in +source=digits_detection")
+        raise CommandError(f"'{strange}' is not an override of the config, as in experiment=digits")
     own, groups = further(args.ckpt, args.overrides), told(args.overrides)
     if groups == ["source"]:
         own.append("mixture=own")  # which has no others
     if not own and not groups:
+        _check_there(args.ckpt)
+        compose(args.overrides)  # says which key is none
         raise CommandError(
             f"nothing says on which data '{args.ckpt}' is to be calibrated, as it is in no run's folder; add "
             "+source=... or experiment=..."
@@ -114,11 +117,22 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     return [*own, *args.overrides]
 
 
+def _check_there(ckpt: str) -> None:
+    """Raises CommandError for a path that is none; a name of the hub may be one."""
+    from ufo.checkpoints.hub_models import hub_name
+    from ufo.ops.nearest import beside
+    from ufo.places import shipped
+
+    path = Path(ckpt)
+    if not path.exists() and not shipped(ckpt) and not hub_name(ckpt):
+        raise CommandError(f"no checkpoint at '{path}'; give a model folder, a run or a .ckpt{beside(path)}")
+
+
 def _config(overrides: Sequence[str], model: UFO, ckpt: str) -> DictConfig:
     """The config at the model's resolutions, without the sources that score no objects."""
     from omegaconf import OmegaConf
 
-    from ufo.check import check_config
+    from ufo.check import check_run
     from ufo.checkpoints.recipes import compose
 
     # a task of one's own may take its size from another task's
@@ -141,8 +155,9 @@ def _config(overrides: Sequence[str], model: UFO, ckpt: str) -> DictConfig:
         )
     if left_out:
         print(f"left out, as they hold no scored objects: {', '.join(left_out)}")
-    check_config(cfg)
     OmegaConf.update(cfg, "ckpt", ckpt, force_add=True)  # as in an evaluation: no training scenes are drawn
+    cfg.callbacks = {}  # some have a place in the folder of a run, and there is none
+    check_run(cfg, training=False)
     return cfg
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.cli import CommandError
+from ufo.cli.files import require_new
 from ufo.ops.nearest import beside
 
 
@@ -64,8 +65,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and say what was recognised."""
-    if args.out.exists():
-        raise CommandError(f"{args.out} exists; choose another name, or remove it first")
+    require_new(args.out)
     if args.merge:
         return _merge(args)
     if args.src.suffix == ".ckpt" or (args.src / "checkpoints").is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ufo.cli import CommandError
+from ufo.cli.files import require_new
 from ufo.cli.predict import _load, _names, _options, _text
 
 
@@ -37,8 +38,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Load, export, compare. Raises CommandError or CheckpointError where that cannot be done."""
-    if args.out.exists():
-        raise CommandError(f"--out {args.out} is there already; name a folder that is not")
+    require_new(args.out)
     model = _load(args.ckpt, "cpu", args.base, None)
     from ufo.export import ExportError, export_model
 

@@ -5,6 +5,7 @@ Everything is checked before the first image is touched: nothing overwrites an i
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,18 @@ def _require_distinct(paths: Sequence[Path], what: str, key: Callable[[Path], An
                 f"{other} and {path} would have the same {what} ({key(path)}); "
                 "rename one or give them to separate commands"
             )
+
+
+def require_new(folder: Path) -> None:
+    """Raises CommandError for a folder that is there or cannot be made: said before the work, not after."""
+    if folder.exists() or folder.is_symlink():
+        raise CommandError(f"{folder} exists; choose another name, or remove it first")
+    above = next(place for place in folder.absolute().parents if place.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=above).cleanup()
+    except OSError as error:
+        reason = "is a file" if not above.is_dir() else f"cannot be written to ({error.strerror})"
+        raise CommandError(f"{folder} cannot be made, as {above} {reason}; choose another name") from error
 
 
 def write_results(path: Path, content: Any) -> None:
