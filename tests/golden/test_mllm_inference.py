@@ -13,6 +13,8 @@ from vit_recordings import close
 
 from ufo.head.decoding import decode
 
+pytestmark = pytest.mark.heavy
+
 TOP = 3  # first tokens of each query in the recordings that repeat their grid
 
 

@@ -15,6 +15,8 @@ from ufo.ops.boxes import encode_boxes
 from ufo.tasks.base import batch_generator
 from ufo.tasks.semantic_segmentation import regions
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module", params=or_skip(names("loss")))
 def step(request) -> SimpleNamespace:

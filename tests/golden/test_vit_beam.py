@@ -17,6 +17,8 @@ from vit_recordings import FOLDER, as_parameters, cases, close, load
 from ufo.head.beam import beam_search
 from ufo.head.decoding import decode
 
+pytestmark = pytest.mark.heavy
+
 # ------------------------------------------------------------------------------- scripted model
 
 

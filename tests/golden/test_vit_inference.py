@@ -13,6 +13,8 @@ from vit_recordings import close, load, traced
 from ufo.head.decoding import decode
 from ufo.types import IGNORE
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def run(recordings, infer_case) -> SimpleNamespace:

@@ -17,6 +17,8 @@ from vit_recordings import (
 
 from ufo.checkpoints.vit_names import key_table
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def step(recordings, train_case) -> SimpleNamespace:
