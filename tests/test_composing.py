@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ufo.command_line import searched, settable
 
+pytestmark = pytest.mark.heavy
+
 
 def composed(*overrides: str, config: str = "train", folder: Path = CONF) -> DictConfig:
     with hydra.initialize_config_dir(str(folder), version_base="1.3"):

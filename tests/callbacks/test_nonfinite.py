@@ -17,6 +17,8 @@ from ufo.callbacks.nonfinite import NonFinite, NonFiniteError
 from ufo.cli.main import main
 from ufo.modules.base import UFOModule
 
+pytestmark = pytest.mark.heavy
+
 BAD = "bad/caption"
 
 

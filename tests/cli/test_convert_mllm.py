@@ -26,6 +26,8 @@ import ufo as package
 from ufo.checkpoints import recipes
 from ufo.checkpoints.load import initialise, prepare_training, save
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(params=FAMILIES)
 def family(request) -> str:

@@ -9,6 +9,8 @@ from squares import coco_source
 
 from ufo.data.digits import generate
 
+pytestmark = pytest.mark.heavy
+
 SOURCE = coco_source("birds", "FOLDER", "birds.json", transform="plain_detection")
 
 

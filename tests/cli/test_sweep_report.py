@@ -13,6 +13,8 @@ from ufo.cli.main import main
 from ufo.sweeps.record import Record, read
 from ufo.sweeps.report import _points, gather, swept
 
+pytestmark = pytest.mark.heavy
+
 KEY = "val/digits/detection/mAP"
 
 

@@ -63,6 +63,7 @@ def test_covered_objects_go_unless_hardly_moved_or_large_enough():
     assert corner["masks"].flatten(1).sum(1).tolist() == [75, 625]
 
 
+@pytest.mark.heavy
 def test_number_of_pasted_objects_is_uniform_from_none_to_all():
     partner = [[k * 20, 0, k * 20 + 10, 10] for k in range(4)]
     transform = copy_paste(partner)

@@ -23,6 +23,7 @@ def split(request, scenes):
     return scenes / request.param
 
 
+@pytest.mark.heavy
 def test_instances_load_and_boxes_are_tight(split, capsys):
     coco = COCO(split / "instances.json")
     assert len(coco.imgs) == COUNTS[split.name]

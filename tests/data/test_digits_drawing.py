@@ -10,6 +10,8 @@ from sklearn.datasets import load_digits
 from ufo.data import digits_scene
 from ufo.data.digits import COLORS
 
+pytestmark = pytest.mark.heavy
+
 
 def test_scenes_are_not_trivial():
     scenes = [

@@ -17,6 +17,8 @@ from ufo.head.early_leaving import tokens_without_class
 from ufo.head.strategy import check_settings
 from ufo.tasks.instance_segmentation import InstanceSegmentation
 
+pytestmark = pytest.mark.heavy
+
 PARTS = ("beams", "grammar", "expansion", "masks", "drafts", "leaving")
 EXCLUDE = [{"beams", "expansion"}]  # the table of docs/architecture.md
 COMBINATIONS = [

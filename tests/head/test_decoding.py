@@ -261,6 +261,7 @@ def test_greedy_rows_that_leave_equal_lock_step(backbone, case):
     torch.testing.assert_close(decoded.first_scores, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("chunk", [2, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_verified_mask_chunks_give_the_answers_of_single_steps(backbone, case, chunk):

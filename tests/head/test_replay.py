@@ -25,6 +25,8 @@ from ufo.model import UFO
 from ufo.ops.grid import query_grid
 from ufo.types import Batch
 
+pytestmark = pytest.mark.heavy
+
 SETTINGS = {
     "beams": ("caption", {"num_beams": 3}),
     "beams of queries": ("detection", {"num_beams": 2}),

@@ -113,6 +113,7 @@ def test_bytes_are_read_as_files_are(tmp_path):
 # ---------------------------------------------------------------- many
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_many_are_answered_as_one_by_one(model, task_name, dtype):
     """Pictures of several sizes, in batches that do not divide their number, each with its own text."""
@@ -207,6 +208,7 @@ def test_score_leaves_objects_out(model):
     assert len(nothing) == 0 and nothing and nothing.to_coco() == [] and nothing.plot()
 
 
+@pytest.mark.heavy
 def test_several_tasks_at_once(model, tmp_path):
     image = pixels()
     found = model.predict(image, ["detection", "caption"])

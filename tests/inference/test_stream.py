@@ -24,6 +24,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.heavy
 def test_a_folder_is_answered_in_order_as_single_pictures_are(model, folder):
     found = list(model.stream(folder, "detection", batch_size=2))
     assert [result.source for result in found] == [str(folder / f"{i}.png") for i in range(5)]

@@ -18,6 +18,8 @@ from ufo.memory.sizes import STRATEGIES, held, moments_of, size_of
 from ufo.ops.autocast import autocasts
 from ufo.tasks import task_names
 
+pytestmark = pytest.mark.heavy
+
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 ADAPTERS = LoRASettings(r=2, alpha=4, targets=r"layers\.\d+\.(qkv|proj)", train_vision=False, train_lm=False)
 

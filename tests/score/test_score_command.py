@@ -50,6 +50,7 @@ def test_one_table_with_intervals_in_markdown_and_json(tmp_path, capsys):
     assert result["images"] == 5 and result["missing"] == 0
 
 
+@pytest.mark.heavy
 def test_the_same_numbers_again(tmp_path, folder):
     records = list(expressions(coco(), lambda b: [b[0] + 6, *b[1:]]))
     first, second = (grounding(tmp_path, folder, records, "--boxes", "xywh")[1] for _ in range(2))
@@ -106,6 +107,7 @@ def test_conventions_say_what_they_are():
     assert Convention("xywh", of=(448, 448)).options.endswith("--of resized:448x448")
 
 
+@pytest.mark.heavy
 def test_versus_tests_the_difference_on_the_same_images(tmp_path, folder, capsys):
     content = coco(images=12)
     folder = refcoco(tmp_path / "more", content)
