@@ -110,6 +110,25 @@ def test_what_is_pushed_is_what_is_loaded(make_model, hub, tmp_path):
     assert "secret" not in card and str(tmp_path) not in card
 
 
+def test_the_card_of_a_model_that_needs_words_asks_with_words(make_model, hub, tmp_path):
+    model = make_model()
+    model.tasks = {"grounding": model.tasks["grounding"]}
+    model.push_to_hub("me/words")
+    card = (hub.folder / "me" / "words" / "README.md").read_text()
+    assert 'model.predict("scene.jpg", "grounding", text="...")' in card
+    assert 'predict("scene.jpg").save' not in card and "calibrated" not in card
+    with pytest.raises(CheckpointError, match="leave the pictures out"):
+        model.push_to_hub("me/words", pictures=[photo(tmp_path / "bird.png")])
+
+
+def test_the_card_says_which_scores_are_probabilities(make_model, hub):
+    model = make_model()
+    model.tasks["detection"].calibration = {"score": "first", "points": [[0.0, 0.0], [1.0, 0.5]]}
+    model.push_to_hub("me/birds")
+    card = (hub.folder / "me" / "birds" / "README.md").read_text()
+    assert "calibrated on held-out data: detection." in card
+
+
 def test_only_data_is_fetched(make_model, hub):
     make_model().push_to_hub("me/birds")
     (hub.folder / "me" / "birds" / "modeling.py").write_text("raise SystemExit")

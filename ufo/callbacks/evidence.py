@@ -127,14 +127,22 @@ class Evidence(EvaluationCallback):
 
     def _start_trivial(self, trainer: Trainer) -> None:
         self._trivial = TrivialPredictor([], 0)
-        for source in getattr(trainer.datamodule, "sources", ()):  # type: ignore[attr-defined]
-            try:
-                one = TrivialPredictor([source], self.trivial_samples) if source.has("train") else None
-            except (DataError, OSError, ValueError) as error:
-                log.info("%s is not compared with an answer that has not looked: %s", source.name, error)
+        sources = getattr(trainer.datamodule, "sources", ())  # type: ignore[attr-defined]
+        for source in sources:
+            if not source.has("train"):
                 continue
-            if one is not None:
-                self._trivial.usual |= one.usual
+            try:  # an evaluation draws no training scenes, and needs no training data
+                one = TrivialPredictor([source] if len(source.data("train")) else [], self.trivial_samples)
+            except (DataError, OSError, ValueError) as error:
+                log.debug("%s: %s", source.name, error)
+                continue
+            self._trivial.usual |= one.usual
+        without = [s.name for s in sources if s.has("train") and s.name not in self._trivial.usual]
+        if without:
+            log.info(
+                "The report has no trivial answer beside %s: no training data to make it from.",
+                ", ".join(without),
+            )
         metrics = metrics_of(settings(trainer).callbacks)
         self._metrics = [copy.copy(metric) for metric in metrics if not metric.beside]
         for metric in self._metrics:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ufo.checkpoints.errors import CheckpointError
 from ufo.files import write_text
 from ufo.tables import markdown
 
@@ -36,7 +37,7 @@ def write_card(
         _head(model, licence),
         f"# {name}\n\nA {type(model.backbone).__name__} of [UFO](https://arxiv.org/abs/2503.01342) with "
         f"{_millions(model)} M parameters, which answers {len(model.tasks)} tasks about an image in words.",
-        _usage(name),
+        _usage(name, model),
         _tasks(model),
         _metrics(results, command),
         "## Licence\n\n" + (licence or "No licence was named; ask the owner before using these weights."),
@@ -59,9 +60,22 @@ def _head(model: UFO, licence: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _usage(name: str) -> str:
-    lines = ["import ufo", "", f'model = ufo.load("{name}")', 'model.predict("scene.jpg").save("found.png")']
-    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
+def _usage(name: str, model: UFO) -> str:
+    lines = ["import ufo", "", f'model = ufo.load("{name}")']
+    if _asked_alone(model):
+        lines.append('model.predict("scene.jpg").save("found.png")')
+    task = next((name for name, task in model.tasks.items() if task.needs_text), None)
+    if task is not None:
+        lines.append(f'model.predict("scene.jpg", "{task}", text="...")  # what to look for, or a question')
+    return "## Use\n\nWith the package `ufo-vision`:\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _asked_alone(model: UFO) -> bool:
+    """Whether there is a task that can be asked with a picture alone."""
+    return any(
+        not task.needs_text and (name in model.classes or task.prompt(["x"], "") == task.prompt([], ""))
+        for name, task in model.tasks.items()
+    )
 
 
 def _tasks(model: UFO) -> str:
@@ -73,7 +87,13 @@ def _tasks(model: UFO) -> str:
             shown += f" and {len(classes) - FEW_CLASSES} more"
         asked = "a text" if task.needs_text else "class names" if classes else "the image alone"
         rows.append([name, asked, shown or "-", f"{task.image_size} x {task.image_size} px"])
-    return "## Tasks\n\n" + markdown(["task", "asked with", "classes", "sees"], rows)
+    calibrated = [name for name, task in model.tasks.items() if task.calibration]
+    scores = f"\n\nScores are probabilities, calibrated on held-out data: {', '.join(calibrated)}."
+    return (
+        "## Tasks\n\n"
+        + markdown(["task", "asked with", "classes", "sees"], rows)
+        + (scores if calibrated else "")
+    )
 
 
 def _metrics(results: Mapping[str, float | None], command: str) -> str:
@@ -86,6 +106,11 @@ def _metrics(results: Mapping[str, float | None], command: str) -> str:
 
 def _draw(model: UFO, folder: Path, pictures: Sequence[Any]) -> list[str]:
     """Drawings of all tasks that need no text, in the folder; their names in it."""
+    if pictures and not _asked_alone(model):
+        raise CheckpointError(
+            "no picture can be drawn into the card, as every task of this model needs a text or class names; "
+            "leave the pictures out"
+        )
     names = [f"{PICTURES}/{number}.jpg" for number in range(1, len(pictures) + 1)]
     for name, picture in zip(names, pictures, strict=True):
         model.predict(picture).save(folder / name)
