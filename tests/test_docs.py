@@ -1,7 +1,8 @@
 """The documents say what is there: commands compose, paths, options and keys exist, examples run.
 
-Commands are those in fenced `bash` blocks of README.md, CONTRIBUTING.md and docs/. Who may know whom is read
-from the tables of docs/architecture.md and compared with every import of the package.
+Commands are those in fenced `bash` and `console` blocks of README.md, CONTRIBUTING.md and docs/; those that
+train nothing are run by test_docs_commands.py. Who may know whom is read from the tables of
+docs/architecture.md and compared with every import of the package.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ DOCUMENTS = [
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 MADE_BY_TRAINING = ("weights/", "docs/assets/")  # in the repository once the digits model is trained
 MADE_BY_RUNS = ("runs/", "data/", "demo/", ".venv")
+RECORDED = {"slurm_sandbox_output.md"}  # what scripts/slurm_sandbox printed, commands included
 WRITTEN_BY_RUNS = {"report.md", "results.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
@@ -59,18 +61,35 @@ def named_blocks(document: Path) -> dict[str, str]:
     return {name[1]: text for name, text in zip(names, texts, strict=True) if name}
 
 
+@functools.cache
 def commands() -> list[tuple[str, list[str]]]:
     """(where, words) of every command line; a backslash continues a line, `#` starts a comment."""
     found = []
     for document in DOCUMENTS:
-        for block in blocks("bash", document):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # environment variables
-                    words = words[1:]
-                if words:
-                    found.append((f"{document.name}: {line.strip()}", words))
+        for line in lines(document):
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # environment variables
+                words = words[1:]
+            if words:
+                found.append((f"{document.name}: {line.strip()}", launched(words)))
     return found
+
+
+def lines(document: Path) -> list[str]:
+    """The lines of `bash` blocks, and those of `console` blocks that are typed: what follows is printed."""
+    typed, shown = (
+        [line for block in blocks(kind, document) for line in block.replace("\\\n", " ").splitlines()]
+        for kind in ("bash", "console")
+    )
+    if document.name in RECORDED:
+        return typed
+    return typed + [line[2:] for line in shown if line.startswith("$ ")]
+
+
+def launched(words: list[str]) -> list[str]:
+    """What a launcher starts several times: `torchrun --nproc-per-node 8 train.py` is `python train.py`."""
+    script = next((at for at, word in enumerate(words) if word.endswith(".py")), None)
+    return words if words[0] not in ("srun", "torchrun") or script is None else ["python", *words[script:]]
 
 
 def of_program(*programs: str) -> list:
@@ -191,7 +210,7 @@ def test_make_targets__exist():
 
 def test_other_commands__are_known():
     """A command that no test here looks at would go stale without a word."""
-    known = ("python", "ufo", "make", "git", "cd", "tensorboard", "wandb", "torchrun", "pip")
+    known = ("python", "ufo", "make", "tensorboard", "wandb", "pip", "cat", "sbatch")
     for where, words in commands():
         assert words[0] in known, where
         assert words[0] != "ufo" or " ".join(words[:2]) in TRAINING or words[1] in UFO_COMMANDS, where
@@ -363,13 +382,13 @@ def test_own_sources__compose(tmp_path):
             (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name[1]).write_text(block, encoding="utf-8")
     assert (tmp_path / "mine").is_dir()
-    found = [words for where, words in commands() if where.startswith("your_data.md") and "train.py" in words]
+    found = [words for _, words in commands() if "train.py" in words and "--config-dir" in words]
     checked: set[str] = set()
     for words in found:
         at = words.index("--config-dir")
         assert words[at + 1] == "mine"
         arguments = [*words[2:at], *words[at + 2 :], f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
-        cfg = composed(arguments)
+        cfg = composed(single_runs(arguments)[0])
         check_config(cfg)
         asked = next(word for word in words if word.startswith("+source="))
         assert set(cfg.sources) >= set(re.findall(r"\w+", asked.partition("=")[2]))
