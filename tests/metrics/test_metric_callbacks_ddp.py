@@ -69,22 +69,23 @@ class Dump(Callback):
         (self.folder / f"logged{trainer.global_rank}.json").write_text(json.dumps(dump))
 
 
-def test_trainer__two_processes_log_the_values_of_one(tmp_path: Path):
-    """Five images on two processes: the sampler repeats one, in a batch of its own kind."""
+@pytest.mark.parametrize("devices", [1, 2])
+def test_trainer__processes_log_the_values_of_one(tmp_path: Path, devices: int):
+    """Five images; on two processes the sampler repeats one, in a batch of its own kind. Or a group of one."""
     tasks = task_names()
     data = [[batch_of(task, [example(task, id, NOISE)]) for id in range(5)] for task in tasks]
     # the sampler pads to 3 + 3; Lightning makes it and warns that samples repeat
     loaders = [DataLoader(batches, batch_size=None) for batches in data]
     assert DistributedSampler(data[0], 2, 0).total_size == 6
     trainer = quiet_trainer(
-        devices=2,
+        devices=devices,
         strategy="ddp_fork",
         callbacks=[*(metric() for metric in METRICS), Dump(tmp_path)],
     )
     trainer.validate(Replay(NOISE), loaders, verbose=False)
     # what the data do not define (no object of that size) is not logged
     expected = {key: value for key, value in compute(list(range(5))).items() if value is not None}
-    for rank in range(2):
+    for rank in range(devices):
         dump = json.loads((tmp_path / f"logged{rank}.json").read_text())
         assert dump["logged"] == pytest.approx(expected, abs=1e-6)
         assert dump["warnings"] == []

@@ -45,6 +45,11 @@ def required(record: Prediction | Target, *names: str) -> list[Any]:
     return [getattr(record, name) for name in names]
 
 
+def _in_a_group() -> bool:
+    """Whether processes of this run, one or more, can speak to each other."""
+    return dist.is_available() and dist.is_initialized()
+
+
 @contextmanager
 def _naming(source: str, image: int | str) -> Iterator[None]:
     """Say in a ValueError which image of which source it is about."""
@@ -170,7 +175,7 @@ class MetricCallback(EvaluationCallback):
     def _gather(self) -> dict[str, _Source]:
         """The records of all processes, each image once."""
         parts: list[Any] = [self._sources]
-        if dist.is_available() and dist.is_initialized():
+        if _in_a_group():
             parts = [None] * dist.get_world_size()
             dist.all_gather_object(parts, self._sources)
         union: dict[str, _Source] = {}
@@ -200,10 +205,10 @@ class MetricCallback(EvaluationCallback):
     def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.results = self.compute()
         # All processes have the same numbers. "max" leaves them as they are and keeps Lightning
-        # from warning that they are not synchronised.
+        # from warning that they are not synchronised, as it does in a group of one process, too.
         # What these data do not define (no object of that size) is not a number and would be plotted as one.
         values = {name: value for name, value in self.results.items() if value is not None}
-        pl_module.log_dict(values, sync_dist=trainer.world_size > 1, reduce_fx="max")
+        pl_module.log_dict(values, sync_dist=_in_a_group(), reduce_fx="max")
         self._sources = {}
 
 
