@@ -216,6 +216,8 @@ def test_other_commands__are_known():
         assert words[0] != "ufo" or " ".join(words[:2]) in TRAINING or words[1] in UFO_COMMANDS, where
         if words[0] == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), where
+        ours = [word for word in words if word.startswith(("conf/", "benchmarks/", "scripts/", "tests/"))]
+        assert not [word for word in ours if not (ROOT / word).exists()], where
         if words[:2] == ["python", "-m"] and words[2].startswith("ufo."):
             importlib.import_module(words[2])
 

@@ -71,7 +71,7 @@ class Dump(Callback):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_trainer__processes_log_the_values_of_one(tmp_path: Path, devices: int):
-    """Five images; on two processes the sampler repeats one, in a batch of its own kind. Or a group of one."""
+    """Five images; on two processes the sampler repeats one, in a batch of its own kind; or one process."""
     tasks = task_names()
     data = [[batch_of(task, [example(task, id, NOISE)]) for id in range(5)] for task in tasks]
     # the sampler pads to 3 + 3; Lightning makes it and warns that samples repeat
