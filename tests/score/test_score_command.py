@@ -160,6 +160,7 @@ def test_boxes_inside_out_are_misses_and_counted(tmp_path, folder):
         (lambda r: r.append(dict(r[0])), ("--boxes", "xywh"), "another prediction for"),
         (lambda r: r[0].update(score=float("nan")), ("--boxes", "xywh"), "is no number"),
         (lambda r: r[0].update(sent_id=99999), ("--boxes", "xywh"), "add `image_id` or `image`"),
+        (lambda r: r[0].update(boxs=r[0].pop("bbox")), ("--boxes", "xywh"), "add `bbox` or `boxes`"),
         (lambda r: r[0].update(image_id=77), ("--boxes", "xywh"), "image 77, which"),
         (lambda r: r[0].update(image_id=14), ("--boxes", "xywh"), "is about image 4"),
         (
@@ -258,6 +259,8 @@ def test_expressions_of_jsonl(tmp_path):
         ({"category_id": 3, "bbox": "1,2,3,4"}, "no box of four numbers"),
         ({"category_id": 3, "bbox": [[1, 2, 3, 4]] * 2, "score": [0.5]}, "1 scores for 2 objects"),
         ({"bbox": [1, 2, 3, 4]}, "does not say the class"),
+        ({"category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]], "score": 0.5}, "has no box of each"),
+        ({"category_id": 3, "bboxs": [1, 2, 3, 4]}, "has no box of each"),
     ],
 )
 def test_odd_objects_end_in_one_sentence(tmp_path, capsys, record, expected):
@@ -279,6 +282,21 @@ def test_only_unknown_classes_and_ids_as_texts(tmp_path, capsys):
     texts = {"image_id": "4", "category_id": "3", "bbox": box, "score": 0.5}
     assert run(write(tmp_path / "f.json", [texts]), *words) == 0
     assert json.loads((tmp_path / "o.json").read_text())["metrics"]["mAP"]["value"] > 0
+
+
+def test_no_difference_where_a_metric_is_not_defined(tmp_path):
+    content = coco()
+    for annotation in content["annotations"]:
+        annotation["area"] = 30.0 * 30.0
+    truth = write(tmp_path / "t.json", content)
+    found = write(
+        tmp_path / "f.json", [{"image_id": 4, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]
+    )
+    words = ("--versus", found, "--resamples", 5, "--json", tmp_path / "o.json", "--out", tmp_path / "o.txt")
+    assert run(found, "--against", truth, "--task", "detection", *words) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["differences"]["mAP_large"]["p"] is None
+    row = next(line for line in (tmp_path / "o.txt").read_text().splitlines() if "mAP_large" in line)
+    assert set(row.split("|")[2].strip() + row.split("|")[-2].strip()) == {"-"}
 
 
 def test_empty_files_and_other_files(tmp_path, capsys):

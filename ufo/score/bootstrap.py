@@ -54,8 +54,8 @@ def centred(value: float, draws: Tensor) -> Tensor:
     """The draws that define the metric, moved so that their mean is the measured value.
 
     AP of draws is higher on average than AP of the images, since a draw repeats some of them; without this
-    the
-    interval of many rare classes may not hold the value at all. Where metrics are means it changes nothing.
+    the interval of many rare classes may not hold the value at all. Where metrics are means it changes
+    nothing.
     """
     defined = draws[~draws.isnan()]
     return defined + (value - defined.mean()) if len(defined) else defined
@@ -73,11 +73,12 @@ def interval(value: float, draws: Tensor) -> Interval:
 def compare(value: float, other: float, resampled: Tensor, others: Tensor) -> Difference:
     """Two predictions on the same draws.
 
-    The p value is two-sided: twice the share of draws in which the difference has the other sign, or is 0.
+    The p value is two-sided: twice the share of draws in which the difference has the other sign, or is 0;
+    NaN where no draw defines the metric.
     """
     difference = other - value
     draws = others - resampled
     found = centred(difference, draws)
     lower, upper = int((found <= 0).sum()), int((found >= 0).sum())
-    p = min(1.0, 2 * (min(lower, upper) + 1) / (len(found) + 1))
+    p = min(1.0, 2 * (min(lower, upper) + 1) / (len(found) + 1)) if len(found) else math.nan
     return Difference(difference, interval(difference, draws), p)

@@ -108,7 +108,7 @@ def _compared(name: str, other: Result, diff: dict[str, Difference]) -> list[str
         _interval(other, name),
         f"{found.value:+.4f}" if not math.isnan(found.value) else "-",
         "-" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}",
-        f"{found.p:.3f}",
+        "-" if math.isnan(found.p) else f"{found.p:.3f}",
     ]
 
 

@@ -37,10 +37,12 @@ class Expressions(Task):
 
     def __post_init__(self) -> None:
         """Raises ValueError for numbers that are out of range or leave no room."""
-        if self.max_objects < 1 or not 0 <= self.presence_threshold <= 1:
+        if self.max_objects < 1:
+            raise ValueError(f"task '{self.name}': max_objects={self.max_objects} must be 1 or more")
+        if not 0 <= self.presence_threshold <= 1:
             raise ValueError(
-                f"task '{self.name}': max_objects={self.max_objects} is to be 1 or more, and "
-                f"presence_threshold={self.presence_threshold} a probability"
+                f"task '{self.name}': presence_threshold={self.presence_threshold} must be a probability, "
+                "from 0 to 1"
             )
         room = self.max_objects * (self.object_tokens + 1)
         if self.max_objects > 1 and self.max_length < room:

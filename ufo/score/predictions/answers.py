@@ -42,6 +42,7 @@ class Answer:
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     scores: list[float] | None = None  # N; None: the record states none
     labels: list[int | str] | None = None  # N
+    boxed: bool = True  # says a box of each object, or that there is none
     masks: list[Any] | None = None  # N; None: it has no masks
     nothing: bool = False  # says itself that there is no such object
     broken: str = ""  # what is wrong with its text
@@ -80,11 +81,13 @@ def read_record(record: dict[str, Any], where: str, texts: TextFormat | None, ke
         _read_text(answer, record, texts)
     elif found := _of(record, "boxes"):
         answer.boxes = _numbers(record[found], where)
+    else:
+        answer.boxed = answer.nothing
     answer.scores = _scores(record, where, answer.count)
     if answer.labels is None:
         answer.labels = _labels(record, answer.count, where)
     if answer.masks is not None and len(answer.boxes) != len(answer.masks):
-        answer.boxes = np.zeros((len(answer.masks), 4))
+        answer.boxes, answer.boxed = np.zeros((len(answer.masks), 4)), False
     return answer
 
 

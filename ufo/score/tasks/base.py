@@ -85,7 +85,17 @@ class Scorer(ABC):
     # --- what answers hold
 
     def boxes(self, example: Example, answers: Iterable[Answer], *, corners: bool) -> np.ndarray:
-        """All boxes in pixels, `[N, 4]`: corners, or COCO's own. Counts those that are inside out."""
+        """All boxes in pixels, `[N, 4]`: corners, or COCO's own. Counts those that are inside out.
+
+        Raises DataError for a record that says no boxes: of misspelt fields all would silently be misses.
+        """
+        answers = list(answers)
+        without = next((answer for answer in answers if not answer.boxed), None)
+        if without is not None:
+            raise DataError(
+                f"{without.where} has no box of each of its objects, which this task needs; add `bbox` or "
+                "`boxes` (an empty list where it found nothing)."
+            )
         raw = np.concatenate([np.zeros((0, 4)), *(answer.boxes for answer in answers)])
         if not len(raw):
             return raw
