@@ -179,6 +179,6 @@ def test_an_evaluation_may_ask_for_names_that_no_image_shows():
     data.setup("validate")
     (loader,) = data.val_dataloader()
     assert next(iter(loader)).classes == (*own, "lamp")
-    for names in ([own[0]], ["lamp", "lamp"]):
-        with pytest.raises(ValueError, match="also_ask="):
+    for names, said in (([own[0]], "take it out"), (["lamp", "lamp"], "name each once"), ("lamp", "a list")):
+        with pytest.raises(ValueError, match=f"also_ask=.*{said}"):
             source(also_ask=names).classes("val")

@@ -132,10 +132,20 @@ class Source:
         names = self.data(split).classes
         if split == "train" or not self.also_ask:
             return names
+        if isinstance(self.also_ask, str):  # its letters would be asked for
+            raise ValueError(
+                f"Source {self.name!r}: also_ask={self.also_ask} must be a list: also_ask=[{self.also_ask}]."
+            )
         repeated = sorted({*names} & {*self.also_ask})
-        if repeated or not names or len({*self.also_ask}) < len(self.also_ask):
-            why = f"{repeated[0]!r} is a class of its data" if repeated else "each name once, beside classes"
-            raise ValueError(f"Source {self.name!r}: also_ask={list(self.also_ask)}: {why}; change the list.")
+        why = ""
+        if not names:
+            why = f"its task {self.task!r} asks for no class names; leave it out"
+        elif repeated:
+            why = f"{repeated[0]!r} is a class of its data; take it out of the list"
+        elif len({*self.also_ask}) < len(self.also_ask):
+            why = "a name is there twice; name each once"
+        if why:
+            raise ValueError(f"Source {self.name!r}: also_ask={list(self.also_ask)}: {why}.")
         return (*names, *self.also_ask)
 
     @property
