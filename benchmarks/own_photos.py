@@ -123,7 +123,7 @@ def ufo(home: Path, *arguments: str) -> float:
 
 
 def mAP50(run: Path) -> float:
-    return json.loads((run / "metrics.json").read_text())[METRIC]["value"]
+    return json.loads((run / "metrics.json").read_text())[METRIC]["last"]
 
 
 def curve(run: Path) -> str:
