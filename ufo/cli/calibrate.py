@@ -206,8 +206,8 @@ def _fit(task: str, sources: Sequence[Any], score: str) -> Fitted:
     half = torch.cat([torch.zeros(0, dtype=torch.int64), *(c.images for c in columns)]) % 2 == 0
     if not len(right):
         raise CommandError(
-            f"{task}: the model found no object in this held-out data, so it has no score to calibrate; train it "
-            "further, or give data of what it has learned"
+            f"{task}: the model found no object in this held-out data, so it has no score to calibrate; "
+            "train it further, or give data of what it has learned"
         )
     for what, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
         if count < LEAST:
