@@ -150,8 +150,9 @@ def _attend_shared(query: Tensor, memory: tuple[Tensor, Tensor], context: Contex
     """
     keys, values = memory
     batch, (groups, length), rows = keys.shape[0], query.shape[2:4], context.rows
-    if rows is None:
-        by_image = query.unflatten(0, (batch, context.num_queries))  # [B, Q, K, g, T, d]
+    if rows is None:  # an exported graph takes a single image only where it knows how many rows are one's
+        whole = batch * context.num_queries == query.shape[0]  # recorded answers have rows that pad
+        by_image = query.unflatten(0, (batch, context.num_queries if whole else -1))  # [B, Q, K, g, T, d]
     else:
         place = rows.image * rows.slots + rows.slot
         by_image = query.new_zeros(batch * rows.slots, *query.shape[1:]).index_copy(0, place, query)
