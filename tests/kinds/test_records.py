@@ -150,6 +150,22 @@ def test_confident_keeps_parts_together():
             Prediction("grounding", boxes=torch.zeros(1, 4), scores=torch.tensor([0.5]), text="what"),
             '"the dog": no box in the answer "what"',
         ),
+        (
+            Prediction(
+                "grounding", boxes=torch.zeros(1, 4), scores=torch.zeros(1), presence=torch.tensor(0.02)
+            ),
+            '"the dog": nothing; 2% that it is there',
+        ),
+        (
+            Prediction(
+                "grounding",
+                boxes=torch.zeros(1, 4),
+                scores=torch.zeros(1),
+                presence=torch.tensor(0.4),
+                text="1,2,3,4",
+            ),
+            '"the dog": nothing; 40% that it is there; the answer was "1,2,3,4"',
+        ),
     ],
 )
 def test_summary(prediction, line):

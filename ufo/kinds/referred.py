@@ -68,8 +68,11 @@ class Referred(Kind):
         found, there = self._where(prediction), ""
         if prediction.presence is not None:
             there = f"; {prediction.presence.item():.0%} that it is there"
+            if not any(found):  # refused, also where the text would have named a place
+                said = f'; the answer was "{prediction.text}"' if prediction.text else ""
+                return f'"{text}": nothing{there}{said}'
         if not any(found):
-            return f'"{text}": no {self._what} in the answer "{prediction.text}"{there}'
+            return f'"{text}": no {self._what} in the answer "{prediction.text}"'
         score = given(prediction.scores, "scores")[0].item()
         places = [self._place(prediction, i) for i, some in enumerate(found) if some]
         return f'"{text}" at {" and at ".join(places)} (score {score:.2f}{there})'
