@@ -4,7 +4,7 @@
 
 Without CUDA, or with --miniature, tiny networks run on the CPU: that shows that the script works and counts
 pieces of work (`ufo.ops.launches`) for kernels; its times mean nothing. A row that runs out of memory or time
-says so, and the script goes on.
+says so, one that fails too, and the script goes on.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,23 +25,36 @@ from gpu_attention import attention
 from gpu_memory import fits, memory
 from gpu_mllm import lora, mllm
 from gpu_rows import Bench, Row
-from gpu_vit import infer, train
+from gpu_vit import compiled, infer, train
 
 # part: what yields its rows, and its time limit in seconds; together less than four minutes
 PARTS = {
-    "train": (train, 45),
-    "infer": (infer, 50),
-    "attention": (attention, 30),
+    "train": (train, 40),
+    "compiled": (compiled, 80),
+    "infer": (infer, 60),
+    "attention": (attention, 20),
     "mllm": (mllm, 35),
-    "lora": (lora, 25),
+    "lora": (lora, 40),
     "memory": (memory, 25),
-    "fits": (fits, 30),
+    "fits": (fits, 25),
 }
-COLUMNS = ("ms", "images/s", "boxes/s", "TFLOP", "of rate", "kernels", "busy ms", "GB", "estimated GB")
+COLUMNS = (
+    "ms",
+    "images/s",
+    "boxes/s",
+    "TFLOP",
+    "of rate",
+    "kernels",
+    "busy ms",
+    "GB",
+    "estimated GB",
+    "first s",
+    "graphs",
+)
 
 
-class OverTimeError(Exception):
-    """A part has reached its limit."""
+class OverTimeError(BaseException):
+    """A part has reached its limit; nothing that catches errors holds it up."""
 
 
 @contextmanager
@@ -55,8 +71,13 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def run(parts: list[str], bench: Bench, limit: float) -> list[Row]:
-    """The rows of all parts. A part yields the name of a row and a function that measures it."""
+def run(
+    parts: list[str], bench: Bench, limit: float, only: list[str], save: Callable[[list[Row]], None]
+) -> list[Row]:
+    """The rows of all parts, those with one of the words `only` in their names; saved after each part.
+
+    A part yields the name of a row and a function that measures it.
+    """
     rows: list[Row] = []
     for part in parts:
         make, seconds = PARTS[part]
@@ -64,17 +85,42 @@ def run(parts: list[str], bench: Bench, limit: float) -> list[Row]:
         try:
             with at_most(max(round(seconds * limit), 1)):
                 for name, measure in make(bench):
-                    try:
-                        rows.append(Row(part, name, measure()))
-                    except torch.OutOfMemoryError:
-                        rows.append(Row(part, name, {}, "out of memory"))
+                    if only and not any(word in name for word in only):
+                        continue
+                    rows.append(row(bench, part, name, measure))
                     bench.forget()
         except OverTimeError:
             rows.append(Row(part, name, {}, f"over the part's {seconds * limit:.0f} s, the rest is left out"))
         except torch.OutOfMemoryError:
             rows.append(Row(part, name or "all", {}, "out of memory before the first row"))
         bench.forget()
+        save(rows)
     return rows
+
+
+def write(file: Path, bench: Bench, rows: list[Row]) -> None:
+    content = [{"key": r.key, "values": r.values, "note": r.note, "longest": r.longest} for r in rows]
+    about = {"device": bench.name, "torch": torch.__version__, "rate": bench.rate, "rows": content}
+    file.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def row(bench: Bench, part: str, name: str, measure: Callable[[], dict[str, float]]) -> Row:
+    """Measure one row and say it on stderr, for what is cut off before the table; what fails says so."""
+    start, bench.longest = time.perf_counter(), []
+    try:
+        found = Row(part, name, measure(), longest=bench.longest)
+    except torch.OutOfMemoryError:
+        found = Row(part, name, {}, "out of memory")
+    except Exception as error:
+        traceback.print_exc()
+        found = Row(part, name, {}, f"failed: {type(error).__name__}")
+    numbers = ", ".join(f"{_cell(found.values[c], None)} {c}" for c in COLUMNS if c in found.values)
+    print(
+        f"[{time.perf_counter() - start:.1f} s] {found.key}: {numbers}{found.note}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
 
 
 def table(rows: list[Row], before: dict[str, dict[str, float]]) -> str:
@@ -98,6 +144,7 @@ def _cell(value: float | None, old: float | None) -> str:
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    made.add_argument("--rows", nargs="+", default=[], help="only rows with one of these words in their name")
     made.add_argument("--miniature", action="store_true", help="tiny networks; always so without CUDA")
     made.add_argument("--limit", type=float, default=1.0, help="times the parts' time limits")
     made.add_argument("--json", type=Path, help="also write the rows to this file")
@@ -109,13 +156,13 @@ def main() -> None:
         before = {row["key"]: row["values"] for row in earlier["rows"]}
     start, bench = time.perf_counter(), Bench.here(arguments.miniature)
     print(f"{bench.name}, torch {torch.__version__}, {bench.rate / 1e12:.3g} TFLOP/s in a matrix product\n")
-    rows = run(arguments.parts, bench, arguments.limit)
+    save = partial(write, arguments.json, bench) if arguments.json else lambda rows: None
+    rows = run(arguments.parts, bench, arguments.limit, arguments.rows, save)
     print(table(rows, before))
     print(f"\n{time.perf_counter() - start:.0f} s")
-    if arguments.json:
-        content = [{"key": row.key, "values": row.values, "note": row.note} for row in rows]
-        about = {"device": bench.name, "torch": torch.__version__, "rate": bench.rate, "rows": content}
-        arguments.json.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    failed = [row.key for row in rows if row.note.startswith("failed")]
+    if failed:
+        raise SystemExit(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.autograd import DeviceType
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ufo.modules.precision import computes_bfloat16
 from ufo.ops.launches import Launches
+
+LONGEST = 25  # kernels of a row that its JSON names
 
 
 @dataclass
@@ -24,6 +27,7 @@ class Row:
     name: str
     values: dict[str, float]
     note: str = ""
+    longest: list[tuple[str, int, float]] = field(default_factory=list)  # see `Bench.longest`
 
     @property
     def key(self) -> str:
@@ -38,6 +42,8 @@ class Bench:
     miniature: bool
     name: str
     rate: float = 0.0
+    longest: list[tuple[str, int, float]] = field(default_factory=list)
+    """Kernels of the last row that took the device longest: name, calls, milliseconds of all calls."""
 
     @classmethod
     def here(cls, miniature: bool) -> Bench:
@@ -79,8 +85,21 @@ class Bench:
         self.wait()
         return 1e3 * (time.perf_counter() - start) / repeats
 
-    def measure(self, function: Callable[[], object], images: int = 0, repeats: int = 3) -> dict[str, float]:
-        """All columns of a row; the function runs six times, twice in miniature."""
+    def first(self, function: Callable[[], object]) -> float:
+        """Seconds of the first call, in which something is compiled or recorded."""
+        self.wait()
+        start = time.perf_counter()
+        function()
+        self.wait()
+        return time.perf_counter() - start
+
+    def measure(
+        self, function: Callable[[], object], images: int = 0, repeats: int = 3, products: bool = True
+    ) -> dict[str, float]:
+        """All columns of a row; the function runs six times, twice in miniature.
+
+        `products`: also count what matrix products compute, which would compile a compiled function again.
+        """
         if self.cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         values = {"ms": self.milliseconds(function, 1 if self.miniature else repeats)}
@@ -88,6 +107,8 @@ class Bench:
             values["GB"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         if images:
             values["images/s"] = 1e3 * images / values["ms"]
+        if not products:
+            return values | (self.profiled(function) if self.cuda else {})
         with FlopCounterMode(display=False) as flops:
             if self.cuda:
                 function()
@@ -100,10 +121,15 @@ class Bench:
         return values | (self.profiled(function) if self.cuda else {})
 
     def profiled(self, function: Callable[[], object]) -> dict[str, float]:
-        """Kernels, and how long the device was busy with them."""
+        """Kernels, and how long the device was busy with them; keeps the longest."""
         kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=kinds) as profile:
             function()
             self.wait()
         kernels = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
+        took: dict[str, list[float]] = defaultdict(list)
+        for kernel in kernels:
+            took[kernel.name].append(kernel.device_time_total / 1e3)
+        by_time = sorted(took.items(), key=lambda item: -sum(item[1]))
+        self.longest = [(name, len(times), sum(times)) for name, times in by_time[:LONGEST]]
         return {"kernels": len(kernels), "busy ms": sum(e.device_time_total for e in kernels) / 1e3}

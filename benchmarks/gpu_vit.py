@@ -13,6 +13,7 @@ import torch
 from common import SIDES, Scripted, class_names, make_model, script, side
 from decode_vit import lock_step, plain_vit
 from gpu_rows import Bench
+from torch._dynamo.utils import counters
 from train_step_vit import make_batch
 
 from ufo.head.decoding import decode
@@ -22,13 +23,15 @@ from ufo.types import Batch
 Rows = Iterator[tuple[str, Callable[[], dict[str, float]]]]
 BATCHES = {"caption": 24, "grounding": 24}  # of a training step; 3 of the others
 DENSE = ("detection", "instance_segmentation")
+REPLAYED = ("prefix", "decode", "whole")  # what CUDA graphs change; behind all others: they stay on
 
 
 def model_of(bench: Bench, task: str) -> tuple[UFO, int]:
     """The base model, tiny in miniature, for one task, and the side of its images."""
     scale, network = (0.2, "tiny") if bench.miniature else (1.0, "base")
     arguments = Namespace(threads=torch.get_num_threads(), tasks=[task], scale=scale, network=network)
-    return make_model(arguments).to(bench.device), side(task, scale)
+    with torch.device(bench.device):  # drawing weights on a CPU takes longer than a row
+        return make_model(arguments).to(bench.device), side(task, scale)
 
 
 def tasks_of(bench: Bench) -> list[str]:
@@ -82,12 +85,39 @@ def _train(bench: Bench, task: str, count: int, option: str) -> dict[str, float]
     return bench.measure(step_of(bench, model, lambda: model.loss(batch)["loss"]), count)
 
 
+def compiled(bench: Bench) -> Rows:
+    """Steps of one model with compiled layers, task by task: later ones find graphs of earlier ones."""
+    scale, network = (0.2, "tiny") if bench.miniature else (1.0, "base")
+    tasks = tasks_of(bench)
+    arguments = Namespace(threads=torch.get_num_threads(), tasks=tasks, scale=scale, network=network)
+    for option in ("", *(["Triton attention"] if bench.cuda else [])):
+        with torch.device(bench.device):
+            model = make_model(arguments).to(bench.device).train()
+        model.compile_backbone()
+        if option:
+            model.use_triton_attention()
+        for task in tasks:
+            count = 1 if bench.miniature else BATCHES.get(task, 3)
+            name = f"{task}, batch {count}" + (option and f", {option}")
+            yield name, partial(_compiled, bench, model, task, side(task, scale), count)
+
+
+def _compiled(bench: Bench, model: UFO, task: str, pixels: int, count: int) -> dict[str, float]:
+    batch, known = batch_of(bench, task, pixels, count), counters["stats"]["unique_graphs"]
+    step = step_of(bench, model, lambda: model.loss(batch)["loss"])
+    first = bench.first(step)
+    found = bench.measure(step, count, products=False)
+    return found | {"first s": first, "graphs": counters["stats"]["unique_graphs"] - known}
+
+
 def infer(bench: Bench) -> Rows:
     for task in tasks_of(bench):
         for count in (1, 2 if bench.miniature else 8) if task in DENSE else (1,):
             parts = _Inference(bench, task, count)
             for part in ("prefix", "plain ViT", "decode", "lock-step", "parse", "whole"):
                 yield f"{task}, batch {count}: {part}", partial(parts, part)
+            for part in REPLAYED if bench.cuda else ():
+                yield f"{task}, batch {count}: {part}, replayed", partial(parts, part, replayed=True)
 
 
 class _Inference:
@@ -97,17 +127,24 @@ class _Inference:
         self.bench, self.name, self.count, self.parts = bench, task, count, None
 
     @torch.no_grad()
-    def __call__(self, part: str) -> dict[str, float]:
+    def __call__(self, part: str, replayed: bool = False) -> dict[str, float]:
         with self.bench.half():
             self.parts = self.parts or self._parts()
-            found = self.bench.measure(self.parts[part], self.count if part == "whole" else 0)
+            more = {}
+            if replayed:
+                self.model.use_cuda_graphs()
+                more["first s"] = sum(self.bench.first(self.parts[part]) for _ in range(2))
+            found = more | self.bench.measure(
+                self.parts[part], self.count if part == "whole" else 0, products=not replayed
+            )
             if part == "whole" and self.name == "detection":
                 boxes = sum(len(p.boxes) for p in self.parts[part]())
                 found["boxes/s"] = 1e3 * boxes / found["ms"]
         return found
 
     def _parts(self) -> dict[str, Callable[[], object]]:
-        model, pixels = model_of(self.bench, self.name)
+        self.model, pixels = model_of(self.bench, self.name)
+        model = self.model
         task, batch = model.task(self.name), batch_of(self.bench, self.name, pixels, self.count)
         asked = task.ask(batch, model.grid(task, pixels, pixels))
         encode = partial(model.encode, batch.images, asked.prompts, asked.queries, task)

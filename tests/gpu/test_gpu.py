@@ -94,17 +94,14 @@ def check_passes(backbone, arguments) -> None:
     ids = torch.zeros(rows, 1, dtype=torch.int64, device="cuda")
     backbone.answer(backbone.encode(*arguments), ids, cache=AnswerCache(3))
     backbone.train().eval()  # forgets prompts: knowing one again asks for its tokens
-    prompts = getattr(backbone, "read_prompt", None)
-    if prompts is not None:  # reading a remembered prompt looks at its tokens, on the host
-        backbone.read_prompt = backbone._read_prompt
+    backbone.read_prompt = backbone.encode_prompt  # knowing a prompt again looks at its tokens, on the host
     try:
         with no_waiting():
             context, cache = backbone.encode(*arguments), AnswerCache(3)
             backbone.answer(context, ids, cache=cache)
             backbone.answer(context, ids, cache=cache)
     finally:
-        if prompts is not None:
-            del backbone.read_prompt
+        del backbone.read_prompt
 
 
 @pytest.mark.parametrize("size", [(14, 14), (70, 70)])

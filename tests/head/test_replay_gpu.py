@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +14,7 @@ from tiny_mllm import make_mllm, training_batch
 
 from ufo.head.decoding import Decoded, decode
 from ufo.head.replay import recordings
+from ufo.head.replay.cuda_graphs import CudaGraphs
 from ufo.model import UFO
 from ufo.types import Batch
 
@@ -79,3 +81,28 @@ def test_recordings_come_and_go(make_model, make_batch, monkeypatch):
         one.backbone.layers[0].fc1.weight.data = one.backbone.layers[0].fc1.weight.data * 1.5
     for _ in range(3):
         assert torch.equal(decoded(model, batch).ids, decoded(plain, batch).ids)
+
+
+def test_garbage_that_holds_graphs_spoils_no_recording():
+    """A graph goes with the garbage that it lies in, which is not allowed while a stream records."""
+    left = []
+    x = torch.ones(4, device="cuda")
+    for _ in range(3):  # one for each time that the function runs
+        left.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(left[-1]):
+            x * 2
+
+    def function(inputs):
+        circle = [left.pop()]
+        circle.append(circle)
+        del circle
+        made = [[] for _ in range(100)]  # collects garbage, where it is collected
+        return {"y": inputs["x"] * 2 + len(made)}
+
+    before = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        play = CudaGraphs().record(function, {"x": torch.ones(4, device="cuda")})
+    finally:
+        gc.set_threshold(*before)
+    assert torch.equal(play()["y"], torch.full((4,), 102.0, device="cuda"))

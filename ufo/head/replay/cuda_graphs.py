@@ -6,6 +6,7 @@ and what it reads besides is kept alive. Its results lie in memory that other gr
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class CudaGraphs:
             capture = torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
             )
-            with capture, outside:
+            with _keep_garbage(), capture, outside:
                 results = function(inputs)
             self._pool = self._pool or graph.pool()
 
@@ -67,6 +68,18 @@ class CudaGraphs:
         if self._pool is not None:
             torch.cuda.synchronize()  # the last replay may not have ended
         self._stream = self._pool = None  # the next weights may lie on another device
+
+
+@contextmanager
+def _keep_garbage() -> Iterator[None]:
+    """Inside, no garbage is collected: a graph among it would be destroyed, which spoils a capture."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
