@@ -97,10 +97,9 @@ class Tokenizer(Protocol):
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> Tensor:
     """Id lists, padded on the right to one int64 tensor `[N, T]`; T is `length` or that of the longest."""
     length = length or max((len(r) for r in rows), default=0)
-    out = torch.full((len(rows), length), pad_id)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row)
-    return out
+    # a tensor of each row would take longer than a layer of a network
+    padded = [[*row, *[pad_id] * (length - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).view(len(rows), length)
 
 
 def pad_prompts(rows: Sequence[Sequence[int]], pad_id: int, limit: int) -> tuple[Tensor, Tensor]:

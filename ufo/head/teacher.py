@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ufo.backbones.base import Backbone
 from ufo.tasks.base import Answer, Asked
-from ufo.tokenizer import Encoded, Tokenizer
+from ufo.tokenizer import Encoded, Tokenizer, pad_rows
 from ufo.types import Segment
 
 
@@ -66,8 +66,10 @@ def write_answers(
             (number, text if learned else backbone.follow_up(text), learned) for text, learned in segments
         ]
     rows = [Encoded([], []) for _ in answers]
-    encoded = tokenizer.encode([text for _, text, _ in parts], max_length)
-    for (number, _, learned), (start, *words, end) in zip(parts, encoded, strict=True):
+    texts = list(dict.fromkeys(text for _, text, _ in parts))  # most queries say the same word
+    tokens = dict(zip(texts, tokenizer.encode(texts, max_length), strict=True))
+    for number, text, learned in parts:
+        start, *words, end = tokens[text]
         ids, supervised = rows[number]
         if not ids:
             ids.append(start)
@@ -131,11 +133,10 @@ def teacher_forcing(
     `learned_ends` bool `[R]` says which rows learn their last token; None: all.
     """
     ids = tokenizer.pad([row.ids for row in rows])  # [R, T+1]
-    learned = torch.zeros_like(ids, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        learned[number, : len(row.ids)] = torch.tensor(row.supervised, dtype=torch.bool)
-        if learned_ends is not None and row.ids and not learned_ends[number]:
-            learned[number, len(row.ids) - 1] = False
+    learned = pad_rows([row.supervised for row in rows], False, ids.shape[1]).bool()
+    if learned_ends is not None:
+        last = torch.tensor([len(row.ids) - 1 for row in rows])
+        learned &= learned_ends[:, None] | (torch.arange(ids.shape[1]) != last[:, None])
     learned = learned[:, 1:]
     computed = learned.flip(1).cumsum(1).flip(1) > 0  # something supervised is still to come
     packed = computed.flatten().nonzero()[:, 0]
