@@ -1,7 +1,4 @@
-"""Rows of attention with relative positions alone: the augmented form, Triton kernels, and without positions.
-
-The kernels are worth keeping if they are 1.5 times as fast forward and 1.3 times with the backward pass.
-"""
+"""Rows of attention alone: with relative positions in the augmented form, and without positions."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from gpu_vit import Rows
 from torch import Tensor
 
 from ufo.backbones.attention import image_attention
-from ufo.backbones.relative_fused import fused_image_attention
 
 HEADS, WIDTH, PROMPT = 12, 64, 250
 SHAPES = {  # of the base model at 1120 px: windows in the batch, side of a window in patches
@@ -34,8 +30,6 @@ def plain(q: Tensor, k: Tensor, v: Tensor, *others: tuple[Tensor, ...]) -> Tenso
 
 def attention(bench: Bench) -> Rows:
     ways: dict[str, Callable[..., Tensor]] = {"without positions": plain, "augmented": image_attention}
-    if bench.cuda:
-        ways["Triton"] = fused_image_attention
     for name, (windows, side) in SHAPES.items() if not bench.miniature else [("tiny", (2, 7))]:
         for way, function in ways.items():
             yield f"{name}, {way}: forward", partial(_forward, bench, function, windows, side)

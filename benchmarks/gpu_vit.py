@@ -69,8 +69,7 @@ def step_of(
 
 def train(bench: Bench) -> Rows:
     for task in tasks_of(bench):
-        options = ["", "checkpointing", *(["Triton attention"] if bench.cuda else [])]
-        for option in options if task == "detection" else options[:1]:
+        for option in ("", "checkpointing") if task == "detection" else ("",):
             count = 1 if bench.miniature else BATCHES.get(task, 3)
             name = f"{task}, batch {count}" + (option and f", {option}")
             yield name, partial(_train, bench, task, count, option)
@@ -79,8 +78,6 @@ def train(bench: Bench) -> Rows:
 def _train(bench: Bench, task: str, count: int, option: str) -> dict[str, float]:
     model, pixels = model_of(bench, task)
     model.train().backbone.gradient_checkpointing = option == "checkpointing"
-    if option == "Triton attention":
-        model.use_triton_attention()
     batch = batch_of(bench, task, pixels, count)
     return bench.measure(step_of(bench, model, lambda: model.loss(batch)["loss"]), count)
 
@@ -90,16 +87,12 @@ def compiled(bench: Bench) -> Rows:
     scale, network = (0.2, "tiny") if bench.miniature else (1.0, "base")
     tasks = tasks_of(bench)
     arguments = Namespace(threads=torch.get_num_threads(), tasks=tasks, scale=scale, network=network)
-    for option in ("", *(["Triton attention"] if bench.cuda else [])):
-        with torch.device(bench.device):
-            model = make_model(arguments).to(bench.device).train()
-        model.compile_backbone()
-        if option:
-            model.use_triton_attention()
-        for task in tasks:
-            count = 1 if bench.miniature else BATCHES.get(task, 3)
-            name = f"{task}, batch {count}" + (option and f", {option}")
-            yield name, partial(_compiled, bench, model, task, side(task, scale), count)
+    with torch.device(bench.device):
+        model = make_model(arguments).to(bench.device).train()
+    model.compile_backbone()
+    for task in tasks:
+        count = 1 if bench.miniature else BATCHES.get(task, 3)
+        yield f"{task}, batch {count}", partial(_compiled, bench, model, task, side(task, scale), count)
 
 
 def _compiled(bench: Bench, model: UFO, task: str, pixels: int, count: int) -> dict[str, float]:

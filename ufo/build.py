@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -125,7 +125,7 @@ def build_module(cfg: DictConfig, model: UFO) -> UFOModule:
     )
 
 
-def evaluation_module(model: UFO, cuda_graphs: bool = False) -> UFOModule:
+def evaluation_module(model: UFO, cuda_graphs: bool | Literal["auto"] = "auto") -> UFOModule:
     """A LightningModule that only evaluates: it has no optimizer, whatever strategy trained the model."""
     return UFOModule(model, cuda_graphs=cuda_graphs)
 
@@ -207,15 +207,9 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
     finally:
         lightning.setLevel(level)
     device = trainer.strategy.root_device.type
-    if cfg.get("cuda_graphs") and device != "cuda":
+    if cfg.get("cuda_graphs") is True and device != "cuda":
         log.warning("cuda_graphs=true records nothing on the device '%s'; it is for CUDA", device)
     return trainer
-
-
-def choose_kernels(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
-    """Take the kernels that the config asks for. Raises ValueError where the trainer's device has none."""
-    if cfg.triton_attention:
-        model.use_triton_attention(trainer.strategy.root_device)
 
 
 def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:

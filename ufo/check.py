@@ -57,7 +57,6 @@ KEYS = frozenset(
         "mixing_temperature",
         "compile",
         "cuda_graphs",
-        "triton_attention",
         "init",
         "strict_init",
         "resume",

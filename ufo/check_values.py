@@ -75,7 +75,7 @@ NUMBERS = {
     "trainer.num_nodes": COUNT,
     "callbacks.checkpoint.every_n_train_steps": COUNT,
 }
-SWITCHES = ("compile", "cuda_graphs", "deterministic", "strict_init", "triton_attention")
+SWITCHES = ("compile", "deterministic", "strict_init")
 MANY_PROCESSES = 8
 """So many processes of a CPU run are never refused, however few cores there are."""
 
@@ -91,6 +91,9 @@ def check_values(cfg: DictConfig) -> None:
     for name in SWITCHES:
         if not isinstance(plain.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
+    graphs = plain.get("cuda_graphs", "auto")
+    if graphs != "auto" and not isinstance(graphs, bool):
+        raise ValueError(f"cuda_graphs must be auto, true or false, not {graphs!r}")
     bounds.check_config(plain)
     _check_layers(plain)
     _check_length(plain)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
+import torch
 from commands import compose
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from recorders import Tapes
@@ -44,6 +45,26 @@ def test_cuda_graphs__need_weights_that_stay(make_model, strategy):
         pytest.raises(ValueError, match="leave it out, or use trainer=ddp"),
     ):
         module.configure_model()
+
+
+@pytest.mark.parametrize("device, replays", [("cuda", True), ("cpu", False)])
+def test_cuda_graphs__are_taken_by_themselves_where_weights_stay(make_model, device, replays):
+    module = UFOViTModule(make_model(), cuda_graphs="auto")
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    module.configure_model()
+    assert hasattr(module.model.backbone, "replay") == replays
+    sharded = object.__new__(DeepSpeedStrategy)
+    module = UFOViTModule(make_model(), cuda_graphs="auto")
+    module._trainer = SimpleNamespace(strategy=sharded)
+    with patch.object(DeepSpeedStrategy, "root_device", torch.device(device)):
+        assert not module._records()
+
+
+def test_cuda_graphs__are_not_taken_where_every_bit_has_to_be_the_same(make_model):
+    module = UFOViTModule(make_model(), cuda_graphs="auto")
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
+    with patch("torch.are_deterministic_algorithms_enabled", lambda: True):
+        assert not module._records()
 
 
 def test_cuda_graphs__are_in_front_of_the_passes(make_model):

@@ -328,13 +328,6 @@ class UFOViT(Backbone):
             attended = attended.flatten(0, 1)[call.packed]
         return self.compiled(close_pass)(layer, x, attended, call.number)
 
-    def use_triton_attention(self, device: torch.device | None = None) -> None:
-        from ufo.backbones.relative_fused import check_available, fused_image_attention
-
-        check_available(device or self.device)
-        for layer in self.layers:
-            cast(Layer, layer).image_attention = fused_image_attention
-
     @property
     def output_embedding(self) -> Tensor:
         return self.embedding.word.weight

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ufo.backbones.attention import attend, query_attention
+from ufo.backbones.attention import attend, image_attention, query_attention
 from ufo.backbones.layer_pass import lengths
 from ufo.backbones.vit_layers import Layer
 
@@ -38,7 +38,7 @@ def image_pass(
 ) -> Stream:
     """Windows of patches `[W, N, C]` that see themselves and the prompt's keys and values `[W, h, n, d]`."""
     q, k, v = layer.heads_of(tiles)
-    attended = layer.image_attention(q, k, v, size, (rows, columns), (keys, values, seen))
+    attended = image_attention(q, k, v, size, (rows, columns), (keys, values, seen))
     return layer.finish(tiles, attended), k, v
 
 

@@ -85,7 +85,11 @@ def add_parser(subparsers: Any) -> None:
     add("--batch", type=positive, default=16, metavar="N", help="images that are asked about together (16)")
     add("--every", type=positive, default=1, metavar="N", help="of a video only each N-th frame")
     add("--constrained", action="store_true", help="let answers be nothing but well-formed (boxes, masks)")
-    add("--cuda-graphs", action="store_true", help="record the passes of the model and replay them (CUDA)")
+    add(
+        "--cuda-graphs",
+        action=argparse.BooleanOptionalAction,
+        help="record the passes of the model and replay them (default: on a CUDA device)",
+    )
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: CUDA if there is one")
     add("--dtype", help="what to compute in: float32, bfloat16, float16; default: as the weights are")
     parser.set_defaults(run=run)
@@ -195,11 +199,10 @@ def _prepare(model: UFO, args: argparse.Namespace) -> None:
     """The settings of decoding. Raises CommandError for those that the device or the weights do not allow."""
     from ufo.inference.asking import computing
 
-    if args.cuda_graphs:
-        if model.backbone.device.type != "cuda":
-            raise CommandError(
-                f"--cuda-graphs needs a CUDA device, not {model.backbone.device}; leave it out"
-            )
+    device = model.backbone.device
+    if args.cuda_graphs and device.type != "cuda":
+        raise CommandError(f"--cuda-graphs needs a CUDA device, not {device}; leave it out")
+    if args.cuda_graphs or (args.cuda_graphs is None and device.type == "cuda"):
         model.use_cuda_graphs()
     if args.constrained:
         for answering in model.tasks.values():

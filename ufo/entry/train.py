@@ -26,7 +26,6 @@ def main(cfg: DictConfig) -> float | None:
             check_start(model, cfg.init)
         module = build.build_module(cfg, model)
         trainer = build.build_trainer(cfg)
-        build.choose_kernels(cfg, model, trainer)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("fit")

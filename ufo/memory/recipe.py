@@ -96,8 +96,6 @@ def meta_model(cfg: DictConfig, tokens: int | None = None) -> UFO:
     model.to("meta")
     if (backbone.lora or {}).get("bits"):
         pack(backbone)
-    if cfg.triton_attention:
-        model.use_triton_attention()
     return model.train()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -24,6 +24,8 @@ from ufo.modules.strategies import FSDP, shard
 from ufo.runs.finite import NonFiniteError, not_finite
 from ufo.types import Batch
 
+SHARDED = (FSDP, DeepSpeedStrategy)  # they move weights
+
 
 class UFOModule(L.LightningModule):
     """Trains a `UFO` model on batches of a mixture; callbacks score what `validation_step` returns.
@@ -42,7 +44,7 @@ class UFOModule(L.LightningModule):
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
         ramp: LayerRamp | None = None,
         compile: bool = False,
-        cuda_graphs: bool = False,
+        cuda_graphs: bool | Literal["auto"] = "auto",
     ):
         super().__init__()
         if isinstance(model, UFO) and not isinstance(model.backbone, self.backbone_type):
@@ -65,13 +67,21 @@ class UFOModule(L.LightningModule):
         if self._compile:
             self._compile = False
             self.model.compile_backbone()
-        if self._cuda_graphs:
-            if isinstance(self.trainer.strategy, (FSDP, DeepSpeedStrategy)):
+        if self._records():
+            if isinstance(self.trainer.strategy, SHARDED):
                 raise ValueError(
                     "cuda_graphs=true needs whole weights that stay where they are, and this strategy moves "
                     "them; leave it out, or use trainer=ddp"
                 )
             self.model.use_cuda_graphs()
+
+    def _records(self) -> bool:
+        """Whether predictions are recorded: as told, or where they can be and no bit has to be the same."""
+        if self._cuda_graphs != "auto":
+            return self._cuda_graphs
+        strategy = self.trainer.strategy
+        fits = strategy.root_device.type == "cuda" and not isinstance(strategy, SHARDED)
+        return fits and not torch.are_deterministic_algorithms_enabled()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly
