@@ -68,19 +68,19 @@ class Detection(DenseTask):
             answers += rows
         return answers, None
 
+    def _read(self, text: str, classes: Sequence[str]) -> tuple[int, list[int]] | None:
+        """Class and bins that an answer names; None if it names no object."""
+        index, rest = find_class(text, classes)
+        box = self.wording.read_box(rest)
+        return None if index < 0 or box is None else (index, box)
+
     def parse(self, answers: Answers) -> Prediction:
-        labels, bins, rows = [], [], []
         all_scores = self.scores_of(answers)
-        for number in all_scores.argsort(descending=True).tolist():
-            index, rest = find_class(answers.texts[number], answers.classes)
-            box = self.wording.read_box(rest)
-            if index < 0 or box is None:
-                continue
-            labels.append(index)
-            bins.append(box)
-            rows.append(number)
-            if len(rows) == self.max_per_image:
-                break
+        objects = {text: self._read(text, answers.classes) for text in set(answers.texts)}
+        order = all_scores.argsort(descending=True).tolist()
+        rows = [number for number in order if objects[answers.texts[number]]][: self.max_per_image]
+        found = [objects[answers.texts[number]] for number in rows]
+        labels, bins = [one[0] for one in found if one], [one[1] for one in found if one]
         device = all_scores.device
         row = torch.tensor(rows, dtype=torch.int64, device=device)
         boxes = decode_boxes(
