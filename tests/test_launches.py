@@ -71,13 +71,15 @@ def training(model: UFO, batch: Batch) -> int:
                 loss = model.loss(batch)["loss"]
             loss.backward()
     finally:
-        model.eval()
+        model.eval().zero_grad()
     return launches.total
 
 
 def found(network: str, task: str, make_model, make_batch) -> dict[str, int]:
     vit = network == "ufo_vit"
     model, batch = (make_model(), make_batch(task)) if vit else (make_mllm(), training_batch())
+    training(model, batch)  # what is made once is there from now on (`ufo.ops.constants`)
+    predicting(model, batch)
     return {"training": training(model, batch), **predicting(model, batch)}
 
 

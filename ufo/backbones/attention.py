@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ufo.backbones.cpu_attention import HIDDEN, biased_pieces, explicit_products
+from ufo.ops.constants import remembered
 from ufo.ops.faster import faster
 
 
@@ -32,9 +33,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
 
 def relative_rows(table: Tensor, size: int) -> Tensor:
     """Rows of a relative-position table for all pairs of positions: `[2·S-1, d]` -> `[size, size, d]`."""
-    table = resize_table(table, size)
-    position = torch.arange(size, device=table.device)
-    return table_rows(table, position[:, None] - position[None, :] + size - 1)
+    return table_rows(resize_table(table, size), _distances(size, table.device))
+
+
+@remembered(maxsize=64)
+def _distances(size: int, device: torch.device) -> Tensor:
+    """Rows of a relative-position table of all pairs of positions: int64 `[size, size]`."""
+    position = torch.arange(size, device=device)
+    return position[:, None] - position[None, :] + size - 1
 
 
 def resize_table(table: Tensor, size: int) -> Tensor:
@@ -54,11 +60,13 @@ def table_rows(table: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, table)
 
 
-def _position_keys(height: int, width: int, like: Tensor) -> Tensor:
-    """One-hot row and column of each patch: `[H*W, H+W]`."""
-    eye_y = torch.eye(height, device=like.device, dtype=like.dtype)
-    eye_x = torch.eye(width, device=like.device, dtype=like.dtype)
-    return torch.cat([eye_y.repeat_interleave(width, 0), eye_x.repeat(height, 1)], dim=-1)
+@remembered(maxsize=32)  # 1.4 MB for 70 x 70 patches
+def _position_keys(size: tuple[int, int], fill: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """What keys of patches are extended by: 0, one-hot row and column, `fill` zeros: `[H*W, 1+H+W+fill]`."""
+    height, width = size
+    eye_y = torch.eye(height, device=device, dtype=kind).repeat_interleave(width, 0)
+    eye_x = torch.eye(width, device=device, dtype=kind).repeat(height, 1)
+    return F.pad(torch.cat([eye_y, eye_x], dim=-1), (1, fill))
 
 
 def relative_bias(q: Tensor, size: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -96,18 +104,16 @@ def _augmented(
     prompt: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
     """The bias as further columns of queries and keys; `bias` is what each query adds to rows and columns."""
-    height, width = size
     prompt_k, prompt_v, prompt_mask = prompt
     scale = q.shape[-1] ** -0.5
-    extra_q = [q.new_ones(*q.shape[:3], 1)]  # meets the prompt mask
-    extra_k = [k.new_zeros(k.shape[2], 1)]
-    if bias is not None:
-        extra_q += bias
-        extra_k += [_position_keys(height, width, k)]
-    fill = -(q.shape[-1] + 1 + sum(e.shape[-1] for e in extra_q[1:])) % 8  # fused kernels: multiples of 8
+    extra_q = [q.new_ones(*q.shape[:3], 1), *(bias or ())]  # the first one meets the prompt mask
+    fill = -(q.shape[-1] + sum(e.shape[-1] for e in extra_q)) % 8  # fused kernels: multiples of 8
     extra_q += [q.new_zeros(*q.shape[:3], fill)]
-    extra_k += [k.new_zeros(k.shape[2], fill)]
-    image_extra = torch.cat(extra_k, -1).expand(*k.shape[:3], -1)
+    if bias is None:
+        image_extra = k.new_zeros(k.shape[2], 1 + fill)
+    else:
+        image_extra = _position_keys(size, fill, k.dtype, k.device)
+    image_extra = image_extra.expand(*k.shape[:3], -1)
     hidden = torch.where(prompt_mask, 0.0, HIDDEN).to(k.dtype)[:, None, :, None]  # [W, 1, n, 1]
     text_extra = F.pad(hidden, (0, image_extra.shape[-1] - 1)).expand(-1, k.shape[1], -1, -1)
 
@@ -119,25 +125,28 @@ def _augmented(
     return attend(queries, keys, values, scale=1.0)
 
 
+@remembered(maxsize=32)
+def _query_mask(queries: int, patches: int, device: torch.device) -> Tensor:
+    """What queries see: all patches and themselves, bool `[S, N+S]`."""
+    own = torch.eye(queries, dtype=torch.bool, device=device)
+    return F.pad(own, (patches, 0), value=True)
+
+
 def query_attention(q: Tensor, k: Tensor, v: Tensor, image_k: Tensor, image_v: Tensor) -> Tensor:
     """Queries attend to the patches of their window and to themselves, not to each other.
 
     q, k, v `[W, h, S, d]` of the queries; image_k, image_v `[W, h, N, d]`. Returns `[W, h, S, d]`.
     """
-    queries, patches = q.shape[2], image_k.shape[2]
-    mask = torch.cat(
-        [
-            torch.ones(queries, patches, dtype=torch.bool, device=q.device),
-            torch.eye(queries, dtype=torch.bool, device=q.device),
-        ],
-        dim=1,
-    )
+    mask = _query_mask(q.shape[2], image_k.shape[2], q.device)
     keys, values = torch.cat([image_k, k], 2), torch.cat([image_v, v], 2)
     return attend(q, keys, values, mask)
 
 
 def answer_mask(new: int, total: int, device: torch.device) -> Tensor | None:
     """What the newest `new` of `total` keys may see, bool `[new, total]`: nothing later; None: everything."""
-    if new == 1:
-        return None
+    return None if new == 1 else _causal_mask(new, total, device)
+
+
+@remembered(maxsize=64)
+def _causal_mask(new: int, total: int, device: torch.device) -> Tensor:
     return torch.ones(new, total, dtype=torch.bool, device=device).tril(diagonal=total - new)

@@ -21,8 +21,9 @@ from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
 from ufo.backbones.vit_layers import Embedding, Layer
 from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
+from ufo.ops.constants import constant
 from ufo.ops.grid import Queries
-from ufo.ops.points import Corners, constant
+from ufo.ops.points import Corners
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

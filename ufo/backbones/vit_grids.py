@@ -5,13 +5,12 @@ Images are `[B, H, W, C]`; their windows `[B * windows, h, w, C]`.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ufo.ops.autocast import without_autocast
+from ufo.ops.constants import remembered
 
 
 def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -29,12 +28,11 @@ def resize_position_grid(table: Tensor, size: tuple[int, int] | torch.Size) -> T
     return resized.to(table.dtype)
 
 
-@lru_cache(maxsize=64)
+@remembered(maxsize=64)
 def _bicubic(count: int, size: int, device: torch.device, kind: torch.dtype) -> Tensor:
     """What each of `size` new values has of `count` old ones, read off the kernel: `[size, count]`."""
-    with torch.inference_mode(False), torch.no_grad():
-        unit = torch.eye(count, dtype=kind, device=device)[None, None]
-        return F.interpolate(unit, (size, count), mode="bicubic", align_corners=False)[0, 0]
+    unit = torch.eye(count, dtype=kind, device=device)[None, None]
+    return F.interpolate(unit, (size, count), mode="bicubic", align_corners=False)[0, 0]
 
 
 def partition(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,19 +6,13 @@ Shapes: M masks, P points per mask, `h w` pixels, `B` images, `Q` queries, `C` w
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@lru_cache(maxsize=64)
-def constant(values: tuple[float, ...], kind: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers on a device, copied there once: it waits for each copy from the host."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=kind, device=device)
+from ufo.ops.constants import constant
 
 
 class Corners(NamedTuple):
