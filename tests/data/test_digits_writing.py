@@ -51,6 +51,19 @@ def test_a_split_that_is_not_asked_for_may_have_scenes(tmp_path):
         generate(out, train=0, val=4, workers=1, progress=False)
 
 
+def test_a_run_takes_a_folder_with_more_scenes_than_it_needs(tmp_path):
+    out = generate(tmp_path / "d", train=2, val=2, workers=1, progress=False)
+    before = files(out)
+    assert generate(out, train=1, val=1, at_least=True) == out
+    assert files(out) == before
+    with pytest.raises(DataError, match="train=2 instead of train=3"):
+        generate(out, train=3, val=1, at_least=True)
+    with pytest.raises(DataError, match="seed=0 instead of seed=1"):
+        generate(out, train=1, val=1, seed=1, at_least=True)
+    with pytest.raises(DataError, match="train=2 instead of train=1"):
+        generate(out, train=1, val=1)
+
+
 def test_finished_folder_is_reused(scenes, monkeypatch):
     monkeypatch.setattr(digits, "draw_scene", lambda *_: pytest.fail("drawn again"))
     assert generate(scenes, **COUNTS, progress=False) == scenes

@@ -48,12 +48,14 @@ def generate(
     workers: int | None = None,
     progress: bool = True,
     force: bool = False,
+    at_least: bool = False,
 ) -> Path:
     """Write `train` + `val` scenes of `size` x `size` pixels to `out` and return `out`.
 
     The files depend on the options only, not on `workers` (default: all cores). A folder that was
     finished with the same options is returned as it is. `out` appears complete or not at all. Scenes of
-    an earlier version get the questions that they lack; nothing that was there changes.
+    an earlier version get the questions that they lack; nothing that was there changes. With `at_least` a
+    folder with more scenes, else of the same options, will do: they begin with those that are asked for.
 
     Raises:
         DataError: unknown `variant`, impossible numbers, or `out` holds something else; with
@@ -69,7 +71,7 @@ def generate(
         )
     stamp: dict[str, Any] = {"format": FORMAT, "train": train, "val": val, "seed": seed, "size": size}
     stamp["variant"] = variant
-    if _finished(out, stamp, force):
+    if _finished(out, stamp, force, at_least):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(out)
@@ -80,7 +82,7 @@ def generate(
                 _write_split(partial_out / split, split, count, stamp, executor, progress)
         # the stamp comes last, then one rename: no kill can leave a folder that looks finished
         (partial_out / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        if _finished(out, stamp, force):  # another process was faster
+        if _finished(out, stamp, force, at_least):  # another process was faster
             return out
         replace_folder(partial_out, out, aside=_partial_name(out, f"replaced-{os.getpid()}"))
     finally:
@@ -88,7 +90,7 @@ def generate(
     return out
 
 
-def _finished(out: Path, stamp: dict[str, Any], force: bool) -> bool:
+def _finished(out: Path, stamp: dict[str, Any], force: bool, at_least: bool) -> bool:
     """Whether `out` holds these scenes; raises if it holds anything that may not be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -99,11 +101,14 @@ def _finished(out: Path, stamp: dict[str, Any], force: bool) -> bool:
             f"{out} exists but holds no finished digit scenes (no readable {STAMP}); "
             f"choose another folder with out=..., or remove it"
         ) from None
+    found = found if isinstance(found, dict) else {}
     # who asks for no scenes of a split takes a folder with any number of them
-    unasked = {split: 0 for split in ("train", "val") if not stamp[split]}
-    if isinstance(found, dict) and {**found, **unasked} == stamp:
+    splits = [split for split in ("train", "val") if isinstance(found.get(split), int)]
+    enough = [split for split in splits if not stamp[split] or (at_least and found[split] > stamp[split])]
+    unasked = {split: stamp[split] for split in enough}
+    if {**found, **unasked} == stamp:
         return True
-    since = found.get("format") if isinstance(found, dict) else None
+    since = found.get("format")
     if isinstance(since, int) and since < FORMAT and {**found, **unasked, "format": FORMAT} == stamp:
         return add_files(out, _partial_name(out, os.getpid()), {**found, "format": FORMAT}, since, STAMP)
     if force:
