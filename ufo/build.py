@@ -14,7 +14,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -197,6 +197,9 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
     if not evaluates:
         arguments["callbacks"] = [*arguments["callbacks"], FinalValidation()]
     settings = cfg.trainer
+    if not any(isinstance(callback, Checkpoint) for callback in arguments["callbacks"]):
+        # else Lightning adds a callback of its own
+        arguments["enable_checkpointing"] = settings.get("enable_checkpointing", False)
     arguments["precision"] = chosen_precision(settings.get("precision"), settings.get("accelerator", "auto"))
     # what is wrong with the data is found later, and is then the only line that a user sees
     lightning = logging.getLogger("lightning.pytorch")

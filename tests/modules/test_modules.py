@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from commands import compose
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from recorders import Tapes
 from torch.utils.data import DataLoader
@@ -89,3 +90,10 @@ def test_cuda_graphs__are_replayed_when_lightning_evaluates(make_model, make_bat
         batches = DataLoader([make_batch("detection")] * 4, batch_size=None)
         quiet_trainer().validate(module, batches, verbose=False)
     assert tapes.played > 0
+
+
+@pytest.mark.parametrize("callbacks", [[], [ModelCheckpoint()]])
+def test_checkpoints__are_written_by_the_callback_of_the_config_or_by_none(callbacks):
+    cfg = compose("experiment=digits", "trainer.accelerator=cpu", "trainer.default_root_dir=.")
+    trainer = build_trainer(cfg, callbacks=list(callbacks), logger=False)
+    assert trainer.checkpoint_callbacks == callbacks

@@ -163,7 +163,7 @@ def _write_split(
     draw = partial(_write_scenes, folder, split, stamp)
     jobs = [range(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
     label = f"{VARIANTS[stamp['variant']].noun} scenes, {stamp['variant']} {split}"
-    chunks = track(executor.map(draw, jobs), label, total=len(jobs), disable=not progress)
+    chunks = track(executor.map(draw, jobs), label, total=len(jobs), disable=not progress or not jobs)
     scenes = [scene for chunk in chunks for scene in chunk]
     spec = VARIANTS[stamp["variant"]]
     _write_instances(folder, scenes, stamp["size"], spec)
