@@ -126,7 +126,8 @@ class Bench:
         with torch.profiler.profile(activities=kinds) as profile:
             function()
             self.wait()
-        kernels = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
+        events = [e for e in profile.events() if e.device_type == DeviceType.CUDA]
+        kernels = [e for e in events if not e.is_user_annotation]
         took: dict[str, list[float]] = defaultdict(list)
         for kernel in kernels:
             took[kernel.name].append(kernel.device_time_total / 1e3)
