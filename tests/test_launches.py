@@ -83,9 +83,11 @@ def found(network: str, task: str, make_model, make_batch) -> dict[str, int]:
     return {"training": training(model, batch), **predicting(model, batch)}
 
 
-@pytest.mark.parametrize("network, task", [(n, t) for n, tasks in BOUNDS.items() for t in tasks])
+@pytest.mark.parametrize("network, task", [(n, t) for n in ("ufo_vit", "internvl") for t in BOUNDS[n]])
 def test_no_part_hands_out_more_pieces_than_the_table_allows(network, task, make_model, make_batch):
     counts, bounds = found(network, task, make_model, make_batch), BOUNDS[network][task]
+    if not torch.__version__.startswith(BOUNDS["torch"]):  # which hands out a few pieces more, or fewer
+        bounds = {part: round(1.01 * bound) for part, bound in bounds.items()}
     print(f"\n{network}, {task}: {counts}")
     assert counts.keys() == bounds.keys()
     above = [f"{part}: {n}, allowed {bounds[part]}" for part, n in counts.items() if n > bounds[part]]

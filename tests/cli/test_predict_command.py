@@ -229,8 +229,8 @@ def test_text_file_and_huge_image(ufo, ckpt, images, tmp_path, monkeypatch):
     monkeypatch.setattr("ufo.data.pictures.read_image.__defaults__", (None, 1000, None, None))
     for name, words in (("notes.txt", "not an image"), ("1.jpg", "60x40")):
         answer = ufo("predict", images / name, "--ckpt", ckpt, "--task", "caption")
-        assert answer.code == 1
-        assert name in answer.err[-1] and words in answer.err[-1]
+        last = [line for line in answer.err if line][-1]  # old versions of rich add an empty one
+        assert answer.code == 1 and name in last and words in last
 
 
 def test_checkpoints_that_are_none(ufo, ckpt, images, tmp_path):

@@ -286,7 +286,8 @@ class UFOViT(Backbone):
         if packed is not None:
             x = x.flatten(0, 1)[packed]  # [M, C]
             # consecutive numbers of the rows that occur: packed rows may have gaps
-            number = (packed // ids.shape[1]).unique_consecutive(return_inverse=True)[1]
+            row = packed // ids.shape[1]
+            number = row.diff(prepend=row[:1]).ne(0).cumsum(0)  # no `unique`, which waits for the device
         # later chunks look nothing up that is in the cache
         seen = cache.before if start else next(m.own[0].shape[2] for m in context.memory if m and m.own)
         call = _AnswerCall(

@@ -100,7 +100,8 @@ class _Greedy:
         first = next((way.first for way in strategy.guesses if way.first), ())
         if strategy.expansion is not None:  # chooses first tokens in its own way
             first = ()
-        fed = torch.tensor([strategy.start_id, *first[: strategy.max_length - 1]], device=device)
+        fed = torch.tensor([strategy.start_id, *first[: strategy.max_length - 1]])
+        fed = fed.to(device, non_blocking=True)  # the prefix may still be computed
         # most rows say one word and end; the others get memory for a whole answer when those have left
         cache = AnswerCache(strategy.max_length if first else _ONE_WORD)
         number = torch.arange(rows, device=device)

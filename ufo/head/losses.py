@@ -20,7 +20,7 @@ DICE_EPS = 1e-3
 
 def mean_over_ranks(count: int | float, device: torch.device) -> Tensor:
     """max(mean over ranks of `count`, 1), float32: the normaliser of a summed loss."""
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)  # a copy from the host would wait for the device
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()
