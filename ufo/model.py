@@ -128,7 +128,8 @@ class UFO(Inference, nn.Module):
         losses = {"token": token_loss(hidden, self._move(forced.targets), self.backbone.output_embedding)}
         if asked.masks is not None:
             emits = self._move(forced.targets.eq(self.tokenizer.mask_id).nonzero()[:, 0])
-            losses |= self._mask_losses(hidden[emits], self._move(asked.masks), context, asked.mask_counts)
+            masks = asked.masks.to(self.backbone.device, non_blocking=True)
+            losses |= self._mask_losses(hidden[emits], masks, context, asked.mask_counts)
         return losses
 
     def _mask_losses(

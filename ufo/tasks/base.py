@@ -33,6 +33,22 @@ Fields = tuple[tuple[str, ...], ...]
 
 
 @dataclass
+class ChosenMasks:
+    """Masks of answers, several of which may show one object: copied where they are needed, not before.
+
+    At 1120 px the answers about 16 objects are 60 MB, which would be written twice and sent to the device.
+    """
+
+    of_images: list[Tensor]  # B of uint8 [N, H, W]
+    chosen: Tensor  # int64 [M], among the masks of all images
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
+        """All of them, uint8 `[M, H, W]`, on a device."""
+        masks = torch.cat([m.to(device, non_blocking=non_blocking) for m in self.of_images])
+        return masks[self.chosen.to(device, non_blocking=non_blocking)]
+
+
+@dataclass
 class Asked:
     """What the images of a batch are asked and, in training, what the model should answer.
 
@@ -43,7 +59,7 @@ class Asked:
     queries: Queries | None = None  # the queries of each image that answer; None: one answer per image
     # training only
     answers: Sequence[Answer] = ()  # B*Q rows, image by image
-    masks: Tensor | None = None  # uint8 [M, H, W], sorted by row; None: the task has no masks
+    masks: Tensor | ChosenMasks | None = None  # uint8 [M, H, W], sorted by row; None: the task has no masks
     mask_counts: list[int] = field(default_factory=list)  # B, masks per image
     classes: list[tuple[str, ...]] | None = None  # B lists that are asked for instead of the batch's one
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,17 @@ from torch import Tensor
 from ufo.ops.grid import Queries
 from ufo.ops.matching import assign, sample_per_window
 from ufo.ops.names import find_class
-from ufo.tasks.base import WORDING_STREAM, Answer, Answers, Asked, Fields, Said, Task, batch_generator
+from ufo.tasks.base import (
+    WORDING_STREAM,
+    Answer,
+    Answers,
+    Asked,
+    ChosenMasks,
+    Fields,
+    Said,
+    Task,
+    batch_generator,
+)
 from ufo.types import MASK_TOKEN, Batch, given
 
 
@@ -61,7 +72,7 @@ class DenseTask(Task):
     def write_answers(
         self, batch: Batch, queries: Queries, objects: list[ImageObjects], matched: Tensor
     ) -> tuple[list[Answer], list[Tensor] | None]:
-        """The answers of the trained `queries`, and the masks in them, image by image (None: there are none).
+        """The answers of the trained `queries`, and whose masks they hold, image by image (None: nobody's).
 
         `matched [B, S]` says which of its image's objects a query answers for, -1 = none.
         """
@@ -110,10 +121,13 @@ class DenseTask(Task):
         objects = [self.objects(batch, i) for i in range(len(batch))]
         queries, matched = self.match(objects, batch.image_size, given(grid, "queries"), generator)
         lists = self.sample_classes(batch.classes, [o.labels for o in objects], generator)
-        answers, masks = self.write_answers(batch, queries, objects, matched)
+        answers, chosen = self.write_answers(batch, queries, objects, matched)
         asked = Asked(self.prompts(batch, True, lists), queries, answers, classes=lists)
-        if masks is not None:
-            asked.masks, asked.mask_counts = torch.cat(masks), [len(m) for m in masks]
+        if chosen is not None:
+            masks = [given(one.masks, "masks") for one in objects]
+            before = [0, *accumulate(map(len, masks))][:-1]
+            rows = torch.cat([begin + one for begin, one in zip(before, chosen, strict=True)])
+            asked.masks, asked.mask_counts = ChosenMasks(masks, rows), [len(c) for c in chosen]
         return asked
 
     def match(
@@ -195,9 +209,9 @@ class MaskTask(DenseTask):
         suffix = "," + MASK_TOKEN * self.mask_tokens
         otherwise = self.wording.background if self.answers_background else None
         answers: list[Answer] = []
-        masks: list[Tensor] = []
+        chosen: list[Tensor] = []
         for one, row in zip(objects, matched, strict=True):
             texts = [batch.classes[j] + suffix for j in one.labels.tolist()]
             answers += [texts[j] if j >= 0 else otherwise for j in row.tolist()]
-            masks.append(given(one.masks, "masks")[row[row >= 0]])
-        return answers, masks
+            chosen.append(row[row >= 0])
+        return answers, chosen
