@@ -147,7 +147,8 @@ class _Shapes:
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         if not tensors or not all(x.is_meta for x in tensors):
             return func(*args, **kwargs)
-        key = (func, structure, *(_like(x) if isinstance(x, Tensor) else (type(x), x) for x in leaves))
+        # in words: torch 2.6 cannot look up a structure itself
+        key = (func, str(structure), *(_like(x) if isinstance(x, Tensor) else (type(x), x) for x in leaves))
         if (found := self._known.get(key)) is not None:
             return found.made() if isinstance(found, _Like) else tree_map_only(_Like, _Like.made, found)
         out = func(*args, **kwargs)
