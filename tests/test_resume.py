@@ -49,13 +49,24 @@ def raised(batch: int, out: Path, kind: str = "SIGTERM", where: str = "train") -
     return "+callbacks.signal={_target_: commands.SignalOnce, " + arguments + "}"
 
 
-@pytest.mark.parametrize("batch, where", [(3, "train"), (6, "train"), (3, "val")])
-def test_sigterm_saves_and_the_same_command_goes_on(batch, where, straight, scenes, tmp_path):
-    """In the second batch of an accumulation, in the first, within a validation."""
+@pytest.fixture
+def heard():
+    """Ctrl-C reaches the run, though a shell lets what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "batch, where, kind",
+    [(3, "train", "SIGTERM"), (6, "train", "SIGTERM"), (3, "val", "SIGTERM"), (3, "train", "SIGINT")],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(batch, where, kind, straight, scenes, tmp_path, heard):
+    """In the second batch of an accumulation, in the first, within a validation; Ctrl-C."""
     out = tmp_path / "run"
-    arguments = [*RUN, *scenes, raised(batch, out, where=where)]
+    arguments = [*RUN, *scenes, raised(batch, out, kind, where)]
     stopped = forked("train.py", *arguments, out=out)
-    assert stopped.codes == [128 + signal.SIGTERM], stopped.text
+    assert stopped.codes == [128 + signal.Signals[kind]], stopped.text
     assert "the same command goes on" in stopped.text
     assert not (out / "model").exists()
     done = forked("train.py", *arguments, out=out)

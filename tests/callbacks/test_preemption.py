@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ufo.callbacks.preemption import Agreement, requeue
+from ufo.callbacks.preemption import Agreement, Preemption, requeue
 
 
 @pytest.fixture
@@ -56,3 +57,13 @@ def agree(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_processes_agree_on_the_batch(tmp_path):
     mp.start_processes(agree, (str(tmp_path),), nprocs=2, start_method="fork")
+
+
+def test_ctrl_c_is_noted_once_and_the_second_one_ends_at_once(caplog):
+    callback = Preemption()
+    callback._note(signal.SIGINT, None)
+    assert "SIGINT: saving after this batch; once more ends at once" in caplog.text
+    callback._note(signal.SIGTERM, None)  # the cluster's wish is no impatience
+    callback._note(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        callback._note(signal.SIGINT, None)

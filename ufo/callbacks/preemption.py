@@ -25,6 +25,8 @@ from ufo.lightning_private import handlers_before, log_this_batch
 
 log = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class Preempted(SystemExit):
     """The run was asked to leave and has saved; the exit status is 128 + signal, as a shell has it."""
@@ -37,6 +39,7 @@ class Preemption(Callback):
     """Save and leave after the batch in which a signal came.
 
     * SIGTERM (`kill`, `scancel`, Slurm's preemption): save, leave.
+    * SIGINT (Ctrl-C): save, leave; a second one ends the run at once.
     * SIGUSR1 (`sbatch --signal=USR1@90`): save, `scontrol requeue` if this is a Slurm job, leave.
     * SIGUSR2, if somebody handles it (submitit): save, then let that handler resubmit the job.
 
@@ -60,14 +63,18 @@ class Preemption(Callback):
             return
         original = handlers_before(trainer)
         # what an earlier `fit` of this process left is not somebody else's
-        self._handlers = {s: original.get(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+        self._handlers = {s: original.get(s) for s in SIGNALS}
         for signum, handler in self._handlers.items():
-            if signum != signal.SIGUSR2 or callable(handler):
+            ignored = signum == signal.SIGINT and handler is signal.SIG_IGN  # a shell's background job
+            if not ignored and (signum != signal.SIGUSR2 or callable(handler)):
                 signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._received == signal.SIGINT == signum:
+            raise KeyboardInterrupt
         if not self._received:
-            log.warning("%s: saving after this batch", signal.Signals(signum).name)
+            again = "; once more ends at once" if signum == signal.SIGINT else ""
+            log.warning("%s: saving after this batch%s", signal.Signals(signum).name, again)
         self._received = signum
 
     def on_train_batch_end(

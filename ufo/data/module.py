@@ -219,7 +219,7 @@ def outlive_signals(worker: int) -> None:
     else:  # the first SIGTERM is taken for the cluster's
         signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     die_with_parent()
-    for signum in (signal.SIGUSR1, signal.SIGUSR2):
+    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Ctrl-C reaches all of a terminal's
         signal.signal(signum, signal.SIG_IGN)
 
 
