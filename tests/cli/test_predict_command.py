@@ -332,3 +332,8 @@ def test_constrained_is_for_all_tasks_but_free_text(ufo, ckpt, images, monkeypat
 def test_cuda_graphs_need_a_cuda_device(ufo, ckpt, images):
     answer = ufo("predict", images / "1.jpg", "--ckpt", ckpt, "--cuda-graphs", "--device", "cpu")
     assert answer.code and "--cuda-graphs needs a CUDA device, not cpu" in answer.err[0]
+
+
+def test_a_text_that_the_vocabulary_cannot_write_is_not_guessed_at(ufo, ckpt, images):
+    answer = ufo("predict", images / "1.jpg", "--ckpt", ckpt, "--task", "grounding", "--text", "the 🐦")
+    assert answer.code == 1 and "no pieces for 'the 🐦'; use other words" in answer.err[-1]

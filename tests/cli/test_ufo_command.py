@@ -138,3 +138,10 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_read(ufo, wor
 def test_the_nearest_device_is_said(ufo, ckpt, images):
     answer = ufo("predict", images, "--ckpt", ckpt, "--device", "cudda:1")
     assert answer.code == 1 and "--device cudda:1 is not a device; did you mean 'cuda'?" in answer.err[-1]
+
+
+def test_a_training_of_nothing_is_not_begun(ufo):
+    answer = ufo("train")
+    assert (
+        answer.code == 1 and "say what to train" in answer.err[-1] and "experiment=digits" in answer.err[-1]
+    )

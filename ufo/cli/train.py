@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ufo.cli import hand_over
+from ufo.cli import CommandError, hand_over
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -23,6 +23,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Train; errors end the process with their exit code."""
+    if not arguments:
+        raise CommandError(
+            "say what to train: an own source, as `ufo train mine/source/birds.yaml`, or an experiment, "
+            "as `ufo train experiment=digits`"
+        )
     from ufo.entry import train
 
     hand_over(train.__file__, arguments)

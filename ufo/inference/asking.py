@@ -137,6 +137,9 @@ def _request(
     if unknown is not None:
         raise RequestError(f"the checkpoint's vocabulary has no pieces for the class '{unknown}'")
     asked = list(dict.fromkeys(texts) if task.needs_text else ()) or [""]
+    unread = next((text for text in asked if not model.tokenizer.can_write(text)), None)
+    if unread is not None:
+        raise RequestError(f"the checkpoint's vocabulary has no pieces for '{unread[:60]}'; use other words")
     marked = next((said for said in (*asked, *names) if MASK_TOKEN.lower() in said.lower()), None)
     if marked is not None:
         raise RequestError(f"'{marked[:60]}' holds {MASK_TOKEN}, which stands for a mask; leave it out")
