@@ -110,6 +110,8 @@ def test_a_text_is_an_argument(model, tmp_path):
     said = answer(encoder, step, model.tokenizer.end_id, task.max_length, images, ids, mask)
     for image, question, row in zip(images, questions, said.ids.tolist(), strict=True):
         assert model.tokenizer.decode([row]) == [model.predict(image, "vqa", text=question).text]
+    about = json.loads((tmp_path / "x" / "export.json").read_text())
+    assert about["question"].replace("{text}", "owl?") == task.prompt((), "owl?")
 
 
 @pytest.mark.parametrize("name", ["detection", "grounding"])

@@ -180,6 +180,10 @@ WRITERS: dict[str, Callable[[Part, torch.export.ExportedProgram, Path], Run]] = 
 }
 
 
+TEXT = "{text}"
+"""Stands in `export.json` where the text of a question belongs."""
+
+
 def _describe(
     model: UFO, parts: tuple[Part, Part], classes: Sequence[str], differences: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
@@ -192,6 +196,7 @@ def _describe(
         "task": task.name,
         "classes": list(classes),
         "prompt": encoder.ids[0].tolist(),
+        "question": model.backbone.chat(task.prompt(classes, TEXT if task.needs_text else "")),
         "image_size": task.image_size,
         "interpolation": task.interpolation,
         "antialias": task.antialias,
