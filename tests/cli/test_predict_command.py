@@ -244,6 +244,14 @@ def test_checkpoints_that_are_none(ufo, ckpt, images, tmp_path):
         assert str(tmp_path / name) in answer.err[-1]
 
 
+def test_classes_that_the_model_never_learned__are_said_with_those_it_knows(ufo, ckpt, images):
+    arguments = ("predict", images / "1.jpg", "--ckpt", ckpt, "--task", "detection", "--classes")
+    for names, warned in (("ace,tac", True), ("ace,Dog", False), ("dog", False)):
+        answer = ufo(*arguments, names)
+        assert answer.code == 0
+        assert bool([line for line in answer.err if line.endswith("it knows cat, dog, tree")]) == warned
+
+
 def test_checkpoint_without_class_names(ufo, images, tmp_path):
     nameless = save(tiny_model(classes=()), tmp_path / "nameless")
     arguments = ("predict", images / "1.jpg", "--ckpt", nameless)

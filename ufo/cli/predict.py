@@ -21,6 +21,7 @@ from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
 from ufo.data.image_files import is_video
 from ufo.files import save_picture
+from ufo.ops.names import find_class
 from ufo.ops.nearest import instead
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ ARGUMENT = re.compile(r"\b(text|classes|device|dtype)=")
 """How messages of the library name what is an option here."""
 STATED = re.compile(r'^    name(?:: ClassVar\[str\])? = "(\w+)"', re.MULTILINE)
 """How the class of a task states its name."""
+SHOWN = 20
+"""So many class names of a model are listed in a message."""
 
 
 def written_names() -> list[str]:
@@ -223,7 +226,21 @@ def _tasks(model: UFO, args: argparse.Namespace) -> list[str]:
         requests, left_out = make_requests(model, task, [args.text or ""], args.classes, strict=True)
     for name, reason in left_out.items():
         print(f"{name} is left out: {_as_option(reason)}", file=sys.stderr)
+    for request in requests if args.classes else ():
+        if remark := _never_learned(request.task, request.classes, model.classes.get(request.task, ())):
+            print(remark, file=sys.stderr)
     return [request.task for request in requests]
+
+
+def _never_learned(task: str, asked: Sequence[str], learned: Sequence[str]) -> str:
+    """What is said where a model is asked for nothing but names that it was not trained with, else nothing.
+
+    No error: a model that has read many words may know what they mean.
+    """
+    if not learned or any(find_class(name, learned)[0] >= 0 for name in asked):
+        return ""
+    shown = ", ".join(learned[:SHOWN]) + (f" and {len(learned) - SHOWN} more" if len(learned) > SHOWN else "")
+    return f"warning: {task} was trained with none of these --classes, and may find nothing; it knows {shown}"
 
 
 @contextmanager
