@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 import yaml
+from hydra.utils import instantiate
+from torchvision import tv_tensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the exports of label tools
 
@@ -106,6 +109,28 @@ def test_masks_get_a_source_of_their_own(ufo, tmp_path):
     assert found.source.task == "instance_segmentation" and data[0]["masks"].sum() > 300
     head = (folder / "owls.yaml").read_text().splitlines()[0]
     assert head == "# @package sources.owls"
+
+
+def test_training_sees_parts_of_pictures_with_boxes_and_never_mirrors_them(ufo, tmp_path):
+    assert ufo("import", "coco", coco(tmp_path / "owls"), "--val", "0")[0] == 0
+    assert ufo("import", masks(tmp_path / "land"))[0] == 0
+    names = ("owls", "owls_instance_segmentation", "land")
+    chosen = [searched(tmp_path / "mine"), "mixture=own", f"+source=[{','.join(names)}]"]
+    sources = compose(chosen).sources
+    size = compose(chosen).tasks.detection.image_size
+    ramp = torch.arange(120, dtype=torch.uint8).expand(3, 80, 120) * 2  # brighter to the right
+    for name in names:
+        transform = instantiate(sources[name].transform.train)
+        box = tv_tensors.BoundingBoxes([[40.0, 20, 80, 60]], format="XYXY", canvas_size=(80, 120))
+        widths = set()
+        for seed in range(20):
+            torch.manual_seed(seed)
+            seen = {"image": tv_tensors.Image(ramp), "boxes": box, "labels": torch.tensor([0])}
+            if (found := transform(seen)) is not None:
+                assert found["image"].shape == (3, size, size)
+                assert found["image"][0, 0, 0] < found["image"][0, 0, -1]
+                widths.add(round(float(found["boxes"][0, 2] - found["boxes"][0, 0])))
+        assert (len(widths) > 3) == (name != "land")
 
 
 def test_maps_and_captions_get_sources(ufo, tmp_path):

@@ -24,6 +24,8 @@ LOADERS: dict[str, tuple[str, dict[str, str]]] = {
     TALKS: ("JsonlDataset", {"annotations": "{split}.jsonl"}),
 }
 """By task: the loader, and its arguments as files in the folder of the data."""
+TRANSFORMS = {BOXES: "cropped", MASKS: "cropped"}
+"""By task: how pictures are varied; `plain` for the others, whose texts may say where a thing is."""
 
 
 @dataclass
@@ -40,7 +42,7 @@ class SourceFile:
         lines = [
             f"# @package sources.{key}",
             f"# {about}",
-            "defaults: [/transform@transform: plain]",
+            f"defaults: [/transform@transform: {TRANSFORMS.get(self.task, 'plain')}]",
             f"name: {_quoted(f'{name}/{self.task}')}",
             f"task: {self.task}",
             "weight: 1.0",
