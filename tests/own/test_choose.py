@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from commands import CONF
 
-from ufo.own import choose
+from ufo.own import choose, facts
 from ufo.own.facts import Data, Machine, Prompt, data_facts
 
 NUMBERS = yaml.safe_load((CONF / "auto.yaml").read_text(encoding="utf-8"))
@@ -42,6 +43,26 @@ def test_resolution__grows_as_objects_shrink_and_every_option_is_a_config():
             assert (CONF / "resolution" / f"{side}.yaml").is_file()
 
 
+def test_resolution__is_lowered_where_the_time_holds_too_few_steps():
+    enough, small = NUMBERS["steps"]["enough"], [replace(BIRDS, object_part=0.09)]
+    best = choose.resolution(small, SMALL, NUMBERS)[1]
+    lower = max(side for side in SMALL["resolutions"] if side < best)
+
+    def side(**steps: int) -> int:
+        return choose.resolution(small, SMALL, NUMBERS, lambda o: steps["best" if o == best else "lower"])[1]
+
+    assert side(best=enough, lower=4 * enough) == best
+    assert side(best=enough - 1, lower=4 * enough) == lower
+    assert side(best=1, lower=2) == lower  # never enough, but nearer
+    chosen, _ = choose.resolution(small, SMALL, NUMBERS, lambda o: 1 if o == best else enough)
+    assert f"1 steps of {best} px" in chosen.reason
+
+
+def test_resolution__stays_where_objects_would_be_smaller_than_a_patch():
+    tiny = [replace(BIRDS, object_part=0.9 * SMALL["image_tokens"] / max(SMALL["resolutions"]))]
+    assert choose.resolution(tiny, SMALL, NUMBERS, lambda o: 1)[1] == max(SMALL["resolutions"])
+
+
 def test_resolution__of_data_without_objects_is_not_above_their_images():
     chosen, side = choose.resolution([replace(BIRDS, object_part=None, side=150.0)], SMALL, NUMBERS)
     assert side <= 150 and value(chosen, "resolution") == str(side)
@@ -64,12 +85,26 @@ def test_steps__see_twenty_images_often_and_end_in_time():
     few = int(value(choose.steps([BIRDS], 112, 8, LAPTOP, NUMBERS), "trainer.max_steps"))
     assert few * 8 >= NUMBERS["steps"]["passes"] * 20
     slow = int(value(choose.steps([BIRDS], 336, 8, Machine(1), NUMBERS), "trainer.max_steps"))
-    cost = NUMBERS["steps"]["seconds_per_megapixel"] * 8 * 336**2 / 1e6
+    cost = NUMBERS["steps"]["seconds_per_megapixel"]["float32"] * 8 * 336**2 / 1e6
     assert slow * cost <= NUMBERS["steps"]["minutes"] * 60
     many = [replace(BIRDS, images=10**6)]
     assert value(choose.steps(many, 112, 8, SERVER, NUMBERS), "trainer.max_steps") == str(
         NUMBERS["steps"]["gpu_most"]
     )
+
+
+def test_step_seconds__fall_with_threads_but_not_in_proportion_and_with_bfloat16():
+    one, two, quick = (
+        choose.step_seconds(224, 8, machine, NUMBERS)
+        for machine in (Machine(1), Machine(2), Machine(1, bfloat16=True))
+    )
+    assert one / 2 < two < one and quick < one
+
+
+def test_machine__has_the_threads_that_compute_and_not_the_cores(monkeypatch):
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert facts.machine().threads == threads
 
 
 def test_left__explicit_overrides_win_one_by_one():
@@ -97,8 +132,6 @@ class Boxes:
         return 1000
 
     def target(self, i: int):
-        import torch
-
         from ufo.types import Target
 
         return Target(i, (100, 200), boxes=torch.tensor([[5.0, 5.0, 15.0, 45.0]]))

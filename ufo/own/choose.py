@@ -36,31 +36,49 @@ def model(data: Sequence[Data], machine: Machine, numbers: Numbers) -> tuple[Cho
         chosen, reason = large, f"{machine.gpu_gib:.0f} GiB of GPU memory and {images:,} images"
     else:
         chosen = numbers["small"]
-        where = "a GPU" if machine.gpu_gib else f"{machine.cores} CPU cores"
+        where = "a GPU" if machine.gpu_gib else f"{machine.threads} CPU thread{'s' * (machine.threads > 1)}"
         reason = f"{images:,} images on {where}; it starts from weights that know boxes, masks and words"
     return Choice((f"backbone={chosen['backbone']}", f"init={chosen['init']}"), reason), chosen
 
 
-def resolution(data: Sequence[Data], size: Numbers, numbers: Numbers) -> tuple[Choice, int]:
-    """The smallest resolution at which a small object covers enough patches; small objects ask for more."""
+def resolution(
+    data: Sequence[Data], size: Numbers, numbers: Numbers, fitting: Callable[[int], int] | None = None
+) -> tuple[Choice, int]:
+    """The smallest resolution at which a small object covers enough patches; small objects ask for more.
+
+    `fitting` says how many steps of a resolution the time holds: it may ask for a lower one (`_in_time`).
+    """
     options = sorted(size["resolutions"])
     parts = [d.object_part for d in data if d.object_part]
     wanted = numbers["object_patches"] * size["image_tokens"]
     if not parts:  # no objects: not more than the images have, and the middle one for what is fine in them
         sides = [d.side for d in data]
-        fitting = [o for o in options[: len(options) // 2 + 1] if o <= max(sides)] or options[:1]
+        small = [o for o in options[: len(options) // 2 + 1] if o <= max(sides)] or options[:1]
         reason = f"no objects to measure, images of {max(sides):.0f} px"
-        return _resolution(fitting[-1], size, reason)
+        return _resolution(small[-1], size, reason)
     part = min(parts)
     enough = [option for option in options if option * part >= wanted]
-    chosen = enough[0] if enough else options[-1]
+    best = enough[0] if enough else options[-1]
+    seen = [o for o in options if o < best and o * part >= numbers["least_patches"] * size["image_tokens"]]
+    chosen = best if fitting is None else _in_time(best, seen, fitting, numbers["steps"]["enough"])
+    why = "enough" if enough else "wanted, and this is the largest size"
+    if fitting is not None and chosen < best:
+        number = numbers["steps"]
+        why = f"wanted, but {number['minutes']:g} minutes hold {fitting(best):,} steps of {best} px, and "
+        why += f"learning takes {number['enough']:,}"
     sides = [d.side for d in data if d.object_part == part]
-    reason = (
-        f"a small object is {part * sides[0]:.0f} of {sides[0]:.0f} px wide or high, which become "
-        f"{part * chosen:.0f}; {wanted:.0f} are "
-        f"{'enough' if enough else 'wanted, and this is the largest size'}"
-    )
-    return _resolution(chosen, size, reason)
+    reason = f"a small object is {part * sides[0]:.0f} of {sides[0]:.0f} px wide or high, which become "
+    return _resolution(chosen, size, f"{reason}{part * chosen:.0f}; {wanted:.0f} are {why}")
+
+
+def _in_time(best: int, lower: Sequence[int], fitting: Callable[[int], int], enough: int) -> int:
+    """The largest side of which the time holds enough steps: no pixel makes up for what was not learned.
+
+    `lower` are the sides below the `best` one at which objects can be seen, in order. Where none of them is
+    quick enough, the smallest comes nearest.
+    """
+    sides = [*lower, best]
+    return max((side for side in sides if fitting(side) >= enough), default=sides[0])
 
 
 def _resolution(side: int, size: Numbers, reason: str) -> tuple[Choice, int]:
@@ -103,16 +121,34 @@ def steps(data: Sequence[Data], side: int, batch: int, machine: Machine, numbers
     """Optimizer steps: so many passes over the images, as far as the time goes."""
     number, images = numbers["steps"], total(data)
     wanted = max(number["least"], number["passes"] * images // batch)
-    gpu = bool(machine.gpu_gib)
-    cost = number["gpu_seconds_per_megapixel"] if gpu else number["seconds_per_megapixel"] / machine.cores
-    seconds = cost * batch * side**2 / 1e6  # of a step
-    most = number["gpu_most"] if gpu else min(number["most"], int(number["minutes"] * 60 / seconds))
-    chosen = max(1, min(wanted, most))
-    minutes = chosen * seconds / 60
+    chosen = min(wanted, steps_in_time(side, batch, machine, numbers))
+    minutes = chosen * step_seconds(side, batch, machine, numbers) / 60
+    long = f"about {minutes:.0f} minute{'s' * (minutes >= 1.5)}" if minutes >= 0.5 else "less than a minute"
     why = "" if chosen == wanted else f"; more would take longer than {number['minutes']:g} minutes"
     passes = max(1, round(chosen * batch / images))
-    reason = f"{passes:,} passes over {images:,} images, about {minutes:.0f} minutes{why}"
+    reason = f"{passes:,} passes over {images:,} images, {long}{why}"
     return Choice((f"trainer.max_steps={chosen}",), reason)
+
+
+def steps_in_time(side: int, batch: int, machine: Machine, numbers: Numbers) -> int:
+    """The most steps that a training takes, at least one: on a CPU those that the minutes hold."""
+    number = numbers["steps"]
+    if machine.gpu_gib:
+        return number["gpu_most"]
+    return max(
+        1, min(number["most"], int(number["minutes"] * 60 / step_seconds(side, batch, machine, numbers)))
+    )
+
+
+def step_seconds(side: int, batch: int, machine: Machine, numbers: Numbers) -> float:
+    """What a step is estimated to take: the pixels of a batch, by what a thread does with them."""
+    number = numbers["steps"]
+    if machine.gpu_gib:
+        cost = number["gpu_seconds_per_megapixel"]
+    else:
+        cost = number["seconds_per_megapixel"]["bfloat16" if machine.bfloat16 else "float32"]
+        cost /= machine.threads ** number["threads_power"]
+    return cost * batch * side**2 / 1e6
 
 
 def total(data: Sequence[Data]) -> int:

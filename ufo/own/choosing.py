@@ -31,7 +31,13 @@ def chosen(place: Place, given: Sequence[str], quiet: bool = False) -> list[str]
     cfg = _composed(base)
     found, here = _facts(cfg, numbers["looked_at"]), machine()
     model, size = choose.model(found, here, numbers)
-    resolution, _ = choose.resolution(found, size, numbers)
+
+    def fitting(side: int) -> int:
+        _, images = choose.batch_size(found, side, here, numbers)
+        return choose.steps_in_time(side, images, here, numbers)
+
+    timed = "trainer.max_steps" not in keys  # who says the steps takes the time for them
+    resolution, _ = choose.resolution(found, size, numbers, fitting if timed else None)
     if "resolution" in keys:  # its bins belong to it
         resolution = choose.Choice((), "as the command says")
     first = [o for c in (model, resolution) for o in choose.left(c, keys.__contains__)]
