@@ -28,6 +28,7 @@ def test_model__is_the_small_one_unless_data_and_machine_are_large():
         chosen, size = choose.model([data], machine, NUMBERS)
         assert value(chosen, "backbone") == SMALL["backbone"]
         assert value(chosen, "init") == SMALL["init"]
+        assert float(value(chosen, "optimizer.lr")) == SMALL["lr"]
         assert size is SMALL
     assert value(choose.model([many], SERVER, NUMBERS)[0], "backbone") == NUMBERS["large"]["backbone"]
 
@@ -109,7 +110,10 @@ def test_machine__has_the_threads_that_compute_and_not_the_cores(monkeypatch):
 
 def test_left__explicit_overrides_win_one_by_one():
     chosen, _ = choose.model([BIRDS], LAPTOP, NUMBERS)
-    assert choose.left(chosen, {"init"}.__contains__) == [f"backbone={SMALL['backbone']}"]
+    assert choose.left(chosen, {"init"}.__contains__) == [
+        f"backbone={SMALL['backbone']}",
+        f"optimizer.lr={SMALL['lr']}",
+    ]
 
 
 def test_choices__have_reasons():

@@ -30,7 +30,7 @@ class Choice:
 
 
 def model(data: Sequence[Data], machine: Machine, numbers: Numbers) -> tuple[Choice, Numbers]:
-    """The backbone with its start, and the numbers that belong to it."""
+    """The backbone with its start and learning rate, and the numbers that belong to it."""
     large, images = numbers["large"], total(data)
     if machine.gpu_gib >= large["gpu_gib"] and images >= large["images"]:
         chosen, reason = large, f"{machine.gpu_gib:.0f} GiB of GPU memory and {images:,} images"
@@ -38,7 +38,8 @@ def model(data: Sequence[Data], machine: Machine, numbers: Numbers) -> tuple[Cho
         chosen = numbers["small"]
         where = "a GPU" if machine.gpu_gib else f"{machine.threads} CPU thread{'s' * (machine.threads > 1)}"
         reason = f"{images:,} images on {where}; it starts from weights that know boxes, masks and words"
-    return Choice((f"backbone={chosen['backbone']}", f"init={chosen['init']}"), reason), chosen
+    overrides = (f"backbone={chosen['backbone']}", f"init={chosen['init']}", f"optimizer.lr={chosen['lr']}")
+    return Choice(overrides, reason), chosen
 
 
 def resolution(
@@ -123,7 +124,7 @@ def steps(data: Sequence[Data], side: int, batch: int, machine: Machine, numbers
     wanted = max(number["least"], number["passes"] * images // batch)
     chosen = min(wanted, steps_in_time(side, batch, machine, numbers))
     minutes = chosen * step_seconds(side, batch, machine, numbers) / 60
-    long = f"about {minutes:.0f} minute{'s' * (minutes >= 1.5)}" if minutes >= 0.5 else "less than a minute"
+    long = f"about {round(minutes, 1):g} minutes" if minutes >= 1 else "less than a minute"
     why = "" if chosen == wanted else f"; more would take longer than {number['minutes']:g} minutes"
     passes = max(1, round(chosen * batch / images))
     reason = f"{passes:,} passes over {images:,} images, {long}{why}"
