@@ -94,6 +94,21 @@ def test_steps__see_twenty_images_often_and_end_in_time():
     )
 
 
+def test_steps__say_what_they_are_limited_by():
+    minutes, many = f"than {NUMBERS['steps']['minutes']:g} minutes", [replace(BIRDS, images=10**6)]
+    reasons = [
+        choose.steps(data, side, 8, machine, NUMBERS).reason
+        for data, side, machine in (
+            ([BIRDS], 112, SERVER),
+            (many, 112, LAPTOP),
+            (many, 8, LAPTOP),
+            (many, 112, SERVER),
+        )
+    ]
+    assert [minutes in reason for reason in reasons] == [False, True, False, False]
+    assert ["for you to choose" in reason for reason in reasons] == [False, False, True, True]
+
+
 def test_step_seconds__fall_with_threads_but_not_in_proportion_and_with_bfloat16():
     one, two, quick = (
         choose.step_seconds(224, 8, machine, NUMBERS)

@@ -98,6 +98,12 @@ def test_what_the_command_says_itself__is_not_chosen(folder):
         assert [a for a in arguments if a.lstrip("+").partition("=")[0] == key] == [override]
 
 
+def test_the_learning_rate_of_a_backbone_that_the_command_names__is_not_chosen(folder):
+    for given, chosen in (([], 1), (["backbone=ufo_vit_tiny"], 0)):
+        arguments = rewritten(["mine/source/squares.yaml", *given])
+        assert len([a for a in arguments if a.startswith("optimizer.lr=")]) == chosen
+
+
 @pytest.mark.parametrize("told", ["mixture=own", "experiment=own"])
 def test_a_named_mixture__is_what_is_trained(folder, told):
     arguments = rewritten(["mine/source/squares.yaml", told])

@@ -125,7 +125,11 @@ def steps(data: Sequence[Data], side: int, batch: int, machine: Machine, numbers
     chosen = min(wanted, steps_in_time(side, batch, machine, numbers))
     minutes = chosen * step_seconds(side, batch, machine, numbers) / 60
     long = f"about {round(minutes, 1):g} minutes" if minutes >= 1 else "less than a minute"
-    why = "" if chosen == wanted else f"; more would take longer than {number['minutes']:g} minutes"
+    why = f"; more would take longer than {number['minutes']:g} minutes"
+    if chosen == wanted:
+        why = ""
+    elif chosen == most_steps(machine, numbers):
+        why = f"; more than {chosen:,} steps are for you to choose"
     passes = max(1, round(chosen * batch / images))
     reason = f"{passes:,} passes over {images:,} images, {long}{why}"
     return Choice((f"trainer.max_steps={chosen}",), reason)
@@ -133,12 +137,17 @@ def steps(data: Sequence[Data], side: int, batch: int, machine: Machine, numbers
 
 def steps_in_time(side: int, batch: int, machine: Machine, numbers: Numbers) -> int:
     """The most steps that a training takes, at least one: on a CPU those that the minutes hold."""
-    number = numbers["steps"]
+    most = most_steps(machine, numbers)
     if machine.gpu_gib:
-        return number["gpu_most"]
-    return max(
-        1, min(number["most"], int(number["minutes"] * 60 / step_seconds(side, batch, machine, numbers)))
-    )
+        return most
+    seconds = step_seconds(side, batch, machine, numbers)
+    return max(1, min(most, int(numbers["steps"]["minutes"] * 60 / seconds)))
+
+
+def most_steps(machine: Machine, numbers: Numbers) -> int:
+    """The most steps that are ever chosen."""
+    most: int = numbers["steps"]["gpu_most" if machine.gpu_gib else "most"]
+    return most
 
 
 def step_seconds(side: int, batch: int, machine: Machine, numbers: Numbers) -> float:
@@ -149,7 +158,8 @@ def step_seconds(side: int, batch: int, machine: Machine, numbers: Numbers) -> f
     else:
         cost = number["seconds_per_megapixel"]["bfloat16" if machine.bfloat16 else "float32"]
         cost /= machine.threads ** number["threads_power"]
-    return cost * batch * side**2 / 1e6
+    seconds: float = cost * batch * side**2 / 1e6
+    return seconds
 
 
 def total(data: Sequence[Data]) -> int:

@@ -27,6 +27,8 @@ def chosen(place: Place, given: Sequence[str], quiet: bool = False) -> list[str]
     """Overrides that fit the data and this machine, but for what the command says itself; prints them."""
     numbers = yaml.safe_load((places.conf() / "auto.yaml").read_text(encoding="utf-8"))
     keys = {override.partition("=")[0].lstrip("+~") for override in given}
+    if "backbone" in keys:  # the learning rate that is chosen is that of another one
+        keys.add("optimizer.lr")
     base = ["experiment=own", *place.composing, *_single(given)]
     cfg = _composed(base)
     found, here = _facts(cfg, numbers["looked_at"]), machine()
