@@ -65,8 +65,8 @@ def resolution(
     why = "enough" if enough else "wanted, and this is the largest size"
     if fitting is not None and chosen < best:
         number = numbers["steps"]
-        why = f"wanted, but {number['minutes']:g} minutes hold {fitting(best):,} steps of {best} px, and "
-        why += f"learning takes {number['enough']:,}"
+        why = f"wanted, but {number['minutes']:g} minutes hold {fitting(best):,} steps of {best} px; below "
+        why += f"{number['enough']:,}, more steps of fewer pixels are taken"
     sides = [d.side for d in data if d.object_part == part]
     reason = f"a small object is {part * sides[0]:.0f} of {sides[0]:.0f} px wide or high, which become "
     return _resolution(chosen, size, f"{reason}{part * chosen:.0f}; {wanted:.0f} are {why}")
