@@ -19,6 +19,10 @@ from torch import Tensor
 from ufo.hub import is_unreachable
 from ufo.types import MASK_TOKEN, Segment
 
+# How UFO-ViT's tokenizer changes a text and divides it into the words that it looks up.
+NORMALIZER = normalizers.BertNormalizer(lowercase=True)
+PRE_TOKENIZER = pre_tokenizers.BertPreTokenizer()
+
 
 class Encoded(NamedTuple):
     """Tokens of one text and which of them are supervised."""
@@ -153,8 +157,7 @@ class UFOTokenizer:
         self._vocab = tuple(vocab)
         self.max_prompt_length = max_prompt_length
         backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.normalizer, backend.pre_tokenizer = NORMALIZER, PRE_TOKENIZER
         # clean-up joins " ," to the word before it: the parser relies on it
         backend.decoder = decoders.WordPiece(cleanup=True)
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] + ["[MASK]"] * ("[MASK]" in ids)

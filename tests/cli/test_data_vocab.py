@@ -86,3 +86,19 @@ def test_out_replaces_a_vocabulary_only(source, capsys):
     out = source / "vocab.txt"
     for _ in range(2):
         assert main(["data", "vocab", str(file), "--out", str(out)]) == 0
+
+
+def test_the_last_line_is_true_of_the_file(source, capsys):
+    """Of accented and Chinese names, of one that was unknown, and of one that no vocabulary can cure."""
+    out, file = source / "vocab.txt", source / "boxes.json"
+    text = file.read_text()
+    file.write_text(text.replace(NAMES[0], "K\u00e4fer").replace("owl", "\u65e5\u672c Stra\u00dfe"))
+    assert main(["data", "vocab", str(source / "birds.yaml"), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "4 words are unknown or spelled in pieces" in said and "has a token for each. Train" in said
+    assert row(said, "\u65e5\u672c Stra\u00dfe") == [3] and "unknown  " in said
+    assert "3, 1 unknown" in said  # of all classes
+    file.write_text(text.replace(NAMES[0], "q" * 101))
+    assert main(["data", "vocab", str(source / "birds.yaml"), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"with {out} 1 still are: 'qqq" in said and "has a token" not in said

@@ -9,7 +9,7 @@ import pytest
 from ufo.data.digits import vocabulary as digit_words
 from ufo.data.digits_scene import VARIANTS
 from ufo.data.shapes_scene import TEXTURES
-from ufo.data.vocabulary import common_words, general, main, missing_words, tokens_per_name, words_of
+from ufo.data.vocabulary import common_words, general, main, missing_words, spelled, tokens_per_name, words_of
 from ufo.tokenizer import UFOTokenizer
 
 VOCAB = Path(__file__).parents[2] / "conf" / "vocab"
@@ -71,6 +71,32 @@ def test_missing_words_of_classes_come_all_and_those_of_texts_by_number():
     ]
     assert missing_words(vocab, [], texts, at_least=1, most=1) == ["heron"]
     assert missing_words(vocab, ["heron"], ["heron heron"]) == ["heron"]
+
+
+NAMES = (
+    "K\u00e4fer",
+    "\u65e5\u672c",
+    "Stra\u00dfe",
+    "M\u00e4hdrescher 7",
+    "\ud55c\uad6d",
+    "\u30ab\u30d6\u30c8\u30e0\u30b7",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_word_is_one_token_once_it_is_added(tokenizer, name):
+    """Accents are stripped and Chinese characters divided before a word is looked up."""
+    words = missing_words(tokenizer.vocab, [name])
+    larger = UFOTokenizer([*tokenizer.vocab, *words])
+    assert spelled(tokenizer, words) == words != []
+    assert spelled(larger, words_of(name)) == [] and missing_words(larger.vocab, [name]) == []
+    assert tokens_per_name(larger, [name]) == [len(words_of(name))] and larger.can_write(name)
+
+
+def test_an_unknown_word_is_no_cheap_one(tokenizer):
+    """It would be one token, `[UNK]`; a word beyond the tokenizer's longest stays it."""
+    assert tokens_per_name(tokenizer, ["Stra\u00dfe", "owl"]) == [None, 1]
+    assert spelled(UFOTokenizer([*tokenizer.vocab, "a" * 101]), ["a" * 101, "owl"]) == ["a" * 101]
 
 
 def test_the_command_writes_it(tmp_path):

@@ -20,13 +20,14 @@ from ufo.cli import CommandError
 from ufo.cli.data_check import UNUSABLE
 from ufo.cli.data_find import Found, find, quiet, tasks_for
 from ufo.cli.data_outline import outline
-from ufo.data.vocabulary import missing_words, tokens_per_name
+from ufo.data.vocabulary import missing_words, spelled, tokens_per_name, words_of
 from ufo.errors import sentence
 from ufo.files import write_text
 from ufo.tables import table
 from ufo.tokenizer import UFOTokenizer
 
 LONGEST = 12  # names that are listed
+NAMED = 5  # words that the last line names
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,14 +44,26 @@ def run(args: argparse.Namespace) -> int:
     after = UFOTokenizer([*before.vocab, *words], before.max_prompt_length, before.has_mask)
     print(_names(classes, before, after))
     print(_prompts(read, before, after))
-    counted = f"{len(words):,} words are spelled in pieces, of {len(before):,} tokens"
+    counted = f"{len(words):,} words are unknown or spelled in pieces, of {len(before):,} tokens"
     if not args.out:
         print(f"\n{counted}; --out FILE writes a vocabulary with them")
         return 0
     _check_out(args.out, before)
     write_text(args.out, "\n".join(after.vocab) + "\n")
-    print(f"\n{counted}; {args.out} has them. Train with: backbone.tokenizer.name_or_path={args.out}")
+    left = spelled(
+        UFOTokenizer.from_pretrained(args.out),
+        [*words, *(word for name in classes for word in words_of(name))],
+    )
+    print(f"\n{counted}; {_now(args.out, left)}. Train with: backbone.tokenizer.name_or_path={args.out}")
     return 0
+
+
+def _now(out: Path, left: list[str]) -> str:
+    """What became of the words, as the written file is read again."""
+    if not left:
+        return f"{out} has a token for each"
+    shown = [f"'{word[:40]}'" for word in left[:NAMED]] + [f"{len(left) - NAMED} more"] * (len(left) > NAMED)
+    return f"with {out} {len(left):,} still are: {', '.join(shown)}"
 
 
 def _check_out(out: Path, vocabulary: UFOTokenizer) -> None:
@@ -85,12 +98,26 @@ def _names(classes: list[str], before: UFOTokenizer, after: UFOTokenizer) -> str
     if not classes:
         return "no classes"
     old, new = tokens_per_name(before, classes), tokens_per_name(after, classes)
-    order = sorted(range(len(classes)), key=lambda i: (new[i] - old[i], -old[i]))
-    rows = [[classes[i], f"{old[i]}", f"{new[i]}"] for i in order[:LONGEST]]
+    order = sorted(range(len(classes)), key=lambda i: _gain(old[i], new[i]))
+    rows = [[classes[i], _cost([old[i]]), _cost([new[i]])] for i in order[:LONGEST]]
     if rest := order[LONGEST:]:
-        rows.append([f"and {len(rest)} more", f"{sum(old[i] for i in rest)}", f"{sum(new[i] for i in rest)}"])
-    rows.append([f"all {len(classes)} classes", f"{sum(old)}", f"{sum(new)}"])
+        rows.append([f"and {len(rest)} more", *(_cost([counts[i] for i in rest]) for counts in (old, new))])
+    rows.append([f"all {len(classes)} classes", _cost(old), _cost(new)])
     return table(["class", "tokens", "with the new words"], rows)
+
+
+def _gain(old: int | None, new: int | None) -> tuple[bool, bool, int, int]:
+    """Sorts first what can't be written, then what could not, then what becomes shorter by most."""
+    return new is not None, old is not None, (new or 0) - (old or 0), -(old or 0)
+
+
+def _cost(counts: list[int | None]) -> str:
+    """Tokens of names; names that the vocabulary can't write are no cheap ones, and are counted apart."""
+    unknown = counts.count(None)
+    if unknown == len(counts) == 1:
+        return "unknown"
+    total = f"{sum(n for n in counts if n is not None)}"
+    return f"{total}, {unknown} unknown" if unknown else total
 
 
 def _prompts(read: list[tuple[Found, Any]], before: UFOTokenizer, after: UFOTokenizer) -> str:

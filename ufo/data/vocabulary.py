@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from ufo.files import write_text
-from ufo.tokenizer import UFOTokenizer, build_vocab
+from ufo.tokenizer import NORMALIZER, PRE_TOKENIZER, UFOTokenizer, build_vocab
 
 NUMBERS = 448
 PIECES = 800
@@ -54,9 +54,12 @@ def general(lists: Sequence[str], names: Iterable[str]) -> list[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text as a WordPiece tokenizer divides it, in lower case."""
-    parts = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text.lower())
-    return [word for word, _ in parts]
+    """The words that `UFOTokenizer` looks up for a text.
+
+    They are in lower case and without accents, and a Chinese character is a word of its own: an entry that
+    is spelled otherwise would never be found.
+    """
+    return [word for word, _ in PRE_TOKENIZER.pre_tokenize_str(NORMALIZER.normalize_str(text))]
 
 
 def missing_words(
@@ -81,9 +84,17 @@ def missing_words(
     return [*named, *frequent]
 
 
-def tokens_per_name(tokenizer: UFOTokenizer, names: Sequence[str]) -> list[int]:
-    """How many tokens each name takes."""
-    return [len(ids) - 2 for ids in tokenizer.encode(names)]  # without [CLS] and [SEP]
+def tokens_per_name(tokenizer: UFOTokenizer, names: Sequence[str]) -> list[int | None]:
+    """How many tokens each name takes; None where the vocabulary has no pieces for a part of it."""
+    unknown = tokenizer.token_id("[UNK]")
+    # without [CLS] and [SEP]
+    return [None if unknown in ids else len(ids) - 2 for ids in tokenizer.encode(names)]
+
+
+def spelled(tokenizer: UFOTokenizer, words: Iterable[str]) -> list[str]:
+    """The words among `words`, each once, that are not one token."""
+    distinct = list(dict.fromkeys(words))
+    return [word for word, n in zip(distinct, tokens_per_name(tokenizer, distinct), strict=True) if n != 1]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
