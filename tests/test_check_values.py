@@ -215,6 +215,12 @@ def test_classes_that_are_the_same_tokens(make_model):
         check_source(model, "birds", "detection", ("owl", "鳥"))
 
 
+def test_all_classes_without_pieces_are_named_with_the_cure(make_model):
+    names = ["鳥", "owl", *(f"日本 {i}" for i in range(6))]
+    with pytest.raises(ValueError, match=r"classes '鳥', '日本 0', .*'日本 3' and 2 more; `ufo data vocab "):
+        check_source(make_model(), "birds", "detection", names)
+
+
 # ---------------------------------------------------------------- tasks at evaluation
 
 
