@@ -173,11 +173,14 @@ def test_again_and_what_is_not_replaced(ufo, tmp_path):
         (["yollo", "birds"], r"no format 'yollo'; did you mean 'yolo'?"),
         (["labelmee"], r"no format 'labelmee'; did you mean 'labelme'?"),
         (["yolo"], "name the folder or file, too"),
+        (["nope"], "there is no file or folder nope"),
+        (["empty"], "the folder empty is empty; name the one with the labels"),
+        (["coco", "empty"], "the folder empty is empty"),
         (["yolo", "brids"], "did you mean 'birds'?"),
         (["birds", "--out", "birds/out"], "inside of the data themselves"),
         (["birds", "--images", "nowhere"], "--images nowhere is not a folder"),
-        (["cvat", "empty"], "export the task as 'CVAT for images 1.1'"),
-        (["empty"], "not recognised as the export of any tool"),
+        (["cvat", "notes"], "export the task as 'CVAT for images 1.1'"),
+        (["notes"], "not recognised as the export of any tool"),
         (["birds.zip"], "unpack it"),
         (["birds", "--classes", "dog"], "object of class 'owl', which is not among the classes"),
         (["birds", "--name", "a b"], "take a_b"),
@@ -185,7 +188,9 @@ def test_again_and_what_is_not_replaced(ufo, tmp_path):
 )
 def test_mistakes_are_one_sentence(words, message, ufo, tmp_path):
     coco(tmp_path / "birds")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_text("x")
     (tmp_path / "birds.zip").write_bytes(b"PK")
     code, said = ufo("import", *words)
     assert code == 1 and message in said and "Traceback" not in said

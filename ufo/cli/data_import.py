@@ -23,7 +23,7 @@ from ufo.cli.data_place import (
 from ufo.data.datasets.naming import read_names
 from ufo.data.errors import DataError
 from ufo.data.formats import Format, format_named, recognised
-from ufo.data.labels.reading import Source
+from ufo.data.labels.reading import Source, walk
 from ufo.data.labels.record import Labels
 from ufo.data.labels.split import divide
 from ufo.data.labels.tidy import tidy
@@ -98,7 +98,7 @@ def _words(words: list[str]) -> tuple[str, Path]:
     if len(words) == 1:
         name, path = AUTO, Path(words[0])
         if not path.exists():
-            format_named(words[0])  # an unknown word is answered with the nearest format
+            _check_format_alone(words[0])
             raise CommandError(f"name the folder or file, too: ufo data import {words[0]} PATH")
     elif len(words) == 2:
         name, path = words[0], Path(words[1])
@@ -110,7 +110,20 @@ def _words(words: list[str]) -> tuple[str, Path]:
         raise CommandError(f"there is no file or folder {path}{beside(path)}")
     if path.is_file() and path.suffix.lower() in PACKED:
         raise CommandError(f"{path} is packed; unpack it and give the folder")
+    if path.is_dir() and next(walk(path), None) is None:
+        raise CommandError(f"the folder {path} is empty; name the one with the labels")
     return name, path
+
+
+def _check_format_alone(word: str) -> None:
+    """CommandError where a word that is no path is no format either; DataError where it is nearly one."""
+    try:
+        format_named(word)
+    except DataError as error:
+        near = beside(Path(word))
+        if near or "did you mean" not in str(error):
+            raise CommandError(f"there is no file or folder {word}{near}") from error
+        raise
 
 
 def _folder(path: Path | None) -> Path | None:
