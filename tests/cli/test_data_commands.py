@@ -89,6 +89,12 @@ def normalised(content):
         annotation.update(bbox=[0.1, 0.2, 0.3, 0.3], area=0.09)
 
 
+def negative(content):
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation.update(bbox=[x + w, y + h, -w, -h])
+
+
 def missing(content):
     content["images"][1]["file_name"] = "nowhere.jpg"
 
@@ -106,6 +112,7 @@ def cut(content):
     [
         (lambda content: None, 0, ["usable, nothing is wrong", "owl", "1.0 objects each"]),
         (normalised, 1, ["3x box smaller than a pixel", "numbers from 0 to 1", "no object is left"]),
+        (negative, 1, ["3x box of negative size (corners in another order?), left out", "width, height"]),
         (missing, 1, ["sample 1", "nowhere.jpg: there is no such image file", "2 fine, 1 not"]),
         (
             unknown,

@@ -26,6 +26,11 @@ BAD = {
     "box smaller than a pixel": [
         {"bbox": [4, 8, 0.5, 16]},
         {"bbox": [4, 8, 9, 0.9]},
+        {"bbox": [4, 8, 9, 0]},
+    ],
+    "box of negative size (corners in another order?)": [
+        {"bbox": [24, 8, -20, 16]},
+        {"bbox": [24, 24, -20, -16]},
     ],
     "category that is not in the file": [{"category_id": 8}, {"category_id": None}],
     "annotation of an image that is not in the file": [{"image_id": 3}, {"image_id": [10]}],

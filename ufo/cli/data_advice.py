@@ -7,6 +7,7 @@ ADVICE = {
     "0 to 1 and x1, y1, x2, y2 are not. Check also that height and width are not swapped",
     "box smaller than a pixel": "training leaves them out. If it is most of them, the boxes are "
     "probably numbers from 0 to 1: multiply them by the image's width and height",
+    "box of negative size": "training leaves them out. They are x, y, width, height from the top left corner",
     "annotation without a box": "every annotation needs `bbox`: four numbers x, y, width, height",
     "annotation of an image that is not in the file": "its `image_id` is not an `id` of `images`; numbers "
     'and texts differ (7 is not "7")',

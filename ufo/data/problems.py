@@ -25,6 +25,7 @@ EXAMPLES = 3
 """So many places of each kind are kept."""
 LEFT_OUT, DOUBTFUL = "left out", "doubtful"
 EFFECTS = {LEFT_OUT: "left out", DOUBTFUL: "used all the same"}
+NEGATIVE_SIZE = "box of negative size (corners in another order?)"
 
 
 class Problems:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ufo.data.errors import DataError
 from ufo.data.pictures import MAX_PIXELS, find_file, image_size
-from ufo.data.problems import DOUBTFUL, Problems
+from ufo.data.problems import DOUBTFUL, NEGATIVE_SIZE, Problems
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
@@ -196,6 +196,8 @@ def unusable(record: dict[str, Any], box: Box, size: tuple[int, int]) -> str | N
     """
     if flag(record, "ignore"):
         return "annotation marked as ignored"
+    if min(box[2:]) < 0:
+        return NEGATIVE_SIZE
     if min(box[2:]) < 1:
         return "box smaller than a pixel"
     if outside(box, size):

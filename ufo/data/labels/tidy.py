@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ufo.data.errors import DataError
 from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import area, around, pairs_of, rle_area, rle_box
-from ufo.data.problems import DOUBTFUL
+from ufo.data.problems import DOUBTFUL, NEGATIVE_SIZE
 from ufo.data.texts import is_writable, usable_text
 
 UNWRITABLE = "class name with control characters or half characters"
@@ -115,7 +115,7 @@ def misplaced(picture: Picture, thing: Thing) -> str | None:
     height, width = picture.size
     x1, y1, x2, y2 = thing.box or (0.0, 0.0, 0.0, 0.0)
     if x1 > x2 or y1 > y2:
-        return "box of negative size (corners in another order?)"
+        return NEGATIVE_SIZE
     if x1 == x2 or y1 == y2:
         return "box without area"
     if min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
