@@ -305,9 +305,32 @@ def test_empty_files_and_other_files(tmp_path, capsys):
     (tmp_path / "long.json").write_text(
         '[{"image_id": 4, "bbox": [1, 2, ' + "9" * 5000 + ", .4]}]"
     )  # and no JSON
-    (tmp_path / "f.json").write_text("[]")
-    for name in ("f.json", "table.csv", "gone.json", "long.json"):
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "f.json").write_text('{"images": []}')
+    for name in ("empty.json", "f.json", "table.csv", "gone.json", "long.json"):
         found = tmp_path / name
         assert run(found, "--against", truth, "--task", "detection") == 1
         error = capsys.readouterr().err.strip()
         assert len(error.splitlines()) == 1 and found.name in error
+
+
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
+def test_a_model_that_found_nothing_scores_zero(tmp_path, capsys, task):
+    content = coco()
+    truth, found = write(tmp_path / "t.json", content), write(tmp_path / "f.json", detections(content))
+    nothing, out = tmp_path / "nothing.json", tmp_path / "o.json"
+    nothing.write_text("[]")
+    words = ("--against", truth, "--task", task, "--resamples", 20, "--json", out)
+    assert run(nothing, *words) == 0
+    result = json.loads(out.read_text())
+    assert result["metrics"]["mAP"]["value"] == 0 and result["missing"] == result["images"] == 5
+    assert "5 of 5 images have no prediction" in capsys.readouterr().out
+    if task == "detection":
+        assert run(found, *words, "--versus", nothing) == 0
+
+
+def test_an_empty_list_answers_no_expression(tmp_path, folder, capsys):
+    (tmp_path / "nothing.json").write_text("[]")
+    words = ("--against", folder, "--split", "val", "--task", "grounding")
+    assert run(tmp_path / "nothing.json", *words) == 1
+    assert "has no prediction for any" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ufo.data.errors import DataError
+from ufo.kinds import Objects
 from ufo.metrics.calibration import calibration, reliability
 from ufo.score.bootstrap import Difference, Interval, compare, draw, intervals
 from ufo.score.convention import Convention, Pair, doubt, read_of, read_scale
@@ -66,7 +67,8 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     texts = text_format(declared.answers, task)
     answers = read_predictions(path, texts, answer_key(task))
     convention = convention_of(path, declared, texts) if reads(task) == "boxes" else None
-    joined = join(truth, answers, path)
+    # no object is an answer of a detector; an expression, a picture or a map without one is not answered
+    joined = join(truth, answers, path, none_is_valid=isinstance(kind_of(task), Objects))
     folder = path if path.is_dir() else path.parent
     rules = Rules(folder, kind_of(task), task_class(task).needs, convention, declared.min_score)
     scorer = make_scorer(task, truth, rules)

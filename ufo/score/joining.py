@@ -30,13 +30,16 @@ class Joined:
     remarks: list[str] = field(default_factory=list)
 
 
-def join(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
-    """Raises DataError for a prediction about something that the annotations do not have, or said twice."""
+def join(truth: Truth, answers: Sequence[Answer], path: Path, none_is_valid: bool = False) -> Joined:
+    """Raises DataError for a prediction about something that the annotations do not have, or said twice.
+
+    With `none_is_valid` a file without any record is that of a model which has found nothing.
+    """
     found = _expressions(truth, answers, path) if truth.expressions else _images(truth, answers, path)
     missing = [str(e) for e, given in zip(truth.examples, found.answers, strict=True) if not given]
     if missing:
         what = "expressions" if truth.expressions else "images"
-        if len(missing) == len(truth.examples):
+        if len(missing) == len(truth.examples) and (answers or not none_is_valid):
             raise DataError(f"{path} has no prediction for any of the {len(missing)} {what} of {truth.path}.")
         found.missing = missing
         names = "; ".join(missing[:SHOWN])
