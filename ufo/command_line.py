@@ -30,7 +30,19 @@ _ARGUMENT = re.compile(
     re.DOTALL,
 )
 VALUED = frozenset(
-    ["--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p"]
+    [
+        "--config-dir",
+        "-cd",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--experimental-rerun",
+    ]
 )
 """Hydra's options that take a value."""
 

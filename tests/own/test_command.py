@@ -126,6 +126,8 @@ def test_other_commands__stay_as_they_are(folder):
     [
         ("gone.yaml", None, "there is no file gone.yaml"),
         ("x/set.yaml", "train: {}\n", "describes no source"),
+        ("x/README.md", "# hi", "x/README.md is no yaml; give the yaml of a source"),
+        ("mine", None, "mine is a folder; give the yaml of a source"),
         ("a b/plain.yaml", YAML.format(head="", name="p", folder="."), "a folder called source"),
     ],
 )

@@ -7,6 +7,7 @@ neither a mixture nor an experiment is named, the rest is chosen to fit the data
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -50,6 +51,7 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
     options, words = split_arguments(arguments)
     files = [word for word in words if word.endswith(SUFFIXES) and "=" not in word]
     overrides = [word for word in words if word not in files]
+    _check_overrides(overrides)
     told = any(_key(override) in TOLD for override in overrides)
     if not files and (told or not own_sources(overrides)):
         return list(arguments)
@@ -60,6 +62,17 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
 
     base = [*place.options, "experiment=own", *place.overrides]
     return [*base, *chosen(place, overrides, "--cfg" in options or "-c" in options), *overrides]
+
+
+def _check_overrides(words: Sequence[str]) -> None:
+    """Raises ValueError for a file or folder that is no yaml: Hydra would ask for its `=`."""
+    for word in words:
+        if "=" not in word and os.path.exists(word):
+            what = "a folder" if os.path.isdir(word) else "no yaml"
+            raise ValueError(
+                f"{word} is {what}; give the yaml of a source, as mine/source/birds.yaml (`ufo data import` "
+                "makes one), or overrides, which are written key=value"
+            )
 
 
 @dataclass
