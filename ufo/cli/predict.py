@@ -76,7 +76,12 @@ def add_parser(subparsers: Any) -> None:
     add("--task", default=ANY, action=TaskOption)
     add("--text", type=_text, help="what to look for, or a question, where a task needs one")
     add("--classes", type=_names, help="names to ask for, a,b,c (default: the checkpoint's own)")
-    add("--score", type=share, default=0.3, help="leave out objects below this score (default 0.3)")
+    add(
+        "--score",
+        type=share,
+        default=0.3,
+        help="leave out objects below this score (default 0.3); what a --text asks for is always given",
+    )
     add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
     add("--ids", type=Path, metavar="FILE", help="your COCO json: --json then has its image and category ids")
     add(
