@@ -55,6 +55,13 @@ def test_a_loaded_model_predicts_the_same(model, folder, task_name, make_batch):
     assert all(same_prediction(left, right) for left, right in pairs)
 
 
+def test_weights_lie_where_those_of_any_other_file_would(folder):
+    """A file may put them anywhere; products of a CPU differ in last bits by where they begin."""
+    stored = load_file(folder / "model.safetensors")
+    assert any(x.data_ptr() % 64 for x in stored.values())
+    assert not any(p.data_ptr() % 64 for p in load(folder).parameters())
+
+
 def test_a_folder_holds_three_readable_files(model, folder):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
     assert json.loads((folder / "config.json").read_text())["format"] == model_folder.FORMAT

@@ -41,6 +41,8 @@ from ufo.model import UFO
 
 log = logging.getLogger(__name__)
 
+ALIGNMENT = 64  # bytes, at multiples of which torch puts its own tensors
+
 __all__ = [
     "FORMAT",
     "CheckpointError",
@@ -84,7 +86,20 @@ def load(
     weights = _with_base(model, weights, description.get("base"), base, path)
     load_weights(model, weights, path, assign=True)
     shrink_base(model.backbone, torch.device(device))
-    return model.to(device).eval()
+    model.to(device).eval()
+    _align(model)
+    return model
+
+
+def _align(model: UFO) -> None:
+    """Copy weights that a file has left at odd places in memory.
+
+    A CPU's products are computed in another order there: the same weights of another file would give other
+    last bits.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 # ---------------------------------------------------------------- starting weights
