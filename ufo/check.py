@@ -32,7 +32,6 @@ from ufo.runs.finite import NonFiniteError
 from ufo.sweeps.record import Refused
 from ufo.tasks import Task, task_names
 from ufo.tasks.dense import DenseTask
-from ufo.tokenizer import Tokenizer, UFOTokenizer
 
 _NAMED = 5  # classes that one message names
 
@@ -241,7 +240,7 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
         # said at once: to write 200,000 names as tokens takes minutes
         raise _too_long(model, source, f"more than {len(classes)} tokens, one for each class and more,")
     check_marks(model, source, classes)
-    _check_written(model.tokenizer, source, classes)
+    _check_written(model, source, classes)
     _check_distinct(model, task, source, classes)
     length = max(len(model.tokenizer.encode([task.prompt(classes, "")])[0]), task.max_length)
     if length > model.prompt_limit:
@@ -255,19 +254,17 @@ def _too_long(model: UFO, source: str, length: str) -> ValueError:
     )
 
 
-def _check_written(tokenizer: Tokenizer, source: str, classes: Sequence[str]) -> None:
+def _check_written(model: UFO, source: str, classes: Sequence[str]) -> None:
     """Raises ValueError that names the classes that the vocabulary cannot write."""
-    unknown = [name for name in classes if not tokenizer.can_write(name)]
+    unknown = [name for name in classes if not model.tokenizer.can_write(name)]
     if not unknown:
         return
     listed = ", ".join(f"'{name[:60]}'" for name in unknown[:_NAMED])
     more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-    cure = "rename them, or take a backbone= whose tokenizer has them"  # a language model keeps its own
-    if isinstance(tokenizer, UFOTokenizer):
-        cure = "`ufo data vocab SOURCE.yaml --out FILE` writes a vocabulary that has them"
     raise ValueError(
         f"{source}: the tokenizer has no pieces for the class{'es' if len(unknown) > 1 else ''} "
-        f"{listed}{more}; {cure}"
+        f"{listed}{more}; `ufo data vocab SOURCE.yaml --out FILE` writes a vocabulary that has them (for a "
+        "language model, which keeps its own, rename them)"
     )
 
 
