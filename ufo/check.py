@@ -27,7 +27,7 @@ from ufo.data.module import UFODataModule
 from ufo.errors import sentence
 from ufo.head.strategy import check_settings
 from ufo.model import UFO
-from ufo.ops.nearest import instead
+from ufo.ops.nearest import few, instead
 from ufo.runs.finite import NonFiniteError
 from ufo.sweeps.record import Refused
 from ufo.tasks import Task, task_names
@@ -259,11 +259,10 @@ def _check_written(model: UFO, source: str, classes: Sequence[str]) -> None:
     unknown = [name for name in classes if not model.tokenizer.can_write(name)]
     if not unknown:
         return
-    listed = ", ".join(f"'{name[:60]}'" for name in unknown[:_NAMED])
-    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+    named = few([f"'{name[:58]}'" for name in unknown], _NAMED)
     raise ValueError(
         f"{source}: the tokenizer has no pieces for the class{'es' if len(unknown) > 1 else ''} "
-        f"{listed}{more}; `ufo data vocab SOURCE.yaml --out FILE` writes a vocabulary that has them (for a "
+        f"{named}; `ufo data vocab SOURCE.yaml --out FILE` writes a vocabulary that has them (for a "
         "language model, which keeps its own, rename them)"
     )
 

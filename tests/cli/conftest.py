@@ -8,6 +8,7 @@ import pytest
 from cli_model import tiny_model
 
 from ufo.checkpoints.load import save
+from ufo.cli import data_check
 from ufo.cli.main import main
 
 
@@ -41,5 +42,19 @@ def ufo(capfd):
             code = stop.code
         captured = capfd.readouterr()
         return SimpleNamespace(code=code, out=captured.out.splitlines(), err=captured.err.splitlines())
+
+    return run
+
+
+@pytest.fixture
+def ufo_data(monkeypatch, tmp_path, capsys):
+    """Run `ufo data ...` in `tmp_path`; returns its exit code and what it printed. Checks are only noted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data_check, "run", lambda args: print(f"checked {args.name}") or 0)
+
+    def run(*words: object) -> tuple[int, str]:
+        code = main(["data", *map(str, words)])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
 
     return run

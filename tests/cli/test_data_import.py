@@ -1,4 +1,4 @@
-"""`ufo data import, new, export` as a user types them, without the check: that is a slow test at the end."""
+"""`ufo data import, new` as a user types them, without the check: that is a slow test at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the exports of label tools
 
-from files import write_image, write_json
+from files import write_json
 from label_files import (
     BOXES,
     CLASSES,
@@ -32,35 +32,24 @@ from label_files import (
     imported,
     masks,
     pictures,
+    predictions,
     tree_hash,
     true_boxes,
 )
 from omegaconf import OmegaConf
-from pycocotools import mask as coco_mask
 
 from ufo.check import check_config
 from ufo.checkpoints.recipes import compose
-from ufo.cli import data_check, data_find, main
+from ufo.cli import data_find
 from ufo.command_line import searched
-from ufo.data.formats import format_named
 from ufo.data.labels.reading import Source
-from ufo.data.labels.shapes import area, mask_rle
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def ufo(monkeypatch, tmp_path, capsys):
-    """Run a command in `tmp_path`; returns its exit code and what it printed. Checks are only noted."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data_check, "run", lambda args: print(f"checked {args.name}") or 0)
-
-    def run(*words: object) -> tuple[int, str]:
-        code = main.main(["data", *map(str, words)])
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return run
+def ufo(ufo_data):
+    return ufo_data
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -242,119 +231,6 @@ def test_new_coco_maps_and_jsonl(ufo, tmp_path):
     assert tree_hash(path) == before
     for text in (tmp_path / "mine" / "source").iterdir():
         assert yaml.safe_load(text.read_text())["dataset"]["train"]["train"] is True
-
-
-# ---------------------------------------------------------------- export
-
-
-def predictions(folder: Path) -> tuple[Path, list[dict]]:
-    """Boxes and masks in two pictures, as `ufo predict --json` writes them."""
-    write_image(folder / "pictures" / "sub" / "0001.jpg")
-    write_image(folder / "pictures" / "x y.png", 60, 40)
-    ys, xs = np.mgrid[:48, :64]
-    disc = ((xs - 30) / 14) ** 2 + ((ys - 22) / 9) ** 2 < 1
-    rle = mask_rle(disc)
-    x, y, w, h = coco_mask.toBbox(rle).tolist()
-    head = {"image_id": 1, "file_name": "0001.jpg", "category_id": 1}
-    records = [
-        {**head, "category": "owl", "bbox": [3.5, 4.25, 20, 30.5], "score": 0.9},
-        {**head, "category": "great tit", "bbox": [x, y, w, h], "segmentation": rle, "score": 0.7},
-        {**head, "category": "owl", "bbox": [1, 1, 9, 9], "score": 0.1},
-        {"image_id": "x y", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
-        {"image_id": "gone", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
-    ]
-    return write_json(folder / "found.json", records), records
-
-
-@pytest.mark.parametrize("polygons", [False, True])
-@pytest.mark.parametrize("tool", ["label_studio", "cvat", "labelme"])
-def test_export_and_import_give_the_same(tool, polygons, ufo, tmp_path):
-    path, records = predictions(tmp_path)
-    images, out = tmp_path / "pictures", tmp_path / "out"
-    before = tree_hash(images)
-    options = ["--images", images, "--out", out, *(["--polygons"] if polygons else [])]
-    code, said = ufo("export", tool, path, *options)
-    assert code == 0 and "3 objects in 2 pictures (1 below --score 0.3)" in said, said
-    assert "1x picture that is not there, left out" in said and tree_hash(images) == before
-    source = out
-    if tool == "label_studio":  # predictions become annotations when somebody accepts them
-        tasks = json.loads((out / "tasks.json").read_text())
-        assert {task["predictions"][0]["model_version"] for task in tasks} == {"ufo"}
-        assert tasks[0]["predictions"][0]["result"][0]["score"] == 0.9
-        for task in tasks:
-            task["annotations"] = [{"result": task.pop("predictions")[0]["result"], "was_cancelled": False}]
-        source = write_json(tmp_path / "accepted" / "tasks.json", tasks)
-    labels = imported(format_named(tool), source, images=images)
-    found = boxes(labels)
-    assert found["x y.png"] == [("owl", (0, 0, 40, 60))]
-    (first, box), (second, around) = found["0001.jpg"]
-    assert (first, second) == ("owl", "great tit")
-    assert box == pytest.approx((3.5, 4.25, 23.5, 34.75), abs=0.01)
-    x, y, w, h = records[1]["bbox"]
-    assert around == pytest.approx((x, y, x + w, y + h), abs=1)
-    thing = labels.pictures[0].things[1]
-    if polygons:
-        covered = coco_mask.area(records[1]["segmentation"])
-        assert sum(map(area, thing.polygons)) == pytest.approx(covered, rel=0.05)
-    else:
-        assert thing.rle == records[1]["segmentation"]
-    code, said = ufo("export", tool, path, *options)
-    assert code == 1 and "is there already" in said
-    assert ufo("export", tool, path, *options, "--force")[0] == 0
-
-
-def test_parts_of_one_object_stay_one(ufo, tmp_path):
-    path, _ = predictions(tmp_path)
-    two = [[2, 2, 12, 2, 12, 12, 2, 12], [30, 20, 50, 20, 50, 40, 30, 40]]
-    head = {"image_id": 1, "file_name": "0001.jpg", "category": "owl", "bbox": [2, 2, 48, 38]}
-    write_json(path, [{**head, "segmentation": two, "score": 1.0}])
-    for tool in ("cvat", "labelme"):
-        code, said = ufo("export", tool, path, "--images", tmp_path / "pictures", "--out", tmp_path / tool)
-        assert code == 0 and ("several parts, written as a mask" in said) == (tool == "cvat")
-        labels = imported(format_named(tool), tmp_path / tool, images=tmp_path / "pictures")
-        assert boxes(labels)["0001.jpg"] == [("owl", (2, 2, 50, 40))]
-
-
-@pytest.mark.parametrize("tool", ["label_studio", "cvat", "labelme"])
-def test_predictions_that_no_tool_could_read_are_left_out(tool, ufo, tmp_path):
-    path, _ = predictions(tmp_path)
-    good = {"file_name": "0001.jpg", "category": 'a<b&"c', "bbox": [3, 4, 20, 30]}
-    bad = [
-        {"bbox": [9, 9, -3, -4]},
-        {"bbox": [900, 900, 3, 3]},
-        {"category": "o\u0001"},
-        {"category": "o\ud800"},
-    ]
-    path.write_bytes(json.dumps([good, *({**good, **change} for change in bad)]).encode("utf-8-sig"))
-    code, said = ufo("export", tool, path, "--images", tmp_path / "pictures", "--out", tmp_path / tool)
-    assert code == 0 and "1 objects in 1 pictures" in said, said
-    for kind in (
-        "1x box of negative size",
-        "1x box outside its picture",
-        "2x class name with control characters",
-    ):
-        assert kind in said
-    if tool != "label_studio":
-        labels = imported(format_named(tool), tmp_path / tool, images=tmp_path / "pictures")
-        assert boxes(labels)["0001.jpg"] == [('a<b&"c', (3, 4, 23, 34))]
-
-
-def test_export_of_ids_and_several_tasks(ufo, tmp_path):
-    path, _ = predictions(tmp_path)
-    ids = {"images": [{"id": 77, "file_name": "0001.jpg"}], "categories": [{"id": 5, "name": "kite"}]}
-    write_json(tmp_path / "own.json", ids)
-    write_json(path, {"caption": [], "detection": [{"image_id": 77, "category_id": 5, "bbox": [1, 2, 3, 4]}]})
-    options = ["--images", tmp_path / "pictures", "--out", tmp_path / "out"]
-    code, said = ufo("export", "cvat", path, *options, "--ids", tmp_path / "own.json")
-    assert code == 0 and "the predictions of detection" in said
-    assert 'label="kite"' in (tmp_path / "out" / "annotations.xml").read_text()
-    code, said = ufo("export", "yolo", path, *options)
-    assert code == 1 and "there is no format 'yolo'" in said.lower() and "cvat" in said
-    code, said = ufo("export", "cvat", path, *options, "--task", "grounding", "--force")
-    assert code == 1 and "it has caption, detection" in said
-    write_json(path, [])
-    code, said = ufo("export", "cvat", path, *options, "--force")
-    assert code == 1 and "holds no prediction" in said and "--score" in said
 
 
 # ---------------------------------------------------------------- the documents

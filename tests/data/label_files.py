@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from files import write_image, write_json
+from pycocotools import mask as coco_mask
 
 from ufo.data.labels.reading import Source
 from ufo.data.labels.record import Labels
-from ufo.data.labels.shapes import around, pairs_of
+from ufo.data.labels.shapes import around, mask_rle, pairs_of
 from ufo.data.labels.tidy import tidy
 
 HEIGHT, WIDTH = 48, 64
@@ -364,3 +365,22 @@ NO_ORDER = ("voc", "label_studio")
 
 def enclosing(polygon: list[float]) -> tuple[float, ...]:
     return around(pairs_of(polygon))
+
+
+def predictions(folder: Path) -> tuple[Path, list[dict]]:
+    """Boxes and masks in two pictures, as `ufo predict --json` writes them."""
+    write_image(folder / "pictures" / "sub" / "0001.jpg")
+    write_image(folder / "pictures" / "x y.png", 60, 40)
+    ys, xs = np.mgrid[:48, :64]
+    disc = ((xs - 30) / 14) ** 2 + ((ys - 22) / 9) ** 2 < 1
+    rle = mask_rle(disc)
+    x, y, w, h = coco_mask.toBbox(rle).tolist()
+    head = {"image_id": 1, "file_name": "0001.jpg", "category_id": 1}
+    records = [
+        {**head, "category": "owl", "bbox": [3.5, 4.25, 20, 30.5], "score": 0.9},
+        {**head, "category": "great tit", "bbox": [x, y, w, h], "segmentation": rle, "score": 0.7},
+        {**head, "category": "owl", "bbox": [1, 1, 9, 9], "score": 0.1},
+        {"image_id": "x y", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
+        {"image_id": "gone", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
+    ]
+    return write_json(folder / "found.json", records), records

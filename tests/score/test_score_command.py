@@ -40,12 +40,12 @@ def test_one_table_with_intervals_in_markdown_and_json(tmp_path, capsys):
     content = coco()
     truth, found = write(tmp_path / "t.json", content), write(tmp_path / "f.json", detections(content))
     words = (found, "--against", truth, "--task", "detection", "--resamples", 50)
-    assert run(*words, "--json", tmp_path / "o.json", "--out", tmp_path / "output.md") == 0
+    assert run(*words, "--json", tmp_path / "o.json", "--out", tmp_path / "scores.txt") == 0
     text = capsys.readouterr().out
     result = json.loads((tmp_path / "o.json").read_text())
     value = result["metrics"]["mAP"]
     assert f"| {value['value']:.4f} " in text and f"{value['low']:.4f} to {value['high']:.4f}" in text
-    assert (tmp_path / "output.md").read_text() == text
+    assert (tmp_path / "scores.txt").read_text() == text
     assert "xywh in pixels of the original image" in text and "| red dog" in text and "| small" in text
     assert result["images"] == 5 and result["missing"] == 0
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.files import write_text
+from ufo.ops.nearest import few
 from ufo.tables import markdown
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def _tasks(model: UFO) -> str:
     rows = []
     for name, task in model.tasks.items():
         classes = model.classes.get(name, ())
-        shown = ", ".join(classes[:FEW_CLASSES])
-        if len(classes) > FEW_CLASSES:
-            shown += f" and {len(classes) - FEW_CLASSES} more"
+        shown = few(classes, FEW_CLASSES)
         asked = "a text" if task.needs_text else "class names" if classes else "the image alone"
         rows.append([name, asked, shown or "-", f"{task.image_size} x {task.image_size} px"])
     calibrated = [name for name, task in model.tasks.items() if task.calibration]

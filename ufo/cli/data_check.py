@@ -30,6 +30,7 @@ from ufo.data.index import size_text
 from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
 from ufo.errors import sentence
 from ufo.model import UFO
+from ufo.ops.nearest import few
 from ufo.types import IGNORE
 
 MAX_NAMED = 10  # errors that are printed
@@ -184,9 +185,7 @@ def _unused_classes(data: Any, seen: Seen, report: Report) -> None:
         report.errors.append(f"no {thing} is left to {use}; the warnings say why")
         return
     if without := [name for k, name in enumerate(data.classes) if not counts[k]]:
-        names = ", ".join(map(short, without[:5])) + (
-            f" and {len(without) - 5} more" if len(without) > 5 else ""
-        )
+        names = few(list(map(short, without)), 5)
         noun = "class" if len(without) == 1 else "classes"
         line = f"{len(without)} {noun} without any {thing}: {names}"
         # a rare class need not be in a part of the data

@@ -23,6 +23,7 @@ from ufo.cli.data_outline import outline
 from ufo.data.vocabulary import missing_words, spelled, tokens_per_name, words_of
 from ufo.errors import sentence
 from ufo.files import write_text
+from ufo.ops.nearest import few
 from ufo.tables import table
 from ufo.tokenizer import UFOTokenizer
 
@@ -62,8 +63,8 @@ def _now(out: Path, left: list[str]) -> str:
     """What became of the words, as the written file is read again."""
     if not left:
         return f"{out} has a token for each"
-    shown = [f"'{word[:40]}'" for word in left[:NAMED]] + [f"{len(left) - NAMED} more"] * (len(left) > NAMED)
-    return f"with {out} {len(left):,} still are: {', '.join(shown)}"
+    shown = few([f"'{word[:58]}'" for word in left], NAMED)
+    return f"with {out} {len(left):,} still are: {shown}"
 
 
 def _check_out(out: Path, vocabulary: UFOTokenizer) -> None:

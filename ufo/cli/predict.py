@@ -22,7 +22,7 @@ from ufo.data.errors import DataError
 from ufo.data.image_files import is_video
 from ufo.files import save_picture
 from ufo.ops.names import find_class
-from ufo.ops.nearest import instead
+from ufo.ops.nearest import few, instead
 
 if TYPE_CHECKING:
     from ufo.inference import Results
@@ -244,8 +244,8 @@ def _never_learned(task: str, asked: Sequence[str], learned: Sequence[str]) -> s
     """
     if not learned or any(find_class(name, learned)[0] >= 0 for name in asked):
         return ""
-    shown = ", ".join(learned[:SHOWN]) + (f" and {len(learned) - SHOWN} more" if len(learned) > SHOWN else "")
-    return f"warning: {task} was trained with none of these --classes, and may find nothing; it knows {shown}"
+    known = few(learned, SHOWN)
+    return f"warning: {task} was trained with none of these --classes, and may find nothing; it knows {known}"
 
 
 @contextmanager

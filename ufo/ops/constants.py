@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import wraps
+from threading import Lock
 from typing import ParamSpec
 
 import torch
@@ -26,21 +27,24 @@ def remembered(maxsize: int) -> Callable[[Callable[Arguments, Tensor]], Callable
 
     def decorate(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
         kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        lock = Lock()  # several threads may predict
 
         @wraps(function)
         def remembering(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
             if torch.compiler.is_compiling():
                 return function(*args, **kwargs)
             key = (args, tuple(kwargs.items()))
-            if key in kept:
-                kept.move_to_end(key)
-                return kept[key]
+            with lock:
+                if key in kept:
+                    kept.move_to_end(key)
+                    return kept[key]
             with torch.inference_mode(False), torch.no_grad():
                 made = function(*args, **kwargs)
             if type(made) is Tensor:
-                kept[key] = made
-                if len(kept) > maxsize:
-                    kept.popitem(last=False)
+                with lock:
+                    kept[key] = made
+                    if len(kept) > maxsize:
+                        kept.popitem(last=False)
             return made
 
         return remembering

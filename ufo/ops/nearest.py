@@ -1,9 +1,9 @@
-"""What a wrong name probably stands for: the same hint wherever a user names something that is not there."""
+"""Names in messages: what a wrong one probably stands for, and some of many."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,12 @@ def instead(name: str, known: Iterable[str], all_of_them: str) -> str:
     lowered = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), lowered, n=1)
     return f"did you mean '{lowered[close[0]]}'?" if close else f"{all_of_them}: {', '.join(names)}"
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """The first `most` names and how many more there are; of a name at most 60 characters."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name[:60] for name in names[:most]) + more
 
 
 def beside(path: Path) -> str:

@@ -25,6 +25,7 @@ from ufo.data.module import UFODataModule
 from ufo.data.source import Source
 from ufo.files import write_json
 from ufo.model import UFO
+from ufo.ops.nearest import few
 
 log = logging.getLogger(__name__)
 
@@ -304,8 +305,7 @@ def _same_content(one: Any, other: Any) -> bool:
 
 
 def _names(names: Any) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "nothing"
+    return few([str(name) for name in names], 6) or "nothing"
 
 
 def _show(value: Any) -> str:

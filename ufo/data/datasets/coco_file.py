@@ -15,8 +15,10 @@ from typing import Any
 from ufo.data.errors import DataError
 from ufo.data.pictures import MAX_PIXELS, find_file, image_size
 from ufo.data.problems import DOUBTFUL, NEGATIVE_SIZE, Problems
+from ufo.ops.nearest import few
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+NAMED = 20  # names in a message
 
 MAX_COORDINATE = 1e8
 """No number of a box in pixels is larger: the rest are damaged files."""
@@ -140,7 +142,7 @@ def categories(
     chosen = names if classes is None else [name.strip() for name in classes]
     repeated = sorted(name for name, count in Counter(chosen).items() if count > 1)
     if repeated:
-        raise DataError(f"{path}: the class names {_listed(repeated)} appear more than once.")
+        raise DataError(f"{path}: the class names {few(repeated, NAMED)} appear more than once.")
     if "" in chosen:
         raise DataError(
             f"{path}: a category has an empty name; name it, or choose the others with `classes`."
@@ -149,7 +151,7 @@ def categories(
     missing = [name for name in chosen if name not in known]
     if missing:
         raise DataError(
-            f"{path} has no category {_listed(missing)}; it has {_listed(names)}. "
+            f"{path} has no category {few(missing, NAMED)}; it has {few(names, NAMED)}. "
             "Change `classes` to names of this list."
         )
     if len({key_of(record, "id") for record in records}) < len(records):
@@ -157,12 +159,6 @@ def categories(
     label = {name: k for k, name in enumerate(chosen)}
     ids = [key_of(record, "id") for record in records]
     return tuple(chosen), {key: label.get(name) for key, name in zip(ids, names, strict=True)}
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    """Names for a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:60] for name in names[:most]) + more
 
 
 def box_of(record: dict[str, Any]) -> Box | None:
