@@ -60,6 +60,8 @@ def test_a_run_takes_a_folder_with_more_scenes_than_it_needs(tmp_path):
         generate(out, train=3, val=1, at_least=True)
     with pytest.raises(DataError, match="seed=0 instead of seed=1"):
         generate(out, train=1, val=1, seed=1, at_least=True)
+    with pytest.raises(DataError, match="scenes with val=2 instead of val=3;"):  # enough is no fault
+        generate(out, train=1, val=3, at_least=True)
     with pytest.raises(DataError, match="train=2 instead of train=1"):
         generate(out, train=1, val=1)
 

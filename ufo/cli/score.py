@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Predictions: COCO results (.json), .jsonl of boxes, RLE, texts, a folder of PNG masks. "
         "Annotations: COCO (.json), .jsonl, a folder of RefCOCO, gRefCOCO, ReasonSeg or label maps. "
         "Prints one "
-        "table with 95 %% intervals from a bootstrap over images.",
+        "table with 95 % intervals from a bootstrap over images.",
     )
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS")
     parser.add_argument("--against", type=Path, required=True, metavar="ANNOTATIONS")

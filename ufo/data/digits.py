@@ -116,7 +116,7 @@ def _finished(out: Path, stamp: dict[str, Any], force: bool, at_least: bool) -> 
     differences = ", ".join(
         f"{key}={found.get(key)} instead of {key}={value}"
         for key, value in stamp.items()
-        if found.get(key) != value
+        if found.get(key) != value and key not in unasked
     )
     raise DataError(
         f"{out} holds digit scenes with {differences}; ask for the same options, choose another "
