@@ -18,7 +18,7 @@ from tokenizer_folders import train_pieces
 
 import ufo as package
 from ufo import build
-from ufo.check_data import check_paths
+from ufo.check.data import check_paths
 from ufo.checkpoints import recipes, released_vit
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.load import initialise, load

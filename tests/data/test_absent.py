@@ -10,7 +10,7 @@ import torch
 from files import coco_content, write_image, write_json
 from test_refcoco import make, ref
 
-from ufo.check_grid import UNLISTED, report_unlisted
+from ufo.check.grid import UNLISTED, report_unlisted
 from ufo.data.absent import WithAbsent
 from ufo.data.datasets import ClassNamesDataset
 from ufo.data.errors import DataError

@@ -15,8 +15,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ufo.check import check_source
-from ufo.check_grid import report_crowded, report_unlisted
-from ufo.check_texts import Limits
+from ufo.check.grid import report_crowded, report_unlisted
+from ufo.check.texts import Limits
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
 from ufo.cli.data_find import Found, find, quiet, tasks_for

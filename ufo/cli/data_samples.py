@@ -111,7 +111,7 @@ def text_warnings(model: UFO, task: str, seen: Seen) -> Iterator[str]:
             f"{len(strange):,}x text with pieces that the vocabulary lacks: the model cannot tell them "
             f"from each other (first: {strange[0]})"
         )
-    if chosen.needs_text or not seen.texts:  # questions: see `ufo.check_texts`
+    if chosen.needs_text or not seen.texts:  # questions: see `ufo.check.texts`
         return
     tokens = model.tokenizer.encode([text for _, text in seen.texts])
     lengths = {place: len(ids) for (place, _), ids in zip(seen.texts, tokens, strict=True)}

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.progress import track
 
-from ufo.check_texts import Limits
+from ufo.check.texts import Limits
 from ufo.cli import CommandError
 from ufo.cli.data_check import UNUSABLE
 from ufo.cli.data_find import Found, find, quiet, tasks_for

@@ -14,8 +14,8 @@ from omegaconf.errors import InterpolationKeyError
 
 from ufo import build
 from ufo.check import check_config, check_source
-from ufo.check_data import categories_of, check_files, known_classes, planned
-from ufo.check_values import check_values
+from ufo.check.data import categories_of, check_files, known_classes, planned
+from ufo.check.values import check_values
 from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.data.digits import CLASSES, SEMANTIC_CLASSES

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ufo.check_trainer import check_trainer
+from ufo.check.trainer import check_trainer
 from ufo.checkpoints import bounds
 from ufo.errors import instead
 

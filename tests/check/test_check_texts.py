@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from ufo.check import check_fit
-from ufo.check_texts import LONG, MARKED, Limits, check_marks
+from ufo.check.texts import LONG, MARKED, Limits, check_marks
 from ufo.data.datasets import JsonlDataset
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule

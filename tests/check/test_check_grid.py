@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from ufo.check import check_fit
-from ufo.check_grid import CROWDED
+from ufo.check.grid import CROWDED
 from ufo.data.datasets import CocoDataset
 from ufo.data.module import UFODataModule
 from ufo.data.source import Source

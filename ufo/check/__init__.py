@@ -1,0 +1,20 @@
+"""What can be wrong with a config, said in one sentence before any training starts.
+
+One file for each kind of thing: keys and arguments (`config`), numbers (`values`), Lightning's options
+(`trainer`), files and what they list (`data`), class names (`classes`), texts (`texts`), objects (`grid`).
+"""
+
+from ufo.check.classes import check_fit, check_known, check_source
+from ufo.check.config import check_config, check_run
+from ufo.check.said import RUNNING, SETUP, clear_errors
+
+__all__ = [
+    "RUNNING",
+    "SETUP",
+    "check_config",
+    "check_fit",
+    "check_known",
+    "check_run",
+    "check_source",
+    "clear_errors",
+]
