@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow
 # of about the same length, because two processes of the tests may take one each
 SUITES = {
     "configs": (
-        *("tests/test_check.py", "tests/test_configs.py", "tests/test_docs.py", "tests/callbacks"),
-        *("tests/test_baselines.py", "tests/test_draw.py", "tests/kinds"),
+        *("tests/check", "tests/test_check.py", "tests/test_configs.py", "tests/test_docs.py"),
+        *("tests/callbacks", "tests/test_baselines.py", "tests/test_draw.py", "tests/kinds"),
     ),
     "models": ("tests/cli", "tests/head", "tests/metrics", "tests/tasks", "tests/test_model.py"),
 }

@@ -1,7 +1,8 @@
 """What a released recipe in `conf/` says about its model: settings of tasks, vocabulary, class names.
 
 A checkpoint made elsewhere brings weights only. The numbers stay in `conf/`, which this module composes as
-`train.py` does: `experiment=ufo_vit_b_multi`.
+`train.py` does: `experiment=ufo_vit_b_multi`. Hydra and omegaconf are imported where they are needed, which
+takes a quarter of a second: our own checkpoints tell everything themselves.
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from ufo import places
 from ufo.checkpoints import bounds
 from ufo.checkpoints.errors import CheckpointError
-from ufo.command_line import groups, settable
-from ufo.errors import sentence
 from ufo.tasks import task_class
 from ufo.tasks.base import Task
 from ufo.yaml_files import UNREADABLE
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -30,6 +30,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """
     import hydra
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from ufo.command_line import groups, settable
+    from ufo.errors import sentence
 
     folder = places.conf()
     try:
@@ -57,6 +61,8 @@ def experiments() -> list[str]:
 
 def experiment_of(path: Path) -> str | None:
     """The experiment that a released file or folder of this name came from; None where none claims it."""
+    from omegaconf import OmegaConf
+
     for file in sorted((places.conf() / "experiment").glob("*.yaml")):
         if path.name.removesuffix(".pth") not in file.read_text(encoding="utf-8"):
             continue  # parsing all of them takes a second
@@ -100,12 +106,16 @@ def resizing(cfg: DictConfig) -> dict[str, dict[str, Any]]:
 
 def resolved(node: DictConfig) -> dict[str, Any]:
     """A part of the config as plain values."""
+    from omegaconf import OmegaConf
+
     content: Any = OmegaConf.to_container(node, resolve=True)
     return content
 
 
 def loss_settings(cfg: DictConfig) -> dict[str, Any]:
     """What the recipe says about the loss, as in a model's description."""
+    from omegaconf import OmegaConf
+
     return {"loss_weights": OmegaConf.to_container(cfg.loss_weights), "mask_points": cfg.mask_points}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.checkpoints import recipes
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class ReleasedCheckpoint(ABC):

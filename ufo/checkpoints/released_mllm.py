@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.checkpoints import recipes
@@ -23,6 +22,9 @@ from ufo.checkpoints.model_folder import NET
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.hf_tokenizer import HFTokenizer
 from ufo.tokenizer_files import JSON, MODEL
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 BACKBONES = {"internvl": "InternVL", "llava": "Llava"}  # family -> class of ufo.backbones
 

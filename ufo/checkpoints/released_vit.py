@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ufo.checkpoints import recipes
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
 from ufo.tokenizer import UFOTokenizer
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SIZES = {768: "b", 1024: "l", 1280: "h"}  # width -> size, as in the names of experiments
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from ufo.data import urls
 from ufo.data.errors import DataError
@@ -22,6 +21,7 @@ from ufo.data.image_files import images_in, is_video
 from ufo.data.pictures import Picture, as_image
 from ufo.inference import video
 from ufo.inference.results import Origin
+from ufo.ops.resize import bounded
 
 Skip = Callable[[str, DataError], None]
 """Told the name of a picture that cannot be used, and why."""
@@ -120,13 +120,3 @@ def name_of(picture: Any) -> str:
     if isinstance(picture, (str, Path)):
         return str(picture)
     return str(getattr(picture, "filename", "") or "")  # of a PIL image that was opened from a file
-
-
-def bounded(pixels: Tensor, max_pixels: int | None) -> Tensor:
-    """An image `[3, H, W]`, shrunken where it has more than `max_pixels`."""
-    height, width = pixels.shape[-2:]
-    factor = (max_pixels / (height * width)) ** 0.5 if max_pixels else 1
-    if factor >= 1:
-        return pixels
-    shrunken: Tensor = resize(pixels, [max(1, int(height * factor)), max(1, int(width * factor))])
-    return shrunken

@@ -23,6 +23,7 @@ from ufo.data.image_files import CONTAINERS
 from ufo.data.pictures import MAX_PIXELS
 from ufo.files import scratch_for
 from ufo.inference.results import Origin
+from ufo.ops.resize import bounded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -120,8 +121,6 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 def _decoded(container: Any, stream: Any, name: str, max_pixels: int | None, every: int) -> Iterator[Origin]:
     av = _av()
-    from ufo.inference.sources import bounded
-
     rate, number = float(stream.average_rate or 25), -1
     try:
         for number, frame in enumerate(container.decode(stream)):
