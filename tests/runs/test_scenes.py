@@ -72,9 +72,19 @@ def test_config__of_a_run_that_goes_on_keeps_its_scenes(tmp_path):
     assert compose(*words, "trainer.max_steps=3000").prepare.digits.train == 24000
 
 
-def test_config__of_an_evaluation_draws_no_training_scenes():
-    cfg = compose("experiment=digits", "ckpt=x", config="evaluate")
-    assert (cfg.prepare.digits.train, cfg.prepare.digits.val) == (0, 500)
+@pytest.mark.parametrize("experiment", ["digits", "digits_and_shapes", "digits_all", "digits_generalised"])
+def test_config__draws_what_is_needed_of_everything_that_is_prepared(experiment):
+    """An evaluation no training scenes, a trial few of each kind, a whole run all."""
+    words = (f"experiment={experiment}",)
+    evaluated = compose(*words, "ckpt=x", config="evaluate").prepare.values()
+    trial = compose(*words, "trainer.max_steps=1", "+trainer.limit_val_batches=1").prepare.values()
+    for known, few, whole in zip(evaluated, trial, compose(*words).prepare.values(), strict=True):
+        assert 0 == known.train < few.train < whole.train
+        assert few.val < whole.val == known.val
+        assert len({str(part.out) for part in (known, few, whole)}) == 3
+
+
+def test_config__of_an_evaluation_draws_the_training_scenes_that_it_evaluates():
     own = compose("experiment=digits", "ckpt=x", "+evaluated_split=train", config="evaluate")
     assert own.prepare.digits.train == 24000
 
