@@ -113,6 +113,13 @@ def test_without_ids_categories_count_from_one(tmp_path):
     assert [r["category_id"] for r in records] == [1, 1, 2] and records[0]["image_id"] == 3
 
 
+def test_names_that_the_file_lacks_are_left_out_and_counted(tmp_path, caplog):
+    """`also_ask` asks for names that no category id stands for."""
+    records, _ = written(tmp_path, (90,), (3, 4))
+    assert [r["category_id"] for r in records] == [90, 90]
+    assert "1x prediction of a class that its file does not have, left out" in caplog.text
+
+
 def test_nothing_is_kept_without_a_folder():
     callback = Predictions()
     callback.start()

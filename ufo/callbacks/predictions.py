@@ -68,10 +68,7 @@ class Predictions(EvaluationCallback):
             ids = category_ids.get(source)
             rows = [row for _, found in sorted(by_image.items()) for row in found]
             if ids is not None:
-                rows = [
-                    {**row, "category_id": ids[row["category_id"] - 1]} if "category_id" in row else row
-                    for row in rows
-                ]
+                rows = _with_ids(source, rows, ids)
             path = self.folder / (re.sub(r"[^\w.-]+", "_", source) + ".json")
             try:
                 write_json(path, rows)
@@ -90,3 +87,13 @@ class Predictions(EvaluationCallback):
             for source, by_image in part.items():
                 union.setdefault(source, {}).update(by_image)
         return union
+
+
+def _with_ids(source: str, rows: list[dict[str, Any]], ids: tuple[int | str, ...]) -> list[dict[str, Any]]:
+    """The records with the file's category ids; those of names that it lacks (`also_ask`) are left out."""
+    known = [row for row in rows if row.get("category_id", 0) <= len(ids)]
+    if lost := len(rows) - len(known):
+        log.warning("%s: %dx prediction of a class that its file does not have, left out", source, lost)
+    return [
+        {**row, "category_id": ids[row["category_id"] - 1]} if "category_id" in row else row for row in known
+    ]

@@ -20,6 +20,9 @@ from ufo.ops.nearest import few
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 NAMED = 20  # names in a message
 
+FEDERATED = "image that was searched for some classes only (LVIS), where AP takes all others as absent"
+ODD_AREA = "area that is 0, negative or no number, so that mask or box says it"
+
 MAX_COORDINATE = 1e8
 """No number of a box in pixels is larger: the rest are damaged files."""
 FALSE = frozenset(["", "0", "0.0", "false", "no", "none", "null"])
@@ -125,10 +128,21 @@ def size_of(
     return height, width
 
 
-def area_of(record: dict[str, Any], box: Box) -> float:
-    """The annotation's area in square pixels, that of its box (x, y, w, h) if it has none."""
+def stated_area(record: dict[str, Any]) -> float | None:
+    """The annotation's area in square pixels if it states one above 0: some tools write 0 for all objects."""
     area = number_of(record.get("area"))
+    return area if area is not None and area > 0 else None
+
+
+def area_of(record: dict[str, Any], box: Box) -> float:
+    """The annotation's area in square pixels, that of its box (x, y, w, h) if it states none."""
+    area = stated_area(record)
     return box[2] * box[3] if area is None else area
+
+
+def some_classes_only(record: dict[str, Any]) -> bool:
+    """Whether an image record says, as LVIS does, that it was not searched for all classes."""
+    return isinstance(record.get("neg_category_ids"), list) or bool(record.get("not_exhaustive_category_ids"))
 
 
 def categories(

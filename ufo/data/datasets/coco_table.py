@@ -18,6 +18,8 @@ import numpy as np
 
 from ufo.data.datasets.base import Strings
 from ufo.data.datasets.coco_file import (
+    FEDERATED,
+    ODD_AREA,
     FileName,
     area_of,
     box_of,
@@ -30,9 +32,11 @@ from ufo.data.datasets.coco_file import (
     short,
     side_of,
     size_of,
+    some_classes_only,
+    stated_area,
     unusable,
 )
-from ufo.data.datasets.segmentations import Segmentations
+from ufo.data.datasets.segmentations import Segmentations, areas
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays
 from ufo.data.json_stream import json_records
@@ -42,6 +46,8 @@ Records = Callable[[], Iterator[tuple[str, Any]]]
 
 LEAVING = "box that leaves its image by more than a pixel"
 NO_MASK = "no segmentation"
+PART = "part of a polygon without three whole points"
+SAME_NAME = "category of the same name as another, taken as one class"
 SHARED = "image with the file of another image"
 MAX_SIDE = 8192
 """Pixels of the longest side of an image that is only known by its annotations."""
@@ -97,10 +103,13 @@ class CocoReader:
         """
         self._read_images_and_categories()
         arrays, masks = self._read_annotations()
-        used = [(key, label) for key, label in self.label_of.items() if label is not None]
+        first: dict[int, Any] = {}  # of several categories of one name results are written for the first
+        for key, label in self.label_of.items():
+            if label is not None and first.setdefault(label, key) != key:
+                self.problems.report(SAME_NAME, f"{short(self.names[label])}: {short(key)}", effect=DOUBTFUL)
         meta = {
             "classes": list(self.names),
-            "category_ids": [key for key, _ in sorted(used, key=lambda pair: pair[1])],
+            "category_ids": [first[label] for label in range(len(self.names))],
             "masks": masks,
             "problems": self.problems.record(),
             "mask_problems": self.mask_problems.record() if masks else {},
@@ -161,6 +170,8 @@ class CocoReader:
                 return
             size = (1, 1)  # evaluation misses its objects, and must not lose those of all other images
             self.unmeasured[len(self._names)] = size
+        if not self.train and some_classes_only(record):
+            self.problems.report(FEDERATED, name, effect=DOUBTFUL)
         self.rows[key] = len(self._names)
         self._names.append(name)
         self.sizes.append(size)
@@ -211,7 +222,7 @@ class CocoReader:
     def _read_annotations(self) -> tuple[Arrays, bool]:
         """Tables of the annotations, sorted by image, and whether the file has segmentations."""
         rows, labels, crowd = array("i"), array("i"), array("b")
-        boxes, areas = array("f"), array("f")
+        boxes, covered = array("f"), array("f")
         segmentations, without = Segmentations(), Segmentless()
         self.annotated = np.zeros(len(self.rows), dtype=bool)
         for record, row, label, (x, y, w, h) in self._usable():
@@ -222,13 +233,15 @@ class CocoReader:
                     self.mask_problems.report(problem, where(record))
                 elif problem:
                     without.add(record)
+                elif lost := segmentations.lost:
+                    self.mask_problems.report(PART, where(record), number=lost)
             marked = not self.crowd_counts and flag(record, "iscrowd")
             if marked:
                 self.problems.report("marked as crowd", where(record))
             rows.append(row)
             labels.append(label)
             boxes.extend((x, y, x + w, y + h))
-            areas.append(area_of(record, (x, y, w, h)))
+            covered.append(self._area(record, (x, y, w, h), segmentations, self.sizes[row]))
             crowd.append(marked)
         table = np.frombuffer(rows, dtype=np.int32) if rows else np.zeros(0, np.int32)
         order = np.argsort(table, kind="stable")
@@ -237,13 +250,29 @@ class CocoReader:
             "starts": np.searchsorted(table[order], np.arange(len(self.rows) + 1)).astype(np.int64),
             "labels": np.asarray(labels, dtype=np.int32)[order],
             "boxes": np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order],
-            "areas": np.asarray(areas, dtype=np.float32)[order],
+            "areas": np.asarray(covered, dtype=np.float32)[order],
             "crowd": np.asarray(crowd, dtype=bool)[order],
         }
         if not (self.masks and self._segmented):
             return arrays, False
         without.report(self.mask_problems)
         return {**arrays, **segmentations.arrays(order)}, True
+
+    def _area(
+        self,
+        record: dict[str, Any],
+        box: tuple[float, float, float, float],
+        segmentations: Segmentations,
+        size: tuple[int, int],
+    ) -> float:
+        """What COCO's AP takes an object's size from: the stated area, else the mask's, else the box's."""
+        if stated_area(record) is None and not self.train:
+            if record.get("area") is not None:
+                self.problems.report(ODD_AREA, where(record), effect=DOUBTFUL)
+            rle = segmentations.rle(len(segmentations) - 1, size) if self.masks else None
+            if rle is not None and (pixels := float(areas([rle])[0])):
+                return pixels
+        return area_of(record, box)
 
     def _usable(self) -> Iterator[tuple[dict[str, Any], int, int, tuple[float, float, float, float]]]:
         """Annotations to keep, with image row, label and box; counts what is wrong with any."""

@@ -28,6 +28,7 @@ class Segmentations:
     """A list of segmentations; `append` checks the form, `rle` yields the mask."""
 
     def __init__(self) -> None:
+        self.lost = 0  # parts of the last one that are no polygons, beside others that are
         self._kinds = array("b")
         self._starts = array("q")  # into _parts (polygons) or _counts (RLE)
         self._parts = array("q", [0])  # ends of the polygons in _coordinates
@@ -58,7 +59,7 @@ class Segmentations:
         Returns None, or what is wrong with it; then nothing but its place in the list is kept.
         """
         parts, coordinates = len(self._parts), len(self._coordinates)
-        counts, problem = len(self._counts), None
+        counts, problem, self.lost = len(self._counts), None, 0
         try:
             kind = self._add(segmentation, size)
         except (TypeError, ValueError, OverflowError, KeyError) as error:
@@ -87,6 +88,7 @@ class Segmentations:
         polygons = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
         if not polygons:
             raise _Unusable("polygon with fewer than three points")
+        self.lost = len(segmentation) - len(polygons)
         low, high = -_REACH * max(size), (_REACH + 1) * max(size)
         for polygon in polygons:
             # "not all" also catches NaN; far points make pycocotools allocate without bound
