@@ -79,7 +79,7 @@ def test_sentence_and_evaluation(tmp_path):
     assert "sentence" in data.provides
     assert data[0].keys() == {"image", "text", "sentence"}
     assert [data.target(i).sentence for i in range(2)] == [True, False]
-    assert data.target(1).image_id == 2  # the line
+    assert data.target(1).image_id == "a.jpg" and data.line(1) == 2
 
 
 BAD = [

@@ -23,8 +23,8 @@ ADVICE = {
     "area that is 0": "COCO's AP sorts objects by it into small, medium and large",
     "part of a polygon": "a polygon is a flat list x1, y1, x2, y2, x3, y3, ... of three points or more",
     "category of the same name": "results are written with the id of the first one",
-    "image that was searched for some classes only": "LVIS' own evaluator counts them in another way; numbers "
-    "of COCO's AP are lower and not comparable with its",
+    "image that was searched for some classes only": "LVIS' own evaluator counts only those; numbers of "
+    "COCO's AP are lower and not comparable with its",
     "annotation id used twice": "number the annotations anew; evaluation would count them as one",
     "image with the file of another image": "one file stands for two images, so boxes of one picture "
     "land on another: correct `file_name`, or join the two entries",

@@ -55,6 +55,7 @@ class Names:
     def __init__(self, examples: Iterable[Example]) -> None:
         self._exact: dict[Any, Any] = {}
         self._tolerant: dict[str, Any] = {}
+        self._said: dict[Any, str] = {}  # by image: how a prediction has called it
         for example in examples:
             self._exact[example.image] = example.image
             for name in _called(example):
@@ -63,12 +64,26 @@ class Names:
                     self._tolerant[name] = None
 
     def find(self, name: int | str) -> Any:
-        """The image's id, or None."""
+        """The image's id, or None. Raises DataError where two names mean one image, but not one file."""
         if name in self._exact:
             return self._exact[name]
         text = str(name)
         tries = (text, PurePosixPath(text).name, PurePosixPath(text).stem, text.removesuffix(".png"))
-        return next((i for t in tries if (i := self._tolerant.get(t)) is not None), None)
+        found = next((i for t in tries if (i := self._tolerant.get(t)) is not None), None)
+        if found is not None and not _one_file(other := self._said.setdefault(found, text), text):
+            raise DataError(
+                f"predictions about {short(other)} and about {short(text)} would both count for image "
+                f"{short(found)}; name images as the annotations do."
+            )
+        return found
+
+
+def _one_file(one: str, other: str) -> bool:
+    """Whether two names can be of one file: as far as both say folders and suffix, these are the same."""
+    ours, theirs = (PurePosixPath(name).parts[::-1] for name in (one, other))
+    if not ours or not theirs or ours[1 : len(theirs)] != theirs[1 : len(ours)]:
+        return one == other
+    return f"{ours[0]}.".startswith(f"{theirs[0]}.") or f"{theirs[0]}.".startswith(f"{ours[0]}.")
 
 
 def _called(example: Example) -> set[str]:

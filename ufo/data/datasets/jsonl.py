@@ -117,13 +117,17 @@ class JsonlDataset(ImageDataset):
             id=i,
             size=self._size(i),
             image=str(self._file(self._names[i])),
-            image_id=int(self._index["lines"][i]),
+            image_id=self._names[i],
             boxes=self._box(i) if "boxes" in self.provides else None,
             masks=[self._rle(i)] if "masks" in self.provides else None,
             answers=turns[1:2] or None,
             text=self._texts[i],
             sentence=bool(self._index["sentence"][i]) if "sentence" in self.provides else None,
         )
+
+    def line(self, i: int) -> int:
+        """The line of the file that sample `i` comes from, from 1."""
+        return int(self._index["lines"][i])
 
     def portrait(self) -> Tensor:
         sizes = self._index["sizes"]
@@ -148,7 +152,7 @@ class JsonlDataset(ImageDataset):
     def _seen(self, mask: Tensor, i: int) -> RLE:
         """A mask `[H, W]` of sample `i`; one without a pixel is nothing to learn from."""
         if not mask.any():
-            where = f"line {int(self._index['lines'][i])}"
+            where = f"line {self.line(i)}"
             if self.train:
                 raise DataError(f"{where}: its mask has no pixel; correct it, or leave the record out.")
             self.problems.report_once("empty mask", where, effect=DOUBTFUL)

@@ -6,6 +6,7 @@ Field names are those that other projects use, too (`FIELDS`).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ def _read_text(answer: Answer, record: dict[str, Any], texts: TextFormat) -> Non
     key = _of(record, "answer")
     if key is None or not isinstance(record[key], (str, list, dict)):
         raise DataError(f"{answer.where} has no text in `{FIELDS['answer'][0]}`, which --answers needs.")
-    said = record[key] if isinstance(record[key], str) else str(record[key]).replace("'", '"')
+    said = record[key] if isinstance(record[key], str) else json.dumps(record[key])
     try:
         found = texts.parse(said)
     except FormatError as error:

@@ -52,7 +52,7 @@ class ObjectScorer(Scorer):
                 torch.tensor([labels[i] for i in kept], dtype=torch.int64),
                 self._wanted(example),
                 torch.tensor(example.labels, dtype=torch.int64),
-                torch.tensor(example.crowd, dtype=torch.bool),
+                torch.tensor(self._ignored(example), dtype=torch.bool),
                 torch.tensor(example.areas, dtype=torch.float64),
             )
         except ValueError as error:
@@ -63,6 +63,10 @@ class ObjectScorer(Scorer):
 
     def _wanted(self, example: Example) -> list[Any]:
         return example.boxes
+
+    def _ignored(self, example: Example) -> list[bool]:
+        """Which annotated objects are neither found nor missed."""
+        return example.crowd
 
     def _labels_of(self, answer: Answer) -> list[Any]:
         if answer.labels is not None:
@@ -107,7 +111,8 @@ class ObjectScorer(Scorer):
         counts = torch.zeros(len(self.truth.classes))
         sizes = torch.zeros(len(AREAS))
         for example in self.truth.examples:
-            for label, area, crowd in zip(example.labels, example.areas, example.crowd, strict=True):
+            ignored = self._ignored(example)
+            for label, area, crowd in zip(example.labels, example.areas, ignored, strict=True):
                 counts[label] += not crowd
                 sizes += torch.tensor([not crowd and low <= area <= high for low, high in AREAS.values()])
         values = self.values()
@@ -137,3 +142,6 @@ class InstanceScorer(ObjectScorer):
 
     def _wanted(self, example: Example) -> list[Any]:
         return list(example.masks())
+
+    def _ignored(self, example: Example) -> list[bool]:
+        return [crowd or place in example.no_mask for place, crowd in enumerate(example.crowd)]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ufo.data.datasets.base import read_json
-from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, flag, key_of, short, side_of
-from ufo.data.datasets.segmentations import Segmentations
+from ufo.data.datasets.coco_file import (
+    FEDERATED,
+    ODD_AREA,
+    box_of,
+    coco_sections,
+    flag,
+    key_of,
+    short,
+    side_of,
+    some_classes_only,
+    stated_area,
+)
+from ufo.data.datasets.segmentations import Segmentations, areas
 from ufo.data.errors import DataError
 from ufo.score.truth.examples import Example, Truth, encode
 
@@ -29,6 +41,7 @@ def read_coco(path: Path) -> Truth:
                 f"{path}: two images have the id {short(key)}, or one has none; number them anew."
             )
         examples[key] = Example(key, (str(record["file_name"]),), size_of(record))
+    doubts = Counter({FEDERATED: sum(map(some_classes_only, content["images"]))})
     segmented: dict[Any, list[Any]] = {key: [] for key in examples}
     lost: Counter[str] = Counter()
     for record in content["annotations"]:
@@ -41,12 +54,16 @@ def read_coco(path: Path) -> Truth:
         example.boxes.append(list(box))
         example.labels.append(label)
         example.crowd.append(flag(record, "iscrowd"))
-        example.areas.append(area_of(record, box))
+        example.areas.append(stated_area(record) or math.nan)
+        doubts[ODD_AREA] += record.get("area") is not None and stated_area(record) is None
         segmented[example.image].append(record.get("segmentation"))
     masks = any(segmentation for found in segmented.values() for segmentation in found)
     remarks = [f"{number} annotations {problem} were left out" for problem, number in lost.items()]
+    remarks += [f"{number}x {kind}" for kind, number in doubts.items() if number]
     if masks:
         remarks += _attach_masks(examples, segmented, path)
+    for example in examples.values():
+        _fill_areas(example)
     return Truth(path, list(examples.values()), tuple(names), categories, masks=masks, remarks=remarks)
 
 
@@ -64,12 +81,25 @@ def _attach_masks(examples: dict[Any, Example], segmented: dict[Any, list[Any]],
             raise DataError(
                 f"{path}: image {short(key)} has no `height` and `width`, which masks need; add them."
             )
-        for number, segmentation in enumerate(segmented[key]):
-            if not segmentation or Segmentations().append(segmentation, example.size):
-                unusable.append(f"object {number + 1} of image {short(key)}")
+        example.no_mask = frozenset(
+            number
+            for number, segmentation in enumerate(segmented[key])
+            if not segmentation or Segmentations().append(segmentation, example.size)
+        )
+        unusable += [f"object {number + 1} of image {short(key)}" for number in sorted(example.no_mask)]
         example.masks = partial(encode, segmented[key], example.size)
     if not unusable:
         return []
     return [
-        f"{len(unusable)} annotated objects have no usable mask, which is empty then (first: {unusable[0]})"
+        f"{len(unusable)} annotated objects have no usable mask: where masks are scored they are neither "
+        f"found nor missed (first: {unusable[0]})"
     ]
+
+
+def _fill_areas(example: Example) -> None:
+    """Sizes of the objects that state none: those of their masks, without one those of their boxes."""
+    unknown = [i for i, area in enumerate(example.areas) if math.isnan(area)]
+    found = areas(example.masks()).tolist() if unknown else []
+    for i in unknown:
+        _, _, width, height = example.boxes[i]
+        example.areas[i] = float(found[i] if i < len(found) and found[i] else width * height)

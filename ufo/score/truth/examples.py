@@ -30,6 +30,7 @@ class Example:
     labels: list[int] = field(default_factory=list)  # M
     crowd: list[bool] = field(default_factory=list)  # M
     areas: list[float] = field(default_factory=list)  # M
+    no_mask: frozenset[int] = frozenset()  # places of the objects that have no usable mask
     masks: Callable[[], list[RLE]] = NO_MASKS  # M
     ignore: RLE | None = None  # pixels that do not count
     sentence: bool | None = None
