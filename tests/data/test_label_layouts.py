@@ -23,6 +23,8 @@ from label_files import (
 from label_shapes import only
 
 from ufo.data.formats import format_named
+from ufo.data.formats.masks import NO_COLOUR, NO_NUMBER
+from ufo.data.labels.reading import ONE_PICTURE
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,44 @@ def test_cvat_segmentation_masks_have_colours(tmp_path):
     found = labels.pictures[0].class_map()
     assert labels.map_classes == ["background", "owl", "tit"]
     assert [found[row, 3] for row in (0, 6, 25, 45)] == [0, 2, 1, 255]
+    assert labels.problems.left_out == {NO_COLOUR: 1}
+    assert labels.problems.first[NO_COLOUR] == "a.png: 1,1,1"
+
+
+def test_numbers_of_maps_without_a_class_are_counted(tmp_path):
+    root = masks(tmp_path / "birds")
+    (first, *_) = sorted(root.rglob("*_mask.png"))
+    pixels = np.asarray(PIL.Image.open(first)).copy()
+    pixels[:5], pixels[5:8] = 77, 255
+    PIL.Image.fromarray(pixels).save(first)
+    labels = imported(format_named("masks"), root)
+    for picture in labels.pictures:
+        picture.class_map()
+        picture.class_map()
+    assert labels.problems.left_out == {NO_NUMBER: 1} and labels.problems.first[NO_NUMBER].endswith(": 77")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_texts_may_have_several_lines(tmp_path, end):
+    pictures(tmp_path, "a.jpg", "c.jpeg")
+    rows = ["file_name,text", f'a.jpg,"Two birds,{end}one owl"', "c.jpeg,A tit\u2028on a roof"]
+    (tmp_path / "metadata.csv").write_bytes(end.join(rows).encode())
+    from_csv = [p.captions[0].split() for p in imported(format_named("hf"), tmp_path).pictures]
+    assert from_csv == [["Two", "birds,", "one", "owl"], ["A", "tit", "on", "a", "roof"]]
+    (tmp_path / "metadata.csv").unlink()
+    record = json.dumps({"file_name": "a.jpg", "text": "A tit\u2028on a roof"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_bytes((record + end).encode())
+    (picture,) = imported(format_named("hf"), tmp_path).pictures
+    assert picture.captions == ["A tit\u2028on a roof"]
+
+
+def test_labels_of_frames_that_are_missing_do_not_go_to_others_unsaid(tmp_path):
+    pictures(tmp_path / "two", "a.jpg")
+    rows = ["one/a.jpg,16,12,48,36,owl", "two/a.jpg,1,2,30,40,owl", "D:\\sets\\two\\a.jpg,5,5,9,9,owl"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["filename,xmin,ymin,xmax,ymax,class", *rows]))
+    labels = imported(format_named("csv"), tmp_path)
+    assert labels.problems.doubtful == {ONE_PICTURE: 2}
+    assert labels.problems.first[ONE_PICTURE] == "one/a.jpg and two/a.jpg"
 
 
 def test_imagefolder_csv_captions_and_names(tmp_path):

@@ -23,7 +23,7 @@ def read_names(names: Sequence[str] | str | Path, argument: str = "classes") -> 
     if isinstance(names, (str, Path)):
         path = require(names, argument)
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 text at byte {error.start}.") from error
         names = [line.strip() for line in lines if line.strip()]

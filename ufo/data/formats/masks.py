@@ -17,6 +17,8 @@ from ufo.data.errors import DataError
 from ufo.data.labels.reading import Source, lines_of, rows_of
 from ufo.data.labels.record import Labels, Picture, split_of
 from ufo.data.pictures import map_size, read_image, read_label_map
+from ufo.data.problems import Problems
+from ufo.ops.nearest import few
 from ufo.types import IGNORE
 
 ABOUT = "class maps as PNG: Roboflow's semantic masks, CVAT's segmentation masks"
@@ -24,6 +26,9 @@ ALIASES = ("semantic", "png_masks", "segmentation_mask", "smask")
 ORDER = 25
 MASK, FOLDER = "_mask", "SegmentationClass"
 BACKGROUND = "background"
+NO_NUMBER = "map with numbers that stand for no class, whose pixels do not count"
+NO_COLOUR = "map with colours that stand for no class, whose pixels do not count"
+VOID = 0xE0E0C0  # the colour of what does not count in Pascal VOC
 # the order of the classes in the maps of Pascal VOC itself, behind the background
 VOC = [
     "aeroplane",
@@ -80,7 +85,7 @@ def read(source: Source) -> Labels:
             split = next((split_of(part) for part in reversed(inside) if split_of(part)), "")
             picture = source.open(source.with_stem(stem, folder), source.place(mask), split=split)
             if picture is not None and _fits(source, picture, mask):
-                picture.class_map = partial(numbered_map, mask, table)
+                picture.class_map = partial(numbered_map, mask, table, source.problems)
                 labels.pictures.append(picture)
     return labels
 
@@ -107,7 +112,7 @@ def add_maps(source: Source, labels: Labels, names: Sequence[str], splits: dict[
             source.with_stem(path.stem, path.parent), source.place(path), split=splits.get(path.stem, "")
         )
         if picture is not None and _fits(source, picture, path):
-            picture.class_map = _reader(path, list(colours.values()), numbers)
+            picture.class_map = _reader(path, list(colours.values()), numbers, source.problems)
             labels.pictures.append(picture)
 
 
@@ -131,32 +136,41 @@ def _fits(source: Source, picture: Picture, path: Path) -> bool:
 
 
 def _reader(
-    path: Path, colours: list[tuple[int, int, int]], numbers: dict[int, int]
+    path: Path, colours: list[tuple[int, int, int]], numbers: dict[int, int], problems: Problems
 ) -> Callable[[], np.ndarray]:
     """How to read a map: by its colours, if a list of them is there and it has any, else by its numbers."""
     if not colours:
-        return partial(numbered_map, path, numbers)
+        return partial(numbered_map, path, numbers, problems)
     with PIL.Image.open(path, formats=("PNG",)) as image:
         by_colour = image.mode in ("RGB", "RGBA", "P")
-    return partial(coloured_map, path, colours) if by_colour else partial(numbered_map, path, numbers)
+    if by_colour:
+        return partial(coloured_map, path, colours, problems)
+    return partial(numbered_map, path, numbers, problems)
 
 
-def numbered_map(path: Path, table: dict[int, int]) -> np.ndarray:
-    """uint8 [H, W] of a map of numbers; what the table lacks, and 255, does not count."""
+def numbered_map(path: Path, table: dict[int, int], problems: Problems) -> np.ndarray:
+    """uint8 [H, W] of a map of numbers; what the table lacks does not count, which is said but for 255."""
     labels = read_label_map(path).numpy()
     found = np.full(labels.shape, IGNORE, dtype=np.uint8)
     for number, place in table.items():
         found[labels == number] = place
+    others = np.setdiff1d(labels[found == IGNORE], [IGNORE]).tolist()
+    if others:
+        problems.report_once(NO_NUMBER, f"{path.name}: {few([str(number) for number in others], 5)}")
     return found
 
 
-def coloured_map(path: Path, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """uint8 [H, W] of a map in which every class has a colour; other colours do not count."""
+def coloured_map(path: Path, colours: Sequence[tuple[int, int, int]], problems: Problems) -> np.ndarray:
+    """uint8 [H, W] of a map in which every class has a colour; others do not count, which is said."""
     pixels = read_image(path, say=lambda kind, where: None).numpy().astype(np.int32)
     code = (pixels[0] << 16) | (pixels[1] << 8) | pixels[2]
     found = np.full(code.shape, IGNORE, dtype=np.uint8)
     for place, (red, green, blue) in enumerate(colours):
         found[code == (red << 16) | (green << 8) | blue] = place
+    others = np.setdiff1d(code[found == IGNORE], VOID).tolist()
+    if others:
+        said = [f"{value >> 16},{value >> 8 & 255},{value & 255}" for value in others]
+        problems.report_once(NO_COLOUR, f"{path.name}: {few(said, 5)}")
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import os
 import re
@@ -38,6 +39,7 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 MISSING = "picture that is not there"
 OTHER_SIZE = "picture of another size than its labels say"
 SWAPPED = "picture whose labels name its height as its width"
+ONE_PICTURE = "picture that labels of another file count for, too, since there is only one of the name"
 
 
 class Source:
@@ -65,6 +67,7 @@ class Source:
         self._all: list[Path] | None = None
         self._found: dict[str, list[Path]] | None = None
         self._seen: dict[Path, list[tuple[int, int]] | None] = {}
+        self._named: dict[Path, list[str]] = {}  # how labels have called a picture, its last part first
 
     # --- files
 
@@ -125,13 +128,24 @@ class Source:
         spellings = [last, unquote(last)]
         spellings += [UPLOADED.sub("", spelling) for spelling in spellings]
         found = next((self.pictures[s] for s in spellings if s in self.pictures), [])
-        if len(found) <= 1:
-            return found[0] if found else None
+        if not found:
+            return None
+        if len(found) == 1:
+            self._note_name(found[0], [spelled(word) for word in reversed(words)])
+            return found[0]
         ranked = sorted(((_alike(p, words, near), p) for p in found), key=lambda pair: pair[0], reverse=True)
         if ranked[0][0] == ranked[1][0]:
             self.problems.report("name of several pictures", name[:200])
             return None
         return ranked[0][1]
+
+    def _note_name(self, path: Path, name: list[str]) -> None:
+        """Count a picture that labels have called otherwise before, as frames of a folder that is missing."""
+        other = self._named.setdefault(path, name)
+        shared = min(len(name), len(other))
+        if name[:shared] != other[:shared]:
+            said = ["/".join(reversed(words))[:100] for words in (other, name)]
+            self.problems.report_once(ONE_PICTURE, " and ".join(said), effect=DOUBTFUL)
 
     def with_stem(self, stem: str, near: Path | None = None) -> Path | None:
         """The picture of a name without suffix."""
@@ -244,16 +258,20 @@ def text_of(path: Path, most: int = MAX_FILE) -> str:
 
 def lines_of(path: Path, most: int = MAX_FILE) -> list[str]:
     """The lines of a text file. Raises DataError."""
-    return text_of(path, most).splitlines()
+    # splitlines() would also cut at characters that only look like the end of a line (U+2028)
+    return [line.rstrip("\n") for line in io.StringIO(text_of(path, most), newline=None)]
 
 
 def rows_of(path: Path) -> list[tuple[int, list[str]]]:
-    """(line, cells) of a CSV file with commas, semicolons or tabs; empty lines are left out."""
-    lines = lines_of(path)
-    head = next((line for line in lines if line.strip()), "")
+    """(line, cells) of a CSV file with commas, semicolons or tabs; empty lines are left out.
+
+    A cell in quotes may have several lines, and keeps them.
+    """
+    text = text_of(path)
+    head = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
     mark = max(",;\t", key=head.count)
     try:
-        reader = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
         return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file: {error}.") from error
