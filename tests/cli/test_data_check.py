@@ -200,6 +200,22 @@ def test_a_file_of_the_other_half_is_used(coco):
     assert list(unused_files(halves[:1])) and not list(unused_files(halves))
 
 
+def test_images_of_both_halves_are_said(ufo, coco):
+    folder = coco()
+    content = json.loads((folder / "kites.json").read_text())
+    content["images"] = content["images"][2:]
+    content["annotations"] = content["annotations"][4:]
+    (folder / "half.json").write_text(json.dumps(content))
+    path = source(folder)
+    same = ufo("data", "check", path)
+    assert same.code == 0 and any("train and val are the same 4 image files" in line for line in same.out)
+    before, kites, after = path.read_text().rpartition("kites.json")
+    path.write_text(f"{before}half.json{after}")
+    answer = ufo("data", "check", path)
+    (line,) = [line for line in answer.out if "image file that is in train and in val" in line]
+    assert kites and answer.code == 0 and line.strip().startswith("warning: 2x") and "2.png" in line
+
+
 def test_maps_without_an_image_are_named_once(tmp_path):
     """By the data set that has no list of its images, else by the folders of all splits together."""
     for name in ("a", "b", "d"):

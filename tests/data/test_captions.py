@@ -5,7 +5,7 @@ import torch
 from files import write_image, write_json
 
 from ufo.data.datasets import CaptionDataset, clean_text
-from ufo.data.datasets.captions import image_id
+from ufo.data.datasets.captions import SHARED_ID, image_id
 from ufo.data.errors import DataError
 from ufo.data.texts import NO_TEXT
 
@@ -166,3 +166,11 @@ def test_a_caption_that_is_no_text_is_counted_and_left_out(tmp_path, caption):
     )
     with pytest.raises(DataError, match="has no reference caption"):
         make(tmp_path, [{"image": TRAIN[1]["image"], "caption": caption}])
+
+
+def test_results_of_images_with_one_id_are_told_apart(tmp_path):
+    """Cameras number anew in every folder; the scores of such results would be of the last one alone."""
+    names = ["a/IMG_1.jpg", "b/IMG_1.jpg", "b/IMG_2.jpg"]
+    data = make(tmp_path, [{"image": name, "caption": "An owl"} for name in names])
+    assert [data.target(i).image_id for i in range(3)] == ["a/IMG_1.jpg", "b/IMG_1.jpg", 2]
+    assert data.problems.doubtful == {SHARED_ID: 2}

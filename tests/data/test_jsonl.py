@@ -11,6 +11,7 @@ import pytest
 from files import write_image
 
 from ufo.data.datasets import JsonlDataset
+from ufo.data.datasets.coco_file import LEAVING
 from ufo.data.datasets.segmentations import decode_masks
 from ufo.data.errors import DataError
 
@@ -220,3 +221,8 @@ def test_a_text_that_means_nothing_is_counted_and_used(tmp_path, train):
     data = masked(tmp_path, [{"image": "a.jpg", "text": "no owl", "masks": []}], train)
     assert data.problems.doubtful.total() == 1 and "means nothing" in next(iter(data.problems.doubtful))
     assert len(data) == 1 and data[0]["text"] == "no owl"
+
+
+def test_corners_in_place_of_sizes_are_said(tmp_path):
+    data = make(tmp_path, {"text": "x", "bbox": [40, 30, 60, 44]}, {"text": "y", "bbox": [4, 3, 60, 44]})
+    assert data.problems.doubtful == {LEAVING: 1} and len(data) == 2

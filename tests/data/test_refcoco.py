@@ -11,7 +11,8 @@ from files import coco_content, write_image, write_json
 from pycocotools import mask as coco_mask
 
 from ufo.data.datasets import RefCocoDataset
-from ufo.data.datasets.refcoco import read_refs
+from ufo.data.datasets.coco_file import LEAVING
+from ufo.data.datasets.refcoco import OTHER_IMAGE, read_refs
 from ufo.data.errors import DataError
 from ufo.data.texts import NO_TEXT
 
@@ -256,3 +257,17 @@ def test_an_image_of_a_size_that_none_has_is_left_out_of_training(tmp_path):
     assert data.problems.left_out == {"image without a usable size": 1} and len(data) == 2
     with pytest.raises(DataError, match="more than 80000000 are not allowed"):
         RefCocoDataset(tmp_path / "images", tmp_path / "ref", **options)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_ref_whose_annotation_is_of_another_image(tmp_path, train):
+    """Else the box of one picture would silently be looked for in another."""
+    refs = [ref(100, "train", "right"), ref(101, "train", "wrong")]  # annotation 101 is of image 11
+    data = make(tmp_path, refs, train=train)
+    assert [data.said(i) for i in range(len(data))] == [["right"], ["wrong"]][: 2 - train]
+    assert data.problems.counts == {OTHER_IMAGE: 1}
+
+
+def test_corners_in_place_of_sizes_are_said(tmp_path):
+    data = make(tmp_path, [ref(100, "train", "a")], ({"bbox": [40, 30, 60, 44]},), train=True)
+    assert data.problems.doubtful == {LEAVING: 1} and len(data) == 1

@@ -52,6 +52,8 @@ ADVICE = {
     "object mask with more than two numbers": "a map of several objects needs a file for each, a soft mask a "
     "threshold",
     "empty sentence": "training leaves out texts without words",
+    "ref whose annotation": "the ref's `image_id` is not that of its annotation in the instances file",
+    "image whose id another": "give every record its own `image_id`, or every file a number at the end",
     "ref without image or box": "the ref's `ann_id` or `image_id` is not in the instances file",
 }
 

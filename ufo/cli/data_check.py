@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from ufo.check.texts import Limits
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
 from ufo.cli.data_find import Found, find, quiet, tasks_for
-from ufo.cli.data_folders import missing_files, unused_files
+from ufo.cli.data_folders import image_paths, missing_files, unused_files
 from ufo.cli.data_list import paths
 from ufo.cli.data_outline import described, outline
 from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
-from ufo.data.datasets.coco_file import short
+from ufo.data.datasets.coco_file import LEAVING, short
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
 from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
@@ -33,9 +34,9 @@ from ufo.model import UFO
 from ufo.ops.nearest import few
 from ufo.types import IGNORE
 
+OVERLAP = "scores on images that were trained on say nothing of others"
 MAX_NAMED = 10  # errors that are printed
 MAX_CLASSES = 12  # lines of a histogram
-LEAVING = "box that leaves its image by more than a pixel"
 UNUSABLE = (DataError, OSError, ValueError, TypeError, InstantiationException)
 
 
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         if data is not None:
             reports[split].warnings += _problems(*data)
     whole.warnings += _folders(datasets)
+    _report_shared(datasets, whole)
     for title, report in {**reports, "all": whole}.items():
         _print(title, report)
     every = [*reports.values(), whole]
@@ -256,6 +258,18 @@ def _folders(datasets: dict[str, tuple[Any, Seen] | None]) -> list[str]:
         return []
     built = [entry[0] for entry in datasets.values() if entry is not None]
     return [f"{line} in {folder}" for folder, line in unused_files(built)]
+
+
+def _report_shared(datasets: dict[str, tuple[Any, Seen] | None], report: Report) -> None:
+    """Images of two splits: a slip, or meant, if there are no others."""
+    built = {split: image_paths(entry[0]) for split, entry in datasets.items() if entry is not None}
+    for one, other in combinations(built, 2):
+        shared = built[one] & built[other]
+        if shared and built[one] == built[other]:
+            report.facts.append(f"{one} and {other} are the same {len(shared):,} image files: {OVERLAP}")
+        elif shared:
+            line = f"{len(shared):,}x image file that is in {one} and in {other} (first: {min(shared)})"
+            report.warnings.append(f"{line}: {OVERLAP}")
 
 
 def _describe(path: Path) -> str:

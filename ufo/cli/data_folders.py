@@ -46,6 +46,16 @@ def missing_files(data: Any) -> list[str]:
     return missing
 
 
+def image_paths(data: Any) -> set[Path]:
+    """Where the image files are that the records name; empty where a format cannot tell."""
+    found: set[Path] = set()
+    for part in _parts(data):
+        names = used_files(part) or ()
+        folder = Path(part.images).resolve() if names else Path()
+        found.update(folder / name for name in names)
+    return found
+
+
 def unused_files(datasets: Iterable[Any]) -> Iterator[tuple[Path, str]]:
     """Per folder: what is to be said about images, and label maps, that no split uses.
 

@@ -7,6 +7,7 @@ Evaluation: one sample per image with all its reference captions.
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
-from ufo.data.datasets.coco_file import key_of
+from ufo.data.datasets.coco_file import key_of, short
 from ufo.data.errors import DataError
 from ufo.data.pictures import image_size
 from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
 
+SHARED_ID = "image whose id another image has, too, so that results call it by its file"
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -53,8 +55,9 @@ class CaptionDataset(ImageDataset):
             only blanks are put in order. References stay as they are: tokenising is the metric's business.
 
     An image's id is the record's `image_id` if that is a number, else the integer after the last
-    "_" of the file's stem. Raises DataError if a file is missing or unusable, or, for evaluation,
-    if an image has no reference or two have the same id.
+    "_" of the file's stem; images of an evaluation that have the same id are called by their files. Raises
+    DataError if a file is missing or unusable, or, for evaluation, if an image has no reference or, with
+    `references`, two have the same id.
     """
 
     provides = frozenset({"caption"})
@@ -92,6 +95,8 @@ class CaptionDataset(ImageDataset):
                     self.problems.report(problem, f"record {number}, {name}", effect=effect)
         self._names, self._ids = Strings(rows), ids
         require_images(self.images, self._names)
+        if not train and references is None:
+            self._ids = self._told_apart(ids, list(rows))
         if not train and references is not None:
             pairs = self._read_references(require(references, "references"))
         pairs.sort(key=lambda pair: pair[0])  # stable: pairs of an image become neighbours
@@ -108,6 +113,14 @@ class CaptionDataset(ImageDataset):
                 f"{first} has no reference caption (image id {ids[rows[first]]}): evaluation needs "
                 f"one for every image of {path}; write one, or set `references` to the matching file."
             )
+
+    def _told_apart(self, ids: list[int | str], names: list[str]) -> list[int | str]:
+        """The ids, in place of one that several images have the names of their files."""
+        count = Counter(ids)
+        for id, name in zip(ids, names, strict=True):
+            if count[id] > 1:
+                self.problems.report(SHARED_ID, f"{name}: {short(id)}", effect=DOUBTFUL)
+        return [name if count[id] > 1 else id for id, name in zip(ids, names, strict=True)]
 
     def _read_references(self, path: Path) -> list[tuple[int, str]]:
         content = read_json(path)

@@ -19,6 +19,7 @@ import numpy as np
 from ufo.data.datasets.base import Strings
 from ufo.data.datasets.coco_file import (
     FEDERATED,
+    LEAVING,
     ODD_AREA,
     FileName,
     area_of,
@@ -44,7 +45,6 @@ from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 
 Records = Callable[[], Iterator[tuple[str, Any]]]
 
-LEAVING = "box that leaves its image by more than a pixel"
 NO_MASK = "no segmentation"
 PART = "part of a polygon without three whole points"
 SAME_NAME = "category of the same name as another, taken as one class"

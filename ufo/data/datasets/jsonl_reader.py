@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ufo.data.datasets.base import Strings
-from ufo.data.datasets.coco_file import box_of, side_of, unusable
+from ufo.data.datasets.coco_file import LEAVING, box_of, leaves_image, side_of, unusable
 from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.data.index import Arrays
@@ -100,8 +100,11 @@ class Reader:
             yield {**sample, "texts": turns[0], "turns": json.dumps(turns)}
             return
         box = _box_of(record)
-        if not np.isnan(box[0]) and (problem := unusable({}, box_of(record) or (0, 0, 0, 0), size)):
+        sides = box_of(record) or (0, 0, 0, 0)
+        if not np.isnan(box[0]) and (problem := unusable({}, sides, size)):
             self._doubt(f"{problem}.", name)
+        elif leaves_image(sides, size):
+            self.problems.report(LEAVING, name, effect=DOUBTFUL)
         masks = [] if mask else self._masks(record, size)
         sample |= {"box": box, "files": mask, "masked": masks is not None}
         if masks is None and np.isnan(box[0]):

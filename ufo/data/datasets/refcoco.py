@@ -18,13 +18,26 @@ from torchvision import tv_tensors
 
 from ufo.data.datasets.base import ImageDataset, Strings, read_json, require, require_images
 from ufo.data.datasets.captions import clean_text
-from ufo.data.datasets.coco_file import Box, area_of, box_of, coco_sections, key_of, outside, short, size_of
+from ufo.data.datasets.coco_file import (
+    LEAVING,
+    Box,
+    area_of,
+    box_of,
+    coco_sections,
+    key_of,
+    leaves_image,
+    outside,
+    short,
+    size_of,
+)
 from ufo.data.datasets.refs import read_refs
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
 from ufo.data.errors import DataError
 from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
+
+OTHER_IMAGE = "ref whose annotation is of another image"
 
 
 class RefCocoDataset(ImageDataset):
@@ -100,6 +113,12 @@ class RefCocoDataset(ImageDataset):
             if any(outside(box, size) for box in boxes):
                 effect = LEFT_OUT if self.train else DOUBTFUL
                 self.problems.report("box outside its image", where, effect=effect)
+                if self.train:
+                    continue
+            elif any(leaves_image(box, size) for box in boxes):
+                self.problems.report(LEAVING, where, effect=DOUBTFUL)
+            if any(key_of(a, "image_id") not in (None, key_of(ref, "image_id")) for a in annotations):
+                self.problems.report(OTHER_IMAGE, where, effect=LEFT_OUT if self.train else DOUBTFUL)
                 if self.train:
                     continue
             for annotation, box in zip(annotations, boxes, strict=True):
