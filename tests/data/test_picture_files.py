@@ -15,7 +15,7 @@ from files import coco_content, write_image, write_json
 from ufo.data import pictures
 from ufo.data.datasets import CocoDataset
 from ufo.data.errors import DataError
-from ufo.data.pictures import as_image, read_image, read_label_map
+from ufo.data.pictures import as_image, image_size, image_sizes, map_size, read_image, read_label_map
 
 RAMP = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
 
@@ -147,3 +147,27 @@ def test_colours_of_sixteen_bits_are_said(tmp_path):
     image, kinds = said(tmp_path / "a.png")
     assert torch.equal(image[2], torch.from_numpy((RAMP >> 8).astype(np.uint8)))
     assert kinds == [pictures.SIXTEEN]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_has_the_size_of_its_header(tmp_path, suffix, orientation):
+    """PIL turns TIFF files while it reads them, and no others."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((30, 50, 3), np.uint8)
+    pixels[:10, :10] = 255
+    path = tmp_path / f"a{suffix}"
+    PIL.Image.fromarray(pixels).save(path, exif=exif)
+    image = read_image(path)
+    assert image_size(path) == tuple(image.shape[-2:]) == ((50, 30) if orientation >= 5 else (30, 50))
+    for size in image_sizes(path):
+        assert tuple(read_image(path, size).shape[-2:]) == size
+    rows, columns = np.nonzero(image[0].numpy() > 128)
+    height, width = image.shape[-2:]
+    right, low = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)  # where the white corner is
+    assert (columns.mean() > width / 2, rows.mean() > height / 2) == (right, low)
+    if suffix in (".png", ".tif"):
+        numbers = tmp_path / f"map{suffix}"
+        PIL.Image.fromarray(pixels[..., 0]).save(numbers, exif=exif, compression="tiff_lzw")
+        assert map_size(numbers) == tuple(read_label_map(numbers).shape)

@@ -100,6 +100,20 @@ def _orientation(image: PIL.Image.Image) -> int:
         return 1
 
 
+def _sizes(image: PIL.Image.Image) -> list[tuple[int, int]]:
+    """The (height, width) that an open picture may be read in: turned by its EXIF orientation, and as stored.
+
+    PIL turns TIFF files itself, so that of these only the first is left.
+    """
+    if image.format == "TIFF":  # whether PIL has swapped the sides already depends on its version
+        tags = image.tag_v2  # type: ignore[attr-defined]  # of this format
+        width, height = int(tags[256]), int(tags[257])
+    else:
+        width, height = image.size
+    turned = (width, height) if _orientation(image) >= 5 else (height, width)
+    return [turned] if image.format == "TIFF" else list(dict.fromkeys([turned, (height, width)]))
+
+
 def to_rgb(image: PIL.Image.Image, where: str, say: Say) -> np.ndarray:
     """The pixels of an open picture, uint8 [H, W, 3]; DataError if they cannot be shown without guessing."""
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # phones hide a preview behind the photo
@@ -254,21 +268,19 @@ def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:
 def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of the image that `read_image` would return, from the header alone."""
     with _open(path, max_pixels) as image:
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
+        return _sizes(image)[0]
 
 
 def image_sizes(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int]]:
     """The (height, width) that `read_image` may give: turned as its EXIF orientation says, and as stored."""
     with _open(path, max_pixels) as image:
-        width, height = image.size
-        return [(width, height), (height, width)] if _orientation(image) >= 5 else [(height, width)]
+        return _sizes(image)
 
 
 def map_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of a label map or a mask file, from its header: as stored, as its numbers are read."""
     with _open(path, max_pixels) as image:
-        return image.height, image.width
+        return _sizes(image)[-1]
 
 
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
