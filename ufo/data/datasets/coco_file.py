@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 NAMED = 20  # names in a message
 
 LEAVING = "box that leaves its image by more than a pixel"
-FEDERATED = "image that was searched for some classes only (LVIS), where AP takes all others as absent"
+FEDERATED = "image that was searched for some classes only (LVIS), all others taken as absent"
 ODD_AREA = "area that is 0, negative or no number, so that mask or box says it"
 
 MAX_COORDINATE = 1e8

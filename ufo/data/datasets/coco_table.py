@@ -170,7 +170,7 @@ class CocoReader:
                 return
             size = (1, 1)  # evaluation misses its objects, and must not lose those of all other images
             self.unmeasured[len(self._names)] = size
-        if not self.train and some_classes_only(record):
+        if some_classes_only(record):
             self.problems.report(FEDERATED, name, effect=DOUBTFUL)
         self.rows[key] = len(self._names)
         self._names.append(name)
