@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ufo.files import replace_folder, scratch_for, second_name, write_json, write_text, writing
+from ufo.files import replace_folder, scratch_for, second_name, stems, write_json, write_text, writing
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +69,16 @@ def test_content_that_is_no_json_leaves_the_older_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "file.json", {1, 2})
     assert json.loads((tmp_path / "file.json").read_text()) == [1]
+
+
+def test_files_about_things_of_similar_names_are_several():
+    names = ["a b/detection", "a_b/detection", "A_b/detection", "\u9ce5/caption"]
+    assert list(stems(names).values()) == [
+        "a_b_detection",
+        "a_b_detection_2",
+        "A_b_detection_3",
+        "\u9ce5_caption",
+    ]
 
 
 def test_second_names_cost_nothing_and_can_be_repeated(tmp_path):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -75,6 +77,18 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write JSON, readable for people with an `indent`; raises OSError."""
     end = "" if indent is None else "\n"
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + end)
+
+
+def stems(names: Iterable[str]) -> dict[str, str]:
+    """What files about things of these names are called, without a suffix; no two of them are one file."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "_", name)
+        tries = chain([plain], (f"{plain}_{number}" for number in count(2)))
+        found[name] = next(stem for stem in tries if stem.casefold() not in taken)
+        taken.add(found[name].casefold())
+    return found
 
 
 def second_name(file: Path, name: Path) -> bool:

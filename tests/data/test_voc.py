@@ -54,6 +54,18 @@ def test_difficult_objects(tmp_path):
     assert len(make(tmp_path, files, train=True, difficult=True)[0]["boxes"]) == 2
 
 
+def test_marks_may_have_blanks_around_them(tmp_path):
+    content = xml(thing()).replace("<difficult>0", "<difficult>\n 1 \n")
+    assert make(tmp_path, {"a": content}).target(0).iscrowd.tolist() == [True]
+
+
+def test_names_from_before_files_were_renamed_do_not_shift_labels(tmp_path):
+    """1.jpg has become 2.jpg, 2.jpg has become 3.jpg: every XML file still says the older name."""
+    files = {str(k + 1): xml(thing()).replace("x.jpg", f"{k}.jpg") for k in (1, 2)}
+    data = make(tmp_path, files)
+    assert [data.target(i).image.rsplit("/", 1)[-1] for i in range(2)] == ["2.jpg", "3.jpg"]
+
+
 def test_split_files_of_one_class_have_a_second_column(tmp_path):
     data = make(tmp_path, {"a": xml(thing())})
     path = tmp_path / "VOC2012" / "ImageSets" / "Main" / "train.txt"

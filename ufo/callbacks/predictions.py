@@ -7,7 +7,6 @@ One JSON per source, which pycocotools and other tools read beside the annotatio
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 
 from ufo.evaluation_callback import EvaluationCallback
-from ufo.files import write_json
+from ufo.files import stems, write_json
 from ufo.kinds import ImageInfo
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction
@@ -64,12 +63,13 @@ class Predictions(EvaluationCallback):
     def write(self, records: Records, category_ids: dict[str, tuple[int | str, ...] | None]) -> None:
         """Write the records, with the category ids of each source in label order where its file has any."""
         assert self.folder is not None
+        names = stems(records)
         for source, by_image in records.items():
             ids = category_ids.get(source)
             rows = [row for _, found in sorted(by_image.items()) for row in found]
             if ids is not None:
                 rows = _with_ids(source, rows, ids)
-            path = self.folder / (re.sub(r"[^\w.-]+", "_", source) + ".json")
+            path = self.folder / f"{names[source]}.json"
             try:
                 write_json(path, rows)
                 log.info("predictions of %s: %s", source, path)

@@ -7,7 +7,6 @@ score that their task may have; where the task is calibrated (`ufo calibrate`), 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from ufo.draw import contact_sheet
 from ufo.draw.reliability import reliability_diagram
-from ufo.files import save_picture, write_json
+from ufo.files import save_picture, stems, write_json
 from ufo.metrics.base import MetricCallback, Record
 from ufo.metrics.scores import CONSTANT, Column, ScoresCompared, compared
 from ufo.tables import table
@@ -82,9 +81,9 @@ class ScoreTable(MetricCallback):
         }
         try:
             write_json(folder / FILE, content, indent=1)
+            names = stems(self.columns)
             for source, columns in self.columns.items():
-                name = re.sub(r"[^\w.-]+", "_", source)
-                save_picture(diagrams(columns), folder / "reliability" / f"{name}.png")
+                save_picture(diagrams(columns), folder / "reliability" / f"{names[source]}.png")
             print(f"reliability diagrams: {folder / 'reliability'}")
         except OSError as error:
             log.warning("The scores could not be written to %s: %s", folder, error)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from ufo.callbacks.pictures import Example, wandb_images
 from ufo.draw import contact_sheet, side_by_side
 from ufo.evaluation_callback import EvaluationCallback
+from ufo.files import stems
 from ufo.tasks import kind_of
 from ufo.types import Batch, Prediction
 
@@ -114,12 +114,13 @@ class WorstPredictions(EvaluationCallback):
         gathered, self._kept = self._gathered(), {}
         if not trainer.is_global_zero:
             return
+        names = stems(gathered)
         for source, scored in gathered.items():
             if scored:
-                self._log(trainer, f"val/{source}", source, scored)
+                self._log(trainer, names[source], source, scored)
 
-    def _log(self, trainer: Trainer, key: str, source: str, scored: list[Scored]) -> None:
-        step = trainer.global_step
+    def _log(self, trainer: Trainer, name: str, source: str, scored: list[Scored]) -> None:
+        step, key = trainer.global_step, f"val/{source}"
         drawn = [
             side_by_side(
                 *(e.image(), e.prediction, e.target, e.classes),
@@ -130,7 +131,7 @@ class WorstPredictions(EvaluationCallback):
         ]
         sheet = contact_sheet(drawn, 2, f"{source}, the worst at step {step}")
         rows = [s.row() for s in scored]
-        self._write(self.folder / f"step_{step:06d}" / re.sub(r"[^\w.-]+", "_", source), rows, sheet)
+        self._write(self.folder / f"step_{step:06d}" / name, rows, sheet)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"{key}/worst", np.asarray(sheet), step, dataformats="HWC")

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from ufo.data.datasets.base import require
 from ufo.data.datasets.coco import CocoDataset
+from ufo.data.datasets.coco_file import flag
 from ufo.data.datasets.coco_table import PROBLEM
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
@@ -30,7 +31,8 @@ MAX_FORGOTTEN = 20
 class VocDataset(CocoDataset):
     """Boxes of the images that a split file lists, or of all XML files of a folder.
 
-    An image is the file that `<filename>` names, or the one of the XML file's name with any suffix.
+    An image is the file of the XML file's name with any suffix, or the one that `<filename>` names: what that
+    says is often left from before files were renamed.
 
     Args:
         images: folder of the images, such as `VOC2012/JPEGImages`.
@@ -103,7 +105,7 @@ class VocDataset(CocoDataset):
                 "image_id": stem,
                 "category_id": numbers.get(name, -1),
                 "bbox": corners_of(element),
-                "iscrowd": int(not self._difficult and element.findtext("difficult") == "1"),
+                "iscrowd": int(not self._difficult and is_difficult(element)),
             }
             if name not in numbers and (name in forgotten or len(forgotten) < MAX_FORGOTTEN):
                 forgotten.add(name)
@@ -135,18 +137,24 @@ def _stems(images: Path) -> Iterator[tuple[str, str]]:
 
 
 def _file(images: Path, stem: str, tree: ElementTree.Element, stems: dict[str, str]) -> str:
-    """Where an image is: as its file says, else under the name of the file."""
+    """Where an image is: under the name of the file, else as the file says."""
     said = PurePosixPath((tree.findtext("filename") or "").strip().replace("\\", "/")).name
-    if said:
+    own = stems.get(stem)
+    if said and (own is None or PurePosixPath(said).stem == PurePosixPath(stem).name):
         named = str(PurePosixPath(stem).parent / said)
         if is_file(find_file(images, named)):
             return named
-    return stems.get(stem) or f"{stem}.jpg"
+    return own or f"{stem}.jpg"
 
 
 def name_of(element: ElementTree.Element) -> str:
     """The class of an object."""
     return (element.findtext("name") or "").strip()
+
+
+def is_difficult(element: ElementTree.Element) -> bool:
+    """Whether an object is marked as difficult."""
+    return flag({"mark": element.findtext("difficult")}, "mark")
 
 
 def corners_of(element: ElementTree.Element) -> list[float] | None:

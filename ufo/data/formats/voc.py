@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ufo.data.datasets.naming import read_split
-from ufo.data.datasets.voc import MAX_XML, corners_of, name_of
+from ufo.data.datasets.voc import MAX_XML, corners_of, is_difficult, name_of
 from ufo.data.errors import DataError
 from ufo.data.formats.masks import add_maps
 from ufo.data.labels.reading import Source, lines_of, peek, spelled, stem_of, xml_of
@@ -117,7 +117,7 @@ def _things(source: Source, root: Element, path: Path) -> Iterator[Thing | None]
             continue
         x, y, width, height = corners
         thing = Thing(name_of(element), (x, y, x + width, y + height), where=where)
-        if element.findtext("difficult") == "1":
+        if is_difficult(element):
             source.problems.report("marked as difficult: neither found nor missed", where, effect=DOUBTFUL)
             thing.crowd = True
         if (polygon := element.find("polygon")) is not None:
