@@ -22,9 +22,10 @@ from label_files import (
 )
 from label_shapes import only
 
+from ufo.data.datasets.coco_file import LEAVING
 from ufo.data.formats import format_named
 from ufo.data.formats.masks import NO_COLOUR, NO_NUMBER
-from ufo.data.labels.reading import ONE_PICTURE
+from ufo.data.labels.reading import ONE_PICTURE, OWN_NAME
 
 
 @pytest.mark.parametrize(
@@ -172,3 +173,22 @@ def test_map_of_another_size_is_left_out(tmp_path):
     labels = imported(format_named("masks"), root)
     assert labels.problems.left_out == {"map of another size than its picture": 1}
     assert len(labels.pictures) == 2
+
+
+def test_names_from_before_files_were_renamed_do_not_shift_labels(tmp_path):
+    """1.jpg has become 2.jpg, 2.jpg has become 3.jpg: every label file still says the older name."""
+    pictures(tmp_path, "2.jpg", "3.jpg")
+    for k in (1, 2):
+        shape = {"label": OWL, "points": [[k, 1], [9, 9]], "shape_type": "rectangle"}
+        content = {"imagePath": f"{k}.jpg", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+        (tmp_path / f"{k + 1}.json").write_text(json.dumps(content))
+    labels = imported(format_named("labelme"), tmp_path)
+    assert boxes(labels) == {"2.jpg": [(OWL, (1, 1, 9, 9))], "3.jpg": [(OWL, (2, 1, 9, 9))]}
+    assert labels.problems.doubtful == {OWN_NAME: 1}  # there is no 1.jpg any more
+
+
+def test_corners_in_place_of_sizes_are_said_when_they_are_imported(tmp_path):
+    pictures(tmp_path, "a.jpg")
+    (tmp_path / "boxes.csv").write_text("image,x,y,w,h,class\na.jpg,30,20,60,40,owl\na.jpg,3,2,60,40,owl\n")
+    labels = imported(format_named("csv"), tmp_path)
+    assert labels.problems.doubtful == {LEAVING: 1} and len(labels.pictures[0].things) == 2

@@ -8,7 +8,6 @@ Shapes: N objects, `H W` pixels of the original image; boxes are xyxy in its pix
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ufo.data.errors import DataError
 from ufo.data.pictures import read_image
 from ufo.draw import contact_sheet, side_by_side
 from ufo.evaluation_callback import EvaluationCallback
+from ufo.files import stems
 from ufo.kinds import Kind
 from ufo.kinds.overlays import padded
 from ufo.tasks import kind_of
@@ -122,13 +122,12 @@ class Pictures(EvaluationCallback):
             self.keep(outputs, batch)
 
     def finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
+        step, names = trainer.global_step, stems(self._kept)
         for source, kept in self._kept.items():
             if not (examples := list(kept.values())):
                 continue
             sheet = self.sheet(examples, f"{source}, step {step}")
-            name = re.sub(r"[^\w.-]+", "_", source)
-            self._write(sheet, self.folder / f"step_{step:06d}" / f"{name}.png")
+            self._write(sheet, self.folder / f"step_{step:06d}" / f"{names[source]}.png")
             key = f"val/{source}"
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):

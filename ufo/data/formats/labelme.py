@@ -84,7 +84,7 @@ def _is_labelme(path: Path) -> bool:
 def _picture(source: Source, content: dict[str, Any], path: Path) -> Picture | None:
     """The picture that the file names or holds."""
     said = str(content.get("imagePath") or "")
-    found = (source.find(said, path.parent) if said else None) or source.with_stem(path.stem, path.parent)
+    found = source.own(said, path)
     if found is None and content.get("imageData"):
         try:
             packed = unpack(content["imageData"])

@@ -14,7 +14,7 @@ from ufo.data.datasets.naming import read_split
 from ufo.data.datasets.voc import MAX_XML, corners_of, is_difficult, name_of
 from ufo.data.errors import DataError
 from ufo.data.formats.masks import add_maps
-from ufo.data.labels.reading import Source, lines_of, peek, spelled, stem_of, xml_of
+from ufo.data.labels.reading import Source, lines_of, peek, spelled, xml_of
 from ufo.data.labels.record import SPLITS, Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import number
 from ufo.data.problems import DOUBTFUL
@@ -94,12 +94,7 @@ def _split_files(source: Source) -> dict[str, str]:
 def _picture(source: Source, root: Element, path: Path, splits: dict[str, str]) -> Picture | None:
     """The picture that the file names, or the one that is called as the file is."""
     said = (root.findtext("filename") or "").strip()
-    found = source.find(said, path.parent) if said and stem_of(said) == path.stem else None
-    found = (
-        found
-        or source.with_stem(path.stem, path.parent)
-        or (source.find(said, path.parent) if said else None)
-    )
+    found = source.own(said, path)
     split = splits.get(path.stem, "")
     if not split:
         inside = path.relative_to(source.folder).parts[:-1] if path.is_relative_to(source.folder) else ()

@@ -39,6 +39,7 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 MISSING = "picture that is not there"
 OTHER_SIZE = "picture of another size than its labels say"
 SWAPPED = "picture whose labels name its height as its width"
+OWN_NAME = "label file that says another picture's name than its own, which counts"
 ONE_PICTURE = "picture that labels of another file count for, too, since there is only one of the name"
 
 
@@ -155,6 +156,19 @@ class Source:
             ):
                 return found
         return None
+
+    def own(self, said: str, file: Path) -> Path | None:
+        """The picture of a label file: the one of the file's own name, else the one that it says.
+
+        What it says is often left from before both were renamed, and may be another picture now.
+        """
+        told = self.find(said, file.parent) if said else None
+        if told is not None and stem_of(said) == file.stem:
+            return told
+        own = self.with_stem(file.stem, file.parent)
+        if own is not None and told is not None and own != told:
+            self.problems.report(OWN_NAME, f"{self.place(file)}: {said[:100]}", effect=DOUBTFUL)
+        return own or told
 
     def open(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ufo.data.datasets.coco_file import LEAVING, leaves_image
 from ufo.data.errors import DataError
 from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import area, around, pairs_of, rle_area, rle_box
@@ -89,6 +90,10 @@ def _usable(labels: Labels, picture: Picture, thing: Thing, known: set[str]) -> 
             labels.problems.report(unsaid, where)
     if problem:
         labels.problems.report(problem, where)
+    elif thing.box is not None:
+        x1, y1, x2, y2 = thing.box
+        if leaves_image((x1, y1, x2 - x1, y2 - y1), picture.size):
+            labels.problems.report(LEAVING, where, effect=DOUBTFUL)
     return not problem
 
 
