@@ -17,8 +17,8 @@ import torch
 from files import coco_content, write_image, write_json
 
 from ufo.data import index as index_module
-from ufo.data import json_stream
-from ufo.data.datasets import CocoDataset
+from ufo.data import json_stream, pictures
+from ufo.data.datasets import CocoDataset, JsonlDataset
 from ufo.data.datasets.base import read_json
 from ufo.data.errors import DataError
 from ufo.data.index import Index, cached, remove, size_text
@@ -108,6 +108,34 @@ def test_a_changed_file_is_read_again(coco):
     os.utime(coco, ns=(1, 1))
     assert make(coco).classes[2] == "mug"
     assert len(indexes(coco)) == 1
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_an_image_that_comes_later_is_not_lost(tmp_path, broken):
+    """Both formats read sizes from images that are still being downloaded."""
+    write_image(tmp_path / "images" / "0.jpg")
+    if broken:
+        (tmp_path / "images" / "1.jpg").write_bytes(b"")
+    content = coco_content({}, {"image_id": 11}, images=2)
+    for image in content["images"]:
+        del image["height"], image["width"]
+    annotations = write_json(tmp_path / "coco.json", content)
+    lines = [{"image": f"{k}.jpg", "text": "x", "bbox": [4, 8, 20, 16]} for k in range(2)]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def lengths():
+        found = JsonlDataset(tmp_path / "images", texts, train=True)
+        return len(make(annotations, train=True)), len(found)
+
+    assert lengths() == lengths() == (1, 1)
+    time.sleep(0.01)
+    write_image(tmp_path / "images" / "1.jpg")
+    pictures._listing.cache_clear()  # of another process
+    assert lengths() == (2, 2)
+    changed = [path.stat().st_mtime_ns for path in indexes(annotations) + indexes(texts)]
+    assert lengths() == (2, 2)
+    assert changed == [path.stat().st_mtime_ns for path in indexes(annotations) + indexes(texts)]
 
 
 def test_ids_may_be_texts(tmp_path):

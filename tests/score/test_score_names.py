@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from score_files import coco, detections, write
+from score_files import coco, detections, refcoco, refs, write
 
 from ufo.callbacks.predictions import Predictions
 from ufo.cli.main import main
@@ -130,3 +130,17 @@ def test_an_answer_in_json_may_have_an_apostrophe(tmp_path):
     found = write(tmp_path / "found.jsonl", [{"image": "1.png", "text": "the bird", "answer": answer}])
     words = ("--answers", "json", "--boxes", "xywh", "--scale", "pixels")
     assert scored(tmp_path, found, truth, "grounding", *words)[0]["Acc@0.5"] == 1
+
+
+def test_refs_whose_annotation_is_of_another_image_are_remarked(tmp_path):
+    content = coco(images=3)
+    folder = refcoco(tmp_path / "refcoco", content)
+    wrong = refs(content)
+    wrong[0]["image_id"] = 24  # the image without objects
+    write(folder / "refs(unc).p", wrong)
+    found = [
+        {"sent_id": s["sent_id"], "bbox": content["annotations"][0]["bbox"]} for s in wrong[0]["sentences"]
+    ]
+    words = ("--split", "val", "--boxes", "xywh")
+    _, remarks = scored(tmp_path, write(tmp_path / "f.jsonl", found), folder, "grounding", *words)
+    assert "1x ref whose annotation is of another image" in remarks

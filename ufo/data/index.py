@@ -12,8 +12,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ VERSION = 4
 SMALL = 32 << 20
 """Annotation files of fewer bytes are read every time, in memory."""
 FOLDER = ".ufo_index"
+BESIDE = "beside"
+"""Key in meta: files that could not be used (`times_of`); once one has changed, the index is made again."""
 CACHE = "UFO_CACHE"
 """Environment variable: folder for the indexes of annotation files whose own folder is read-only."""
 
@@ -148,6 +151,18 @@ def _key(source: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def times_of(paths: Iterable[Path], most: int = 1000) -> list[list[Any]]:
+    """The first of some files, each with the time of its last change, None where it is not there."""
+    return [[str(path), _time_of(path)] for path in islice(paths, most)]
+
+
+def _time_of(path: str | Path) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except (OSError, ValueError):  # also a name that no file can have
+        return None
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -165,7 +180,8 @@ def _fresh(path: Path, key: dict[str, Any]) -> Index | None:
         return None
     try:
         index = Index.open(path)
-        return index if index.meta["key"] == key else None
+        settled = all(_time_of(name) == time for name, time in index.meta.get(BESIDE, ()))
+        return index if settled and index.meta["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is not a usable index (%s); it is built again", path, error)
         return None

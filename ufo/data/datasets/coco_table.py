@@ -39,8 +39,9 @@ from ufo.data.datasets.coco_file import (
 )
 from ufo.data.datasets.segmentations import Segmentations, areas
 from ufo.data.errors import DataError
-from ufo.data.index import Arrays
+from ufo.data.index import BESIDE, Arrays, times_of
 from ufo.data.json_stream import json_records
+from ufo.data.pictures import find_file
 from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 
 Records = Callable[[], Iterator[tuple[str, Any]]]
@@ -111,6 +112,7 @@ class CocoReader:
             "classes": list(self.names),
             "category_ids": [first[label] for label in range(len(self.names))],
             "masks": masks,
+            BESIDE: times_of(self.unread),
             "problems": self.problems.record(),
             "mask_problems": self.mask_problems.record() if masks else {},
             "images": str(self.images) if "image without height and width" in self.problems.counts else None,
@@ -120,6 +122,7 @@ class CocoReader:
     def _read_images_and_categories(self) -> None:
         self.rows: dict[Any, int] = {}  # by image id
         self.lost: set[Any] = set()  # ids of images that are left out
+        self.unread: list[Path] = []  # images whose size could not be read
         self.unmeasured: dict[int, tuple[int, int]] = {}  # rows of images that nothing says the size of
         self._names: list[str] = []
         self.sizes: list[tuple[int, int]] = []
@@ -163,6 +166,8 @@ class CocoReader:
             unreadable = side_of(record.get("height")) is None or side_of(record.get("width")) is None
             if not self.train and not unreadable:
                 raise
+            if unreadable:
+                self.unread.append(find_file(self.images, name))
             effect = LEFT_OUT if self.train else DOUBTFUL
             self.problems.report("image without a usable size", str(error), effect=effect)
             if self.train:

@@ -13,7 +13,7 @@ from ufo.data.datasets.base import Strings
 from ufo.data.datasets.coco_file import LEAVING, box_of, leaves_image, side_of, unusable
 from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
-from ufo.data.index import Arrays
+from ufo.data.index import BESIDE, Arrays, times_of
 from ufo.data.json_stream import loads
 from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_sizes, is_file, map_size
 from ufo.data.problems import DOUBTFUL, Problems
@@ -26,12 +26,21 @@ TEXTS = ("names", "texts", "turns", "files")  # of every sample
 USES = ("expressions", "conversations")
 
 
+class FileError(DataError):
+    """It is a file beside the record that is wrong."""
+
+    def __init__(self, message: str, *files: Path) -> None:
+        super().__init__(message)
+        self.files = list(files)
+
+
 class Reader:
     """The file as flat arrays, one entry per sample; `lines` says where each comes from."""
 
     def __init__(self, path: Path, images: Path, use: str, train: bool) -> None:
         self.path, self.images, self.use, self.train = path, images, use, train
         self.problems = Problems(str(path), quiet=True)
+        self.unread: list[Path] = []  # images and mask files that could not be used, and may be mended
 
     def read(self) -> tuple[Arrays, dict[str, Any]]:
         samples: list[dict[str, Any]] = []
@@ -40,6 +49,7 @@ class Reader:
             try:
                 found = list(self._samples(record))
             except DataError as error:
+                self.unread += error.files if isinstance(error, FileError) else []
                 cause = f" ({error.__cause__})" if error.__cause__ else ""
                 if not self.train:
                     raise DataError(f"{self.path}, line {line}: {error}{cause}") from error
@@ -62,7 +72,8 @@ class Reader:
             "boxes": np.array([sample["box"] for sample in samples], dtype=np.float32).reshape(-1, 4),
             "sentence": np.array([bool(sample["sentence"]) for sample in samples], dtype=bool),
         }
-        return arrays, {"provides": self._provides(samples), "problems": self.problems.record()}
+        meta = {"provides": self._provides(samples), "problems": self.problems.record()}
+        return arrays, {**meta, BESIDE: times_of(self.unread)}
 
     def _provides(self, samples: list[dict[str, Any]]) -> list[str]:
         if self.use == "conversations":
@@ -144,7 +155,7 @@ class Reader:
             raise DataError("`mask` is the file name of a picture.")
         found = find_map(self.images, name)
         if not is_file(found):
-            raise DataError("its mask file is missing.") from DataError(str(self.images / name))
+            raise FileError("its mask file is missing.", found) from DataError(str(self.images / name))
         if found.suffix.lower() in LOSSY:
             self.problems.report("object mask in a lossy format", name, effect=DOUBTFUL)
         if found == self.images / name:
@@ -248,11 +259,11 @@ def _size_of(record: dict[str, Any], path: Path, mask: str | Path) -> tuple[int,
         try:
             sizes = image_sizes(path)
         except DataError as error:
-            raise DataError("its image is missing or broken.") from error
+            raise FileError("its image is missing or broken.", path) from error
     if not mask:
         return sizes[0]
     size = map_size(mask)
     if size not in sizes:
         cause = DataError(f"{size} and {sizes[0]}, height and width")
-        raise DataError("its mask file has another size than its image.") from cause
+        raise FileError("its mask file has another size than its image.", path, Path(mask)) from cause
     return size

@@ -117,7 +117,7 @@ class RefCocoDataset(ImageDataset):
                     continue
             elif any(leaves_image(box, size) for box in boxes):
                 self.problems.report(LEAVING, where, effect=DOUBTFUL)
-            if any(key_of(a, "image_id") not in (None, key_of(ref, "image_id")) for a in annotations):
+            if is_of_another_image(ref, annotation_of):
                 self.problems.report(OTHER_IMAGE, where, effect=LEFT_OUT if self.train else DOUBTFUL)
                 if self.train:
                     continue
@@ -246,6 +246,12 @@ def _referred(ref: dict[str, Any]) -> list[Any]:
     """The ids of the annotations that a reference means; gRefCOCO writes -1 for none."""
     ids = ref["ann_id"] if isinstance(ref["ann_id"], (list, tuple)) else [ref["ann_id"]]
     return [key for key in ids if key != -1]
+
+
+def is_of_another_image(ref: dict[str, Any], annotation_of: dict[Any, dict[str, Any]]) -> bool:
+    """Whether a reference means an annotation that is not in its image."""
+    owners = {key_of(annotation_of.get(key, {}), "image_id") for key in _referred(ref)}
+    return not owners <= {None, key_of(ref, "image_id")}
 
 
 def _kind_of(sentence: dict[str, Any]) -> int:

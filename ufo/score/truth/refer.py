@@ -12,6 +12,7 @@ from typing import Any
 
 from ufo.data.datasets.base import read_json, require
 from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, flag, key_of, short
+from ufo.data.datasets.refcoco import OTHER_IMAGE, is_of_another_image
 from ufo.data.datasets.refs import read_refs
 from ufo.data.errors import DataError
 from ufo.score.truth.coco import size_of
@@ -46,12 +47,15 @@ def read_refer(folder: Path, split: str | None, refs: str | None = None) -> Trut
     labels = {key: i for i, key in enumerate(names)}
     images = {key_of(record, "id"): record for record in content["images"]}
     objects = {key_of(record, "id"): record for record in content["annotations"]}
-    examples = []
+    examples, others = [], 0
     for ref in chosen:
+        others += is_of_another_image(ref, objects)
         example = _of_ref(ref, images, objects, labels, path)
         for sentence in ref["sentences"]:
             examples.append(_said(example, sentence))
-    return Truth(path, examples, tuple(names.values()), labels, expressions=True, generalized=generalized)
+    found = Truth(path, examples, tuple(names.values()), labels, expressions=True, generalized=generalized)
+    found.remarks += [f"{others}x {OTHER_IMAGE}"] if others else []
+    return found
 
 
 def find_refs(folder: Path) -> Path:
