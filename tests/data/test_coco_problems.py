@@ -201,3 +201,12 @@ def test_files_annotated_for_some_classes_only_are_said(tmp_path, train):
         write_image(tmp_path / "images" / f"{k}.jpg")
     data = CocoDataset(tmp_path / "images", write_json(tmp_path / "coco.json", content), train=train)
     assert data.problems.doubtful[FEDERATED] == 2
+
+
+@pytest.mark.parametrize("section", ["images", "categories", "annotations"])
+def test_null_in_a_list__is_no_empty_list(tmp_path, section):
+    content = coco_content()
+    content[section] = [None, *content[section]]
+    write_image(tmp_path / "images" / "a.png")
+    with pytest.raises(DataError, match=rf"x\.json: an entry of `{section}` is not a JSON object"):
+        CocoDataset(tmp_path / "images", write_json(tmp_path / "x.json", content), train=True)

@@ -22,7 +22,7 @@ from ufo.data.datasets import CocoDataset, JsonlDataset
 from ufo.data.datasets.base import read_json
 from ufo.data.errors import DataError
 from ufo.data.index import Index, cached, remove, size_text
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 
 RLE = {"size": [48, 64], "counts": [100, 50, 48 * 64 - 150]}
 ANNOTATIONS = [
@@ -283,15 +283,15 @@ def test_records_are_those_of_json(tmp_path, monkeypatch, chunk):
         "images": records,
         "empty": [],
         "n": 12345,
-        "annotations": [[1], "z", True],
+        "annotations": [[1], "z", True, None],
     }
     for text in (json.dumps(content), json.dumps(content, indent=1, ensure_ascii=False)):
         path = tmp_path / "x.json"
         path.write_text(text, encoding="utf-8")
         found = list(json_records(path))
         assert [r for s, r in found if s == "images"] == records
-        assert found[50] == ("empty", None)
-        assert found[51:] == [("annotations", [1]), ("annotations", "z"), ("annotations", True)]
+        assert found[50] == ("empty", EMPTY)
+        assert found[51:] == [("annotations", value) for value in content["annotations"]]
     path.write_text(json.dumps(records))
     assert [record for _, record in json_records(path)] == records
 

@@ -314,6 +314,21 @@ def test_empty_files_and_other_files(tmp_path, capsys):
         assert len(error.splitlines()) == 1 and found.name in error
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("f.json", "[null]", "f.json, record 1"),
+        ("f.json", '{"predictions": [null]}', "f.json, record 1"),
+        ("f.jsonl", "\nnull\n", "f.jsonl, line 2"),
+    ],
+)
+def test_null_is_no_prediction(tmp_path, capsys, name, text, place):
+    truth = write(tmp_path / "t.json", coco())
+    (tmp_path / name).write_text(text)
+    assert run(tmp_path / name, "--against", truth, "--task", "detection") == 1
+    assert f"{place} is not a JSON object" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
 def test_a_model_that_found_nothing_scores_zero(tmp_path, capsys, task):
     content = coco()

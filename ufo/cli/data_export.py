@@ -15,7 +15,7 @@ from ufo.cli.data_import import say_problems
 from ufo.cli.data_place import short
 from ufo.data.datasets.coco_file import key_of
 from ufo.data.formats import Format, format_named, formats
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.labels.outline import outlines
 from ufo.data.labels.reading import Source, bounded, json_of, peek
 from ufo.data.labels.record import Picture, Thing
@@ -93,7 +93,7 @@ def _write(tool: Format, pictures: list[Picture], args: argparse.Namespace) -> N
 def _records(path: Path, task: str | None) -> Iterator[dict[str, Any]]:
     """The records of a list, or of one task of `--task any`'s lists by task."""
     if peek(bounded(path), 64).lstrip().startswith("["):
-        found = [record for _, record in json_records(path)]
+        found = [record for _, record in json_records(path) if record is not EMPTY]
     else:
         content = json_of(path)
         tasks = content if isinstance(content, dict) else {}
@@ -105,7 +105,10 @@ def _records(path: Path, task: str | None) -> Iterator[dict[str, Any]]:
         chosen = task or next((key for key in PREFERRED if content.get(key)), known[0])
         print(f"taken: the predictions of {chosen}" + ("" if task else f" (--task: {', '.join(known)})"))
         found = content[chosen]
-    yield from (record for record in found if isinstance(record, dict))
+    for number, record in enumerate(found, start=1):
+        if not isinstance(record, dict):
+            raise CommandError(f"{path}, record {number} is not a JSON object in {{...}}")
+        yield record
 
 
 def _ids(path: Path) -> tuple[dict[Any, str], dict[Any, str]]:

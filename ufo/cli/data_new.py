@@ -28,7 +28,7 @@ from ufo.cli.data_place import (
 )
 from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.image_files import IMAGE_SUFFIXES
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.labels.reading import walk
 from ufo.data.labels.sources import BOX_TEXTS, BOXES, CLASS_MAPS, MASK_TEXTS, MASKS, TALKS, SourceFile
 from ufo.data.labels.split import SHARE, chosen_by_hash
@@ -123,7 +123,7 @@ def _divide_coco(args: argparse.Namespace, data: Path, scratch: Path) -> str:
     """Two json files with the records as they are; ids and categories stay."""
     sections: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     for section, record in json_records(data):
-        if section in sections and record is not None:
+        if section in sections and record is not EMPTY:
             sections[section].append(record)
     if not sections["images"]:
         raise CommandError(f"{data} lists no `images`: it is no COCO file")

@@ -19,6 +19,8 @@ CHUNK = 4 << 20
 """Bytes that are read at once."""
 PIECE = 1 << 20
 """Characters of a list that are parsed at once."""
+EMPTY: Any = type("Empty", (), {"__repr__": lambda self: "no record"})()
+"""Stands for the records of a list that has none; a `null` in the list is a record, and a wrong one."""
 _NEAR_END = 16  # characters: a number or literal that the end of a chunk has cut is not longer
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -64,7 +66,7 @@ def json_error(path: str | Path, message: str, cut: bool, line: int, column: int
 def json_records(path: str | Path) -> Iterator[tuple[str, Any]]:
     """(list's name, record) for all records of the lists of a JSON object, in file order.
 
-    Of a file that is a list itself the name is "". A list without records gives (name, None) once; values
+    Of a file that is a list itself the name is "". A list without records gives (name, EMPTY) once; values
     that are no lists are passed over. Raises DataError with the position of what is wrong.
     """
     with open(path, "rb") as file:
@@ -106,7 +108,7 @@ def _object(text: _Text) -> Iterator[tuple[str, Any]]:
 def _list(text: _Text, name: str) -> Iterator[tuple[str, Any]]:
     text.take("[")
     if text.peek() == "]":
-        yield name, None
+        yield name, EMPTY
     while text.peek() != "]":
         for value in text.values():
             yield name, value

@@ -43,11 +43,16 @@ def coco_sections(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
 def check_record(section: str, record: Any, path: Path, name_key: str = "file_name") -> None:
     """DataError if an entry of a COCO file's list is none or lacks what it cannot do without."""
     if not isinstance(record, dict):
-        raise no_list(section, path)
+        raise no_object(section, path)
     needed = {"images": ("id", name_key), "categories": ("id", "name")}
     for key in needed.get(section, ()):
         if key_of(record, key) is None:
             raise DataError(f"{path}: an entry of `{section}` has no usable `{key}`.")
+
+
+def no_object(section: str, path: Path) -> DataError:
+    """The error of a list with an entry that is a number, a text, a list or `null`."""
+    return DataError(f"{path}: an entry of `{section}` is not a JSON object in {{...}}.")
 
 
 def no_list(section: str, path: Path) -> DataError:

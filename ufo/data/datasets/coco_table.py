@@ -30,6 +30,7 @@ from ufo.data.datasets.coco_file import (
     key_of,
     leaves_image,
     no_list,
+    no_object,
     short,
     side_of,
     size_of,
@@ -40,7 +41,7 @@ from ufo.data.datasets.coco_file import (
 from ufo.data.datasets.segmentations import Segmentations, areas
 from ufo.data.errors import DataError
 from ufo.data.index import BESIDE, Arrays, times_of
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.pictures import find_file
 from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
 
@@ -134,7 +135,7 @@ class CocoReader:
                     break
                 continue
             seen.add(section)
-            if record is None:
+            if record is EMPTY:
                 continue
             check_record(section, record, self.path, self.file_name.key)
             if section == "images":
@@ -287,10 +288,10 @@ class CocoReader:
             if section != "annotations":
                 continue
             seen = True
-            if record is None:
+            if record is EMPTY:
                 continue
             if not isinstance(record, dict):
-                raise no_list(section, self.path)
+                raise no_object(section, self.path)
             row = rows.get(key_of(record, "image_id"))
             label = label_of.get(key_of(record, "category_id"), -1)
             self._segmented = self._segmented or bool(record.get("segmentation"))

@@ -18,7 +18,7 @@ from torch import Tensor
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
 from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.errors import DataError
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.pictures import image_size
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import usable_text
@@ -144,7 +144,8 @@ def _records(path: Path) -> Iterator[Any]:
         for name, record in json_records(path):
             if name:
                 raise DataError(f"{path} is not a list of conversations, but an object with {name!r}.")
-            yield record
+            if record is not EMPTY:
+                yield record
         return
     yield from (record for _, record in read_lines(path))
 

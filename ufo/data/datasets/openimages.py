@@ -16,6 +16,7 @@ from ufo.data.datasets.base import prepared, read_json, require, stamp
 from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.segmentations import run_lengths
 from ufo.data.errors import DataError
+from ufo.data.json_stream import EMPTY
 from ufo.data.pictures import image_size
 
 BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
@@ -27,7 +28,7 @@ UNKNOWN_SIZE = (1024, 1024)
 
 log = logging.getLogger(__name__)
 
-Record = tuple[str, dict[str, Any] | None]
+Record = tuple[str, Any]
 
 
 class OpenImagesDataset(CocoDataset):
@@ -94,10 +95,10 @@ class OpenImagesDataset(CocoDataset):
         parents = read_parents(self._hierarchy, numbers) if self._hierarchy else {}
         masks = "rle" in csv_header(path)
         sizes = self._sizes(path)
-        yield "images", None
+        yield "images", EMPTY
         for name, (height, width) in sizes.items():
             yield "images", {"id": name, "file_name": f"{name}.jpg", "height": height, "width": width}
-        yield "annotations", None
+        yield "annotations", EMPTY
         columns = MASK_COLUMNS if masks else BOX_COLUMNS
         for number, (line, row) in enumerate(csv_rows(path, columns, () if masks else ("IsGroupOf",))):
             name, label, *corners, last = row

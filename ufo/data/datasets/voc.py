@@ -17,6 +17,7 @@ from ufo.data.datasets.coco_table import PROBLEM
 from ufo.data.datasets.naming import read_names, read_split
 from ufo.data.errors import DataError
 from ufo.data.image_files import IMAGE_SUFFIXES
+from ufo.data.json_stream import EMPTY
 from ufo.data.pictures import find_file, is_file
 from ufo.data.xml_files import parse_xml
 
@@ -79,7 +80,7 @@ class VocDataset(CocoDataset):
         path = Path(annotations)
         return self._objects if path == self._objects else require(path, "annotations")
 
-    def _records(self, path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    def _records(self, path: Path) -> Iterator[tuple[str, Any]]:
         """Categories, all images, then all annotations, as COCO records."""
         trees = dict(self._trees(path))
         names = self._class_names
@@ -95,7 +96,7 @@ class VocDataset(CocoDataset):
         for stem, tree in trees.items():
             size = {side: _number(tree.findtext(f"size/{side}")) for side in ("height", "width")}
             yield "images", {"id": stem, "file_name": _file(self.images, stem, tree, stems), **size}
-        yield "annotations", None
+        yield "annotations", EMPTY
         places = ((stem, element) for stem, tree in trees.items() for element in tree.iter("object"))
         forgotten: set[str] = set()
         for place, (stem, element) in enumerate(places):

@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from ufo.data.datasets.base import require, stamp
 from ufo.data.datasets.segmentations import run_lengths
 from ufo.data.errors import DataError
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.prepare import preparation
 from ufo.data.prepare.runner import is_done, run_shards, save_label_map
 from ufo.data.problems import Problems
@@ -115,7 +115,7 @@ class Tables:
         """Records of a table that must have `keys`."""
         path = require(self.folder / f"{name}.json", "root")
         for _, row in json_records(path):
-            if row is None:
+            if row is EMPTY:
                 return
             if not isinstance(row, dict) or any(key not in row for key in keys):
                 raise DataError(f"{path} is not a table of nuImages: a record lacks {', '.join(keys)}.")

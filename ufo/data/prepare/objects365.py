@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 
 from ufo.data.datasets.base import require
-from ufo.data.datasets.coco_file import FileName
+from ufo.data.datasets.coco_file import FileName, check_record
 from ufo.data.errors import DataError
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.prepare import preparation
 from ufo.data.prepare.nuimages import link
 from ufo.data.problems import Problems
@@ -39,8 +39,9 @@ def _link_split(home: Path, annotations: Path, target: Path, missing: Path) -> N
     found = _files(home, skip={"annotations"})
     problems, lost, total = Problems(str(annotations)), [], 0
     for section, record in json_records(annotations):
-        if section != "images" or record is None:
+        if section != "images" or record is EMPTY:
             continue
+        check_record(section, record, annotations, NAME.key)
         total += 1
         name = NAME(record)
         path = target / name

@@ -8,7 +8,7 @@ import numpy as np
 
 from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.errors import DataError
-from ufo.data.json_stream import json_records
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.pictures import MAP_SUFFIXES
 from ufo.ops.nearest import beside
 from ufo.score.predictions.answers import Answer, read_record
@@ -51,7 +51,7 @@ def _of_json(path: Path, texts: TextFormat | None, key: str) -> list[Answer]:
         if section not in LISTS:
             continue
         known = True
-        if record is None:
+        if record is EMPTY:
             continue
         where = f"{path}, record {len(answers) + 1}"
         if not isinstance(record, dict):
