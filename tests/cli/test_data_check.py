@@ -378,3 +378,56 @@ def test_a_class_of_many_lines_takes_one(ufo, coco):
     assert any(line.strip().startswith("kite or not  ") for line in answer.out)
     without = next(line for line in answer.out if "without any object" in line)
     assert "a very long boat" in without and len(without) < 200
+
+
+# ---------------------------------------------------------------- what training does, and what evaluation does
+
+
+def lines_of(answer, words):
+    """The lines of an answer that hold some words: of the training half, then of the other."""
+    return [line for line in answer.out if words in line]
+
+
+def test_each_half_says_what_becomes_of_a_bad_box_there(ufo, coco):
+    def change(content):
+        content["annotations"][0]["bbox"] = [20, 20, -10, 5]
+        content["annotations"][2]["bbox"] = [20, 20, 0.5, 5]
+
+    answer = ufo("data", "check", source(coco(change)))
+    for kind in ("1x box of negative size", "1x box smaller than a pixel"):
+        trained, scored = lines_of(answer, kind)
+        assert ", left out (" in trained and "evaluation" not in trained
+        assert ", used all the same (" in scored and "as missed" in scored and "training" not in scored
+    assert answer.code == 0
+
+
+def test_a_sample_that_training_replaces_is_no_error(ufo, coco):
+    """Training takes others in its place and evaluation scores a black image, so both go on."""
+    folder = coco()
+    (folder / "images" / "1.png").write_bytes(b"no picture")
+    (folder / "images" / "3.png").unlink()
+    answer = ufo("data", "check", source(folder))
+    assert answer.code == 0 and answer.out[-1] == "usable, with 2 warnings"
+    trained, scored = lines_of(answer, "2x sample that cannot be decoded")
+    assert "left out: others take their place" in trained and "as a black image" in scored
+    assert len(lines_of(answer, "sample 3: ")) == 2
+    few = ufo("data", "check", source(folder), "--decode", 1)
+    trained, scored = lines_of(few, "1x record without its image file") or lines_of(few, "2x record")
+    assert few.code == 0 and "left out" in trained and "black image" in scored
+
+
+def test_training_data_of_which_no_sample_can_be_used_are_an_error(ufo, coco):
+    folder = coco()
+    for i in range(4):
+        (folder / "images" / f"{i}.png").write_bytes(b"no picture")
+    answer = ufo("data", "check", source(folder))
+    (error,) = lines_of(answer, "ERROR")
+    assert answer.code == 1 and "none of the 4 decoded samples can be used" in error
+
+
+def test_a_map_that_evaluation_cannot_read_is_an_error_there(tmp_path):
+    for train in (True, False):
+        data = maps(tmp_path, lambda i: halves((0, 1)), ["a", "b"], train=train)
+        (tmp_path / "maps" / "1.png").write_bytes(b"no picture")
+        seen = decode(data, None)
+        assert (len(seen.failed), len(seen.refused)) == ((1, 0) if train else (0, 1))

@@ -113,7 +113,7 @@ def cut(content):
         (lambda content: None, 0, ["usable, nothing is wrong", "owl", "1.0 objects each"]),
         (normalised, 1, ["3x box smaller than a pixel", "numbers from 0 to 1", "no object is left"]),
         (negative, 1, ["3x box of negative size (corners in another order?), left out", "width, height"]),
-        (missing, 1, ["sample 1", "nowhere.jpg: there is no such image file", "2 fine, 1 not"]),
+        (missing, 0, ["sample 1", "nowhere.jpg: there is no such image file", "2 fine, 1 not"]),
         (
             unknown,
             0,

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+SCORED = {
+    "box outside its image": "evaluation counts each as missed",
+    "box smaller than a pixel": "evaluation counts each as missed, unless one as small is found",
+    "box of negative size": "no answer can match them, so evaluation counts each as missed",
+    "annotation marked as ignored": "evaluation scores them as any other object",
+    "box that leaves its image": "they are scored as they are",
+    "empty sentence": "it is asked without words",
+}
+"""What evaluation does with a kind that training leaves out or changes."""
 ADVICE = {
     "box outside its image": "boxes are x, y, width, height in pixels from the top left corner; numbers from "
     "0 to 1 and x1, y1, x2, y2 are not. Check also that height and width are not swapped",
-    "box smaller than a pixel": "training leaves them out. If it is most of them, the boxes are "
+    "box smaller than a pixel": "if it is most of them, the boxes are "
     "probably numbers from 0 to 1: multiply them by the image's width and height",
-    "box of negative size": "training leaves them out. They are x, y, width, height from the top left corner",
+    "box of negative size": "boxes are x, y, width, height from the top left corner",
     "annotation without a box": "every annotation needs `bbox`: four numbers x, y, width, height",
     "annotation of an image that is not in the file": "its `image_id` is not an `id` of `images`; numbers "
     'and texts differ (7 is not "7")',
     "marked as crowd": "training leaves them out, evaluation neither finds nor misses them. Some label tools "
     "(CVAT) mark every brush mask so: `crowd: objects` reads them as any other object",
-    "box that leaves its image": "boxes are x, y, width, height; are these x1, y1, x2, y2? The rest is "
-    "cut off in training",
-    "image without objects": "training leaves it out, as there is nothing to learn from it",
-    "image with a side below": "training leaves it out; `min_size` is the smallest side that is used",
+    "box that leaves its image": "boxes are x, y, width, height; are these x1, y1, x2, y2?",
+    "image without objects": "there is nothing to learn from it",
+    "image with a side below": "`min_size` is the smallest side that is used",
     "category that is not in the file": "its `category_id` is not an `id` of `categories`; often one "
     "counts from 0 and the other from 1",
-    "annotation marked as ignored": "training leaves out annotations with `ignore: 1`",
+    "annotation marked as ignored": "it has `ignore: 1`",
     "area that is 0": "COCO's AP sorts objects by it into small, medium and large",
     "part of a polygon": "a polygon is a flat list x1, y1, x2, y2, x3, y3, ... of three points or more",
     "category of the same name": "results are written with the id of the first one",
@@ -41,7 +49,7 @@ ADVICE = {
     "swapped: runs go down the columns",
     "RLE whose counts can't be read": "`counts` is a list of numbers or what pycocotools writes",
     "unreadable segmentation": "a segmentation is a list of polygons or an RLE with `size` and `counts`",
-    "empty mask": "the mask has no pixel: training leaves the object out",
+    "empty mask": "the mask has no pixel",
     "label number without a class": "the map has numbers beyond the class list: these pixels are ignored. "
     "Check `classes` and `reduce_zero_label` (whether 0 is a class)",
     "label map in a lossy format": "JPEG changes numbers at every edge; save it as PNG",
@@ -51,14 +59,22 @@ ADVICE = {
     "PNG",
     "object mask with more than two numbers": "a map of several objects needs a file for each, a soft mask a "
     "threshold",
-    "empty sentence": "training leaves out texts without words",
     "ref whose annotation": "the ref's `image_id` is not that of its annotation in the instances file",
     "image whose id another": "give every record its own `image_id`, or every file a number at the end",
     "ref without image or box": "the ref's `ann_id` or `image_id` is not in the instances file",
 }
 
 
-def advice(kind: str) -> str:
-    """What to do about a kind of problem, as the end of a sentence; empty if there is nothing to say."""
-    known = [text for start, text in ADVICE.items() if kind.startswith(start)]
-    return f": {known[0]}" if known else ""
+def advice(kind: str, scored: bool) -> str:
+    """What to do about a kind of problem, and what becomes of it where it is scored all the same.
+
+    It is the end of a sentence; empty if there is nothing to say.
+    """
+    said = [_of(kind, texts) for texts in ((SCORED, ADVICE) if scored else (ADVICE,))]
+    known = [text for text in said if text]
+    return f": {'; '.join(known)}" if known else ""
+
+
+def _of(kind: str, texts: dict[str, str]) -> str:
+    """The text of the entry that a kind begins with."""
+    return next((text for start, text in texts.items() if kind.startswith(start)), "")

@@ -35,8 +35,10 @@ from ufo.ops.nearest import few
 from ufo.types import IGNORE
 
 OVERLAP = "scores on images that were trained on say nothing of others"
-MAX_NAMED = 10  # errors that are printed
+MAX_NAMED = 10  # bad samples that are printed
 MAX_CLASSES = 12  # lines of a histogram
+BAD_SAMPLE = {True: "left out: others take their place", False: "scored as a black image: its objects are missed"}
+"""What training and evaluation make of a sample whose picture cannot be read."""
 UNUSABLE = (DataError, OSError, ValueError, TypeError, InstantiationException)
 
 
@@ -44,7 +46,7 @@ UNUSABLE = (DataError, OSError, ValueError, TypeError, InstantiationException)
 class Report:
     """What was found out about one split."""
 
-    errors: list[str] = field(default_factory=list)  # it, or some sample, cannot be used
+    errors: list[str] = field(default_factory=list)  # what training, or its validation, refuses
     warnings: list[str] = field(default_factory=list)  # what is left out, changed, or probably not as meant
     facts: list[str] = field(default_factory=list)
 
@@ -116,24 +118,33 @@ def _serve(found: Found, split: str, data: Any) -> None:
 
 def _problems(data: Any, seen: Seen) -> Iterator[str]:
     """What the data set itself has left out or doubts, and boxes that leave their image in any format."""
-    problems = data.problems
+    problems, train = data.problems, getattr(data, "train", False)
     for counts, effect in ((problems.left_out, EFFECTS[LEFT_OUT]), (problems.doubtful, EFFECTS[DOUBTFUL])):
         for kind, number in counts.most_common():
             first = problems.first.get(kind, "")
             place = f" (first: {first})" if first else ""
-            yield f"{number:,}x {kind}, {effect}{place}{advice(kind)}"
+            scored = not train and effect == EFFECTS[DOUBTFUL]
+            yield f"{number:,}x {kind}, {effect}{place}{advice(kind, scored)}"
     if seen.leaving and not any(kind in problems.counts for kind in (LEAVING, "box outside its image")):
-        yield f"{len(seen.leaving):,}x {LEAVING} (first: {seen.leaving[0]}){advice(LEAVING)}"
+        yield f"{len(seen.leaving):,}x {LEAVING} (first: {seen.leaving[0]}){advice(LEAVING, not train)}"
 
 
 def _report_samples(data: Any, seen: Seen, report: Report) -> None:
     """How many samples there are, how many of the decoded ones cannot be used, and how large they are."""
-    total, failed = len(data), len(seen.failed)
-    report.errors += seen.failed[:MAX_NAMED]
-    if failed > MAX_NAMED:
-        report.errors.append(f"and {failed - MAX_NAMED} more samples that cannot be decoded")
+    train, total, failed = getattr(data, "train", False), len(data), len(seen.failed) + len(seen.refused)
+    if seen.refused:
+        report.errors.append(_named(f"{len(seen.refused):,}x sample at which evaluation stops", seen.refused))
+    effect = BAD_SAMPLE[train]
+    if train and seen.failed and not seen.sides:
+        what = f"none of the {failed:,} decoded samples can be used, and training stops after some in a row"
+        report.errors.append(_named(what, seen.failed))
+    elif seen.failed:
+        report.warnings.append(
+            _named(f"{len(seen.failed):,}x sample that cannot be decoded, {effect}", seen.failed)
+        )
     if (missing := missing_files(data)) and len(missing) > failed:
-        report.errors.append(f"{len(missing):,}x record without its image file (first: {missing[0]})")
+        what = f"{len(missing):,}x record without its image file, {effect} (first: {missing[0]})"
+        report.warnings.append(what)
     text = f"{total:,} samples, {len(data.classes)} classes" if data.classes else f"{total:,} samples"
     report.facts.append(text)
     if fine := len(seen.sides):
@@ -145,6 +156,12 @@ def _report_samples(data: Any, seen: Seen, report: Report) -> None:
         )
     elif failed:
         report.facts.append(f"decoded {failed:,}: none fine")
+
+
+def _named(what: str, places: Sequence[str]) -> str:
+    """A line about some samples, and a line for each of the first of them."""
+    more = [f"and {len(places) - MAX_NAMED:,} more"] * (len(places) > MAX_NAMED)
+    return "\n    ".join([f"{what}:", *places[:MAX_NAMED], *more])
 
 
 def _counts(data: Any, seen: Seen) -> tuple[Counter[int], str]:

@@ -28,7 +28,8 @@ class Seen:
     """What the decoded samples hold."""
 
     whole: bool = True  # whether every sample was decoded
-    failed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # left out of training, scored as a black image
+    refused: list[str] = field(default_factory=list)  # evaluation ends there: nothing says what is right
     sides: list[tuple[int, int]] = field(default_factory=list)  # height, width
     labels: Counter[int] = field(default_factory=Counter)  # objects or pixels by class
     objects: int = 0
@@ -49,11 +50,14 @@ def decode(data: Any, count: int | None) -> Seen:
     seen = Seen(whole=len(chosen) == total)
     console = Console(stderr=True)
     for i in track(chosen, "decoding", transient=True, console=console, disable=not console.is_terminal):
+        target = None
         try:
-            target, sample = data.target(int(i)), data[int(i)]
+            target = data.target(int(i))
+            sample = data[int(i)]
             _check_size(target, sample)
         except DataError as error:
-            seen.failed.append(f"sample {i}: {error}")
+            ends = target is None and not getattr(data, "train", False)
+            (seen.refused if ends else seen.failed).append(f"sample {i}: {error}")
             continue
         _count(seen, f"sample {i}", target, sample)
     return seen
