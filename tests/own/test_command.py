@@ -13,7 +13,8 @@ from squares import write_squares
 from ufo.check import check_config
 from ufo.checkpoints import recipes
 from ufo.command_line import readable
-from ufo.own.command import find, rewritten
+from ufo.entry import train
+from ufo.own.command import find, own_files, rewritten, say_offered
 
 YAML = """{head}defaults: [/transform@transform: plain]
 name: {name}/detection
@@ -79,6 +80,7 @@ def test_a_source_without_val__is_scored_on_its_training_images_and_says_so(fold
 
 def test_the_printed_command__gives_the_same_arguments_and_chooses_nothing(folder, capsys):
     arguments = rewritten(["mine/source/squares.yaml", "seed=3"])
+    say_offered()
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if line.startswith("the same again: ufo train ")]
     again = shlex.split(line.removeprefix("the same again: ufo train "))
@@ -87,6 +89,24 @@ def test_the_printed_command__gives_the_same_arguments_and_chooses_nothing(folde
     assert not capsys.readouterr().out
     for word in ("backbone=", "resolution=", "max_positions=", "batch_size=", "trainer.max_steps="):
         assert word in said
+
+
+@pytest.mark.parametrize("refused", ["mask_points=-1", "trainer.max_steps=x", "sources.sq.weight=[", "nokey=1"])
+def test_a_refused_command__is_not_offered_again(folder, capsys, monkeypatch, refused):
+    monkeypatch.setattr("sys.argv", ["train.py", "mine/source/squares.yaml", refused])
+    with pytest.raises(SystemExit):
+        train.train()
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and "the same again" not in printed.out
+    say_offered()  # nothing is kept for another command of this process
+    assert not capsys.readouterr().out
+
+
+def test_a_command_whose_runs_are_elsewhere__is_offered_at_the_end(folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "mine/source/squares.yaml"])
+    with own_files():
+        assert "the same again" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("the same again: ufo train ") == 1
 
 
 def test_what_the_command_says_itself__is_not_chosen(folder):
@@ -145,7 +165,7 @@ def test_train__a_file_alone(folder, capsys):
     small = [*NETWORK, "tasks.detection.max_length=12", "sources.sq.batch_size=2"]
     run("train.py", str(folder / "mine/source/squares.yaml"), *few, *small, out=folder / "run")
     printed = capsys.readouterr().out
-    assert "mAP" in printed and "pictures" in printed
+    assert "mAP" in printed and "pictures" in printed and "the same again: ufo train " in printed
     assert (folder / "run" / "model").is_dir()
 
 

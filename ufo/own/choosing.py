@@ -18,13 +18,16 @@ from ufo import build, places
 from ufo.checkpoints import recipes
 from ufo.command_line import quoted, readable
 from ufo.own import choose
-from ufo.own.command import Place, command
+from ufo.own.command import Place, offer
 from ufo.own.facts import Data, Prompt, data_facts, machine
 from ufo.runs.owner import is_first_process
 
 
 def chosen(place: Place, given: Sequence[str], quiet: bool = False) -> list[str]:
-    """Overrides that fit the data and this machine, but for what the command says itself; prints them."""
+    """Overrides that fit the data and this machine, but for what the command says itself; prints them.
+
+    The command that repeats this one is offered, to be printed once nothing is refused any more.
+    """
     numbers = yaml.safe_load((places.conf() / "auto.yaml").read_text(encoding="utf-8"))
     keys = {override.partition("=")[0].lstrip("+~") for override in given}
     if "backbone" in keys:  # the learning rate that is chosen is that of another one
@@ -59,9 +62,8 @@ def chosen(place: Place, given: Sequence[str], quiet: bool = False) -> list[str]
     if "name" not in keys:
         more.append("name=" + "_".join(d.key for d in found)[:100])
     if is_first_process() and not quiet:
-        print("\n".join([*map(_described, found), *(_line(*c, keys) for c in choices.items())]))
-        again = [*place.options, "experiment=own", *place.overrides, *overrides, *more, *given]
-        print(f"the same again: {command(again)}", flush=True)
+        print("\n".join([*map(_described, found), *(_line(*c, keys) for c in choices.items())]), flush=True)
+        offer([*place.options, "experiment=own", *place.overrides, *overrides, *more, *given])
     return [*overrides, *more]
 
 

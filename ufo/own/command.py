@@ -30,6 +30,7 @@ TOLD = ("mixture", "experiment", "sweep")
 _PACKAGE = re.compile(r"^#\s*@package\s+sources\.(\w+)\s*$", re.MULTILINE)
 _FILE = re.compile(r"[\w.-]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+_offered: list[str] = []  # the command that repeats this one, until it is printed
 
 
 @contextmanager
@@ -42,8 +43,10 @@ def own_files() -> Iterator[None]:
         with clear_errors():
             sys.argv[1:] = rewritten(sys.argv[1:])
         yield
+        say_offered()  # each run of a sweep may have had a process of its own
     finally:
         sys.argv[:] = before
+        _offered.clear()
 
 
 def rewritten(arguments: Sequence[str]) -> list[str]:
@@ -166,9 +169,15 @@ def source_key(path: Path) -> str:
     return found[1] if found else re.sub(r"\W+", "_", path.stem)
 
 
-def command(arguments: Sequence[str]) -> str:
-    """The command that does the same with everything written out."""
-    return "ufo train " + " ".join(shlex.quote(argument) for argument in arguments)
+def offer(arguments: Sequence[str]) -> None:
+    """Keep the command that does the same with everything written out, for `say_offered`."""
+    _offered[:] = ["ufo train " + " ".join(shlex.quote(argument) for argument in arguments)]
+
+
+def say_offered() -> None:
+    """Print that command, once; called when nothing of it is refused any more."""
+    while _offered:
+        print(f"the same again: {_offered.pop()}", flush=True)
 
 
 def _key(override: str) -> str:
