@@ -29,7 +29,7 @@ from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
-from ufo.modules.base import UFOModule
+from ufo.modules.base import UFOModule, check_stay
 from ufo.modules.precision import chosen_precision
 from ufo.modules.strategies import FSDP, for_evaluation
 from ufo.ops.nearest import instead
@@ -182,7 +182,8 @@ def apply_tasks(cfg: DictConfig, model: UFO) -> None:
 def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) -> L.Trainer:
     """The trainer, with the config's callbacks and loggers unless `overrides` names others.
 
-    One that only `evaluates` spreads as its strategy can without an optimizer.
+    One that only `evaluates` spreads as its strategy can without an optimizer. Raises ValueError for
+    `cuda_graphs=true` where nothing can be recorded.
     """
     quieten()
     arguments = {"callbacks": None, "logger": None, **overrides}
@@ -209,9 +210,11 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
         trainer: L.Trainer = instantiate(cfg.trainer, **arguments)
     finally:
         lightning.setLevel(level)
-    device = trainer.strategy.root_device.type
-    if cfg.get("cuda_graphs") is True and device != "cuda":
-        log.warning("cuda_graphs=true records nothing on the device '%s'; it is for CUDA", device)
+    if cfg.get("cuda_graphs") is True:  # "auto" does without where it has to
+        check_stay(trainer.strategy)
+        device = trainer.strategy.root_device
+        if device.type != "cuda":
+            raise ValueError(f"cuda_graphs=true needs a CUDA device, not {device}; leave it out")
     return trainer
 
 

@@ -76,10 +76,15 @@ def test_cuda_graphs__are_in_front_of_the_passes(make_model):
     assert module.model.backbone.encode.__self__ is module.model.backbone.replay
 
 
-def test_cuda_graphs__where_there_are_none_are_said_to_do_nothing(caplog):
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_cuda_graphs__where_there_are_none_are_refused_as_by_predict(caplog, evaluates):
     cfg = compose("experiment=digits", "trainer.accelerator=cpu", "cuda_graphs=true")
-    build_trainer(cfg, callbacks=[], logger=False)
-    assert "cuda_graphs=true records nothing on the device 'cpu'" in caplog.text
+    with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA device, not cpu; leave it out"):
+        build_trainer(cfg, evaluates, callbacks=[], logger=False)
+    for said in ("auto", "false"):
+        cfg = compose("experiment=digits", "trainer.accelerator=cpu", f"cuda_graphs={said}")
+        build_trainer(cfg, evaluates, callbacks=[], logger=False)
+    assert "cuda_graphs" not in caplog.text
 
 
 def test_cuda_graphs__are_replayed_when_lightning_evaluates(make_model, make_batch):

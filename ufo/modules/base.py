@@ -27,6 +27,15 @@ from ufo.types import Batch
 SHARDED = (FSDP, DeepSpeedStrategy)  # they move weights
 
 
+def check_stay(strategy: Any) -> None:
+    """Raises ValueError for a strategy whose weights move: what is recorded reads them where they were."""
+    if isinstance(strategy, SHARDED):
+        raise ValueError(
+            "cuda_graphs=true needs whole weights that stay where they are, and this strategy moves them; "
+            "leave it out, or use trainer=ddp"
+        )
+
+
 class UFOModule(L.LightningModule):
     """Trains a `UFO` model on batches of a mixture; callbacks score what `validation_step` returns.
 
@@ -68,11 +77,7 @@ class UFOModule(L.LightningModule):
             self._compile = False
             self.model.compile_backbone()
         if self._records():
-            if isinstance(self.trainer.strategy, SHARDED):
-                raise ValueError(
-                    "cuda_graphs=true needs whole weights that stay where they are, and this strategy moves "
-                    "them; leave it out, or use trainer=ddp"
-                )
+            check_stay(self.trainer.strategy)
             self.model.use_cuda_graphs()
 
     def _records(self) -> bool:
