@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from ufo.check import check_fit
 from ufo.check.texts import LONG, MARKED, Limits, check_marks
-from ufo.data.datasets import JsonlDataset
+from ufo.data.datasets import CocoDataset, JsonlDataset
 from ufo.data.errors import DataError
 from ufo.data.module import UFODataModule
 from ufo.data.sampling import View
@@ -133,6 +134,22 @@ def test_all_samples_unreadable_is_said(folder, make_model):
     check_fit(model, data)
     with pytest.raises(DataError, match="the model cannot read its text"):
         source.sample(0, 0)
+
+
+def test_a_class_with_a_comma_is_said_once_before_a_training(folder, make_model, caplog):
+    size = {"height": 48, "width": 64}
+    content = {
+        "images": [{"id": 1, "file_name": "0.png", **size}],
+        "categories": [{"id": 1, "name": "owl, red"}, {"id": 2, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 8, 20, 16]}],
+    }
+    (folder / "x.json").write_text(json.dumps(content))
+    halves = {s: partial(CocoDataset, folder, folder / "x.json", train=s == "train") for s in ("train", "val")}
+    data = UFODataModule([Source("own/d", "detection", **halves)])
+    data.setup("fit")
+    check_fit(make_model(), data)
+    assert caplog.text.count("own/d: the prompt of detection lists class names with commas") == 1
+    assert "'owl, red'" in caplog.text and "rename it" in caplog.text
 
 
 def test_mask_tokens_in_classes_and_texts(folder, make_model):

@@ -91,6 +91,13 @@ def test_classes_that_a_model_cannot_answer_with(names, words):
     assert words in str(refused.value)
 
 
+def test_a_class_with_a_comma_is_named_in_both_halves(ufo, coco):
+    answer = ufo("data", "check", source(coco(names=("kite, small", "boat"))))
+    lines = [line for line in answer.out if "'kite, small' with a comma inside" in line]
+    assert answer.code == 0 and len(lines) == 2 and all("warning" in line for line in lines)
+    assert "'boat'" not in "".join(lines)
+
+
 def test_more_classes_than_tokens_are_refused_at_once(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(model.tokenizer, "encode", None)  # nothing is written as tokens

@@ -300,6 +300,14 @@ def test_kinds_know_what_can_be_pointed_at(task_name):
         ({"task": 3}, "a task is a name, not 3"),
         ({"task": ["detection", None]}, "a task is a name, not None"),
         ({"task": "detection", "classes": []}, "empty"),
+        (
+            {"task": "detection", "classes": ["owl", "bird, small", "a,b"]},
+            "'bird, small', 'a,b' would be read as several names in classes=; write each without a comma",
+        ),
+        (
+            {"task": "detection", "classes": ["🐦", "owl", "鳥"]},
+            "no pieces for the classes '🐦', '鳥'; use other words",
+        ),
         ({"task": "detection", "classes": ["owl", " "]}, "empty name"),
         ({"task": "detection", "classes": ["owl", "Owl "]}, "named twice"),
         ({"task": "detection", "classes": [1]}, "a class is a name, not 1"),

@@ -17,3 +17,4 @@ def test_a_file_of_a_similar_name_in_the_same_folder(tmp_path):
 def test_few_of_many_names():
     assert few([], 2) == "" and few(["a", "b"], 2) == "a, b"
     assert few(["a" * 99, "b", "c", "d"], 2) == "a" * 60 + ", b and 2 more"
+    assert few(["a" * 99, "b", "c"], 2, quoted=True) == f"'{'a' * 58}', 'b' and 1 more"

@@ -26,6 +26,15 @@ def test_every_family_has_words_for_every_task(family, task_name, make_tiny_task
         assert all("red cat,owl,dog" in p for p in prompts)
 
 
+@EVERY
+def test_names_with_commas_are_read_apart_and_answered_as_one(family, task_name, make_tiny_task):
+    task, names = make_tiny_task(task_name).worded(WORDINGS[family]), ["bird, small", "bird", "owl"]
+    asks_for_classes = task.prompt(["x"], "") != task.prompt([], "")
+    assert task.listed_apart(names) == (["bird, small"] if asks_for_classes else [])
+    assert class_of("bird, small,1,2,3,4", names) == (0, "1,2,3,4")
+    assert class_of("bird,1,2,3,4", names) == (1, "1,2,3,4")
+
+
 def test_texts_of_the_released_models():
     values = {"classes": "a,b", "num_bins": 896, "text": "the red box"}
     asked = {name: INTERNVL.ask(name, **values) for name in INTERNVL.questions}

@@ -6,19 +6,22 @@ backbone must read all of them in one prompt. The model may be without weights.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from ufo.check.data import known_classes, planned
 from ufo.check.grid import check_grids
-from ufo.check.texts import check_marks, check_texts
+from ufo.check.texts import check_marks, check_texts, read_apart
 from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
 from ufo.model import UFO
 from ufo.ops.nearest import few
 from ufo.tasks import Task
 from ufo.tasks.dense import DenseTask
+
+log = logging.getLogger(__name__)
 
 _NAMED = 5  # classes that one message names
 
@@ -55,6 +58,9 @@ def check_fit(model: UFO, data: UFODataModule, training: bool = True) -> None:
             used = ["val"]
         for split in used:
             check_source(model, source.name, source.task, source.classes(split))
+        said = {read_apart(model.task(source.task), source.classes(split)) for split in used if training}
+        for line in sorted(said - {""}):
+            log.warning("%s: %s", source.name, line)
     check_texts(model, data)
     check_grids(model, data)
 
@@ -91,7 +97,7 @@ def _check_written(model: UFO, source: str, classes: Sequence[str]) -> None:
     unknown = [name for name in classes if not model.tokenizer.can_write(name)]
     if not unknown:
         return
-    named = few([f"'{name[:58]}'" for name in unknown], _NAMED)
+    named = few(unknown, _NAMED, quoted=True)
     raise ValueError(
         f"{source}: the tokenizer has no pieces for the class{'es' if len(unknown) > 1 else ''} "
         f"{named}; `ufo data vocab SOURCE.yaml --out FILE` writes a vocabulary that has them (for a "

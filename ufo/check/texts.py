@@ -15,11 +15,14 @@ import torch
 from ufo.data.module import UFODataModule
 from ufo.data.problems import DOUBTFUL, LEFT_OUT
 from ufo.model import UFO
+from ufo.ops.nearest import few
 from ufo.tasks.base import Task
 from ufo.types import MASK_TOKEN, Batch
 
 LONG = "text that is longer than the model reads"
 MARKED = "text with a mark that only the model's prompt may hold"
+NAMED = 3
+"""So many class names are listed in a message."""
 SEEDS = 16
 """So many wordings of a training prompt are tried: the longest one counts."""
 
@@ -32,6 +35,23 @@ def check_marks(model: UFO, source: str, classes: Sequence[str]) -> None:
             raise ValueError(
                 f"{source}: the class '{name}' holds {MASK_TOKEN}, which stands for a mask; rename it"
             )
+
+
+def read_apart(task: Task, classes: Sequence[str]) -> str:
+    """What is to be said of class names that the task's prompt does not keep together; "" where there is none.
+
+    Answers with them can be told (`ufo.ops.names`), so they are no error.
+    """
+    names = task.listed_apart(classes)
+    if not names:
+        return ""
+    named = few(names, NAMED, quoted=True)
+    several, them = ("each of them", "them") if len(names) > 1 else ("it", "it")
+    return (
+        f"the prompt of {task.name} lists class names with commas and the class{'es' * (len(names) > 1)} {named} "
+        f"with a comma inside, so the model reads {several} as several names, though answers can be told; "
+        f"rename {them}"
+    )
 
 
 def check_texts(model: UFO, data: UFODataModule) -> None:

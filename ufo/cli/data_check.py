@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 
 from ufo.check import check_source
 from ufo.check.grid import report_crowded, report_unlisted
-from ufo.check.texts import Limits
+from ufo.check.texts import Limits, read_apart
 from ufo.cli import CommandError
 from ufo.cli.data_advice import advice
 from ufo.cli.data_find import Found, find, quiet, tasks_for
@@ -261,6 +261,7 @@ def _check_model(found: Found, model: UFO, data: Any, seen: Seen, report: Report
             report.errors.append(str(error))
             continue
         report.warnings += text_warnings(model, task, seen)
+        report.warnings += filter(None, [read_apart(model.task(task), data.classes)])
         report_crowded(model, task, data)
         try:
             report_unlisted(model, task, data, found.name)

@@ -63,7 +63,7 @@ def _now(out: Path, left: list[str]) -> str:
     """What became of the words, as the written file is read again."""
     if not left:
         return f"{out} has a token for each"
-    shown = few([f"'{word[:58]}'" for word in left], NAMED)
+    shown = few(left, NAMED, quoted=True)
     return f"with {out} {len(left):,} still are: {shown}"
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ufo.ops.nearest import instead
+from ufo.ops.nearest import few, instead
 from ufo.types import MASK_TOKEN
 
 if TYPE_CHECKING:
     from ufo.model import UFO
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+SHOWN = 5
+"""So many class names are listed in a message."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -133,9 +135,18 @@ def _request(
     nothing = task.wording.background
     if classes and task.answers_background and nothing in map(str.lower, classes):
         raise RequestError(f"'{nothing}' is the answer where no object is; leave it out of classes=")
-    unknown = next((n for n in names if not model.tokenizer.can_write(n)), None)
-    if unknown is not None:
-        raise RequestError(f"the checkpoint's vocabulary has no pieces for the class '{unknown}'")
+    apart = [n for n in task.listed_apart(classes or ()) if n not in model.classes.get(name, ())]
+    if apart:
+        raise RequestError(
+            f"the prompt of {name} lists class names with commas, so {few(apart, SHOWN, quoted=True)} would be "
+            "read as several names in classes=; write each without a comma"
+        )
+    if unknown := [n for n in names if not model.tokenizer.can_write(n)]:
+        plural = "es" * (len(unknown) > 1)
+        raise RequestError(
+            f"the checkpoint's vocabulary has no pieces for the class{plural} {few(unknown, SHOWN, quoted=True)}; "
+            "use other words in classes="
+        )
     asked = list(dict.fromkeys(texts) if task.needs_text else ()) or [""]
     unread = next((text for text in asked if not model.tokenizer.can_write(text)), None)
     if unread is not None:

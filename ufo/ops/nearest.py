@@ -16,10 +16,11 @@ def instead(name: str, known: Iterable[str], all_of_them: str) -> str:
     return f"did you mean '{lowered[close[0]]}'?" if close else f"{all_of_them}: {', '.join(names)}"
 
 
-def few(names: Sequence[str], most: int) -> str:
-    """The first `most` names and how many more there are; of a name at most 60 characters."""
+def few(names: Sequence[str], most: int, quoted: bool = False) -> str:
+    """The first `most` names and how many more there are; of a name at most 60 characters, quotes included."""
+    mark = "'" if quoted else ""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:60] for name in names[:most]) + more
+    return ", ".join(f"{mark}{name[: 60 - 2 * len(mark)]}{mark}" for name in names[:most]) + more
 
 
 def beside(path: Path) -> str:

@@ -225,6 +225,12 @@ class Task(ABC):
         generator = batch_generator(batch, WORDING_STREAM) if training else None
         return [self.prompt(batch.classes, text, generator) for text in batch.texts]
 
+    def listed_apart(self, classes: Sequence[str]) -> list[str]:
+        """The names with commas that a prompt lists as several names; none where it asks for no classes."""
+        nothing = self.prompt([], "")
+        several = ((name, self.prompt([name], ""), self.prompt(name.split(","), "")) for name in classes)
+        return [name for name, one, parts in several if "," in name and nothing != one == parts]
+
     # ---------------------------------------------------------------- what decoding may know of the answers
 
     @property
