@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
 from ufo.checkpoints.load import save
+from ufo.cli.files import find_images, plan_outputs
 from ufo.data.errors import DataError
 from ufo.data.pictures import as_image
 from ufo.inference.model import STREAMED_PIXELS
@@ -113,6 +114,14 @@ def test_text_adds_grounding_to_any(ufo, ckpt, images, tmp_path, sees_a_dog):
     assert (record["text"], record["bbox"]) == ("the dog", [0, 0, 30, 40])
 
 
+@pytest.mark.parametrize("name", ["plain", "run_1.5", "there.foo", ".hidden"])
+def test_out_is_a_folder_without_an_ending_or_one_that_is_there(images, tmp_path, name):
+    (tmp_path / "there.foo").mkdir()
+    paths = find_images([images])
+    outputs = plan_outputs([images], paths, None, tmp_path / name)
+    assert sorted(outputs.pictures.values()) == [tmp_path / name / f"{n}.png" for n in (1, 2)]
+
+
 def test_score_leaves_objects_out(ufo, ckpt, images, tmp_path, sees_a_dog):
     results = tmp_path / "r.json"
     for score, count in ((0.7, 1), (0.9, 0)):
@@ -194,6 +203,9 @@ def test_arguments_that_make_no_sense(ufo, ckpt, images, arguments):
         (["images/2.png", "--out", "images/2.png"], ["one of the images"]),
         (["images/1.jpg", "--out", "p.gif"], [".png"]),
         (["images/1.jpg", "--out", "text"], ["text", "folder"]),
+        (["images/1.jpg", "--out", "p.foo"], ["p.foo", "neither a picture nor a folder", ".png"]),
+        (["images", "--out", "p.PDF"], ["p.PDF", "make that folder first"]),
+        (["images/1.jpg", "--out", "p.json"], ["p.json", "results go to --json"]),
         (["images/1.jpg", "--json", "images"], ["is a folder"]),
         (["images/1.jpg", "--json", "images/1.jpg"], ["one of the images"]),
         (["images", "images/deeper/1.png", "--json", "r.json"], ["image_id", "1.png"]),

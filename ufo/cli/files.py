@@ -5,6 +5,7 @@ Everything is checked before the first image is touched: nothing overwrites an i
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from ufo.data.image_files import (
 )
 from ufo.files import write_json
 from ufo.ops.nearest import beside
+
+
+ENDING = re.compile(r"\.[A-Za-z]\w*")
+"""Of a file; folders are called `run_1.5`, too."""
 
 
 @dataclass
@@ -65,7 +70,8 @@ def plan_outputs(
         given: the files and folders as the user named them.
         paths: the images found in them.
         json: the file of the results.
-        out: the picture of the only image, or a folder of pictures.
+        out: the picture of the only image, or a folder of pictures: one that is there, or a name without an
+            ending.
 
     Raises CommandError where results would overwrite each other or an image, or have no place.
     """
@@ -107,6 +113,12 @@ def _plan_pictures(out: Path, given: Sequence[Path], paths: Sequence[Path]) -> d
         return {paths[0]: out}
     if out.exists() and not out.is_dir():
         raise CommandError(f"--out {out} is a file, but no picture; give a folder")
+    if ENDING.fullmatch(out.suffix) and not out.is_dir():
+        hint = "; results go to --json" if out.suffix.lower() == ".json" else ", or make that folder first"
+        raise CommandError(
+            f"--out {out} is neither a picture nor a folder; give a {', '.join(PICTURE_SUFFIXES)} file of one "
+            f"image, or a folder without an ending{hint}"
+        )
     if any(folder.is_dir() and folder.resolve() == out.resolve() for folder in given):
         raise CommandError(f"--out {out} is the folder of the images; give another one")
     _require_distinct(paths, "name of the picture", lambda path: path.stem)
