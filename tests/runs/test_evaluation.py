@@ -79,6 +79,32 @@ def test_the_metrics_of_the_run_come_along(tmp_path, arguments):
     assert ConfigStore.instance().load(f"mixture/{MIXTURE}.yaml").node.callbacks == {"strict": counted}
 
 
+@pytest.mark.parametrize(
+    ("ckpt", "told", "name"),
+    [
+        ("weights/ufo_vit_tiny_digits", ["experiment=digits"], "ufo_vit_tiny_digits_on_digits"),
+        ("{}/v1.5", ["+source=[fish,owls]"], "v1.5_on_fish-owls"),
+        ("{}/v1.5", [], "v1.5"),  # it is refused later, as nothing says on what
+        ("{}/birds/last.ckpt", ["mixture=digits"], "birds_last_on_digits"),
+        ("{}/birds/model", ["experiment='digits'"], "birds_model_on_digits"),
+        ("me/birds@v2", ["experiment=digits", "+source=owls"], "me-birds-v2_on_digits"),
+    ],
+)
+def test_a_checkpoint_that_is_in_no_run_is_named_in_the_folder(ckpt, told, name, tmp_path, arguments):
+    (tmp_path / "v1.5").mkdir()
+    (tmp_path / "birds" / "model").mkdir(parents=True)
+    (tmp_path / "birds" / "last.ckpt").write_bytes(b"")
+    given = [f"ckpt={ckpt.format(tmp_path)}", *told]
+    assert arguments(*given) == [f"name='{name}'", *given]
+    assert arguments(*arguments(*given)) == arguments(*given)  # in a further process of the evaluation
+    assert arguments(*given, "name=mine") == [*given, "name=mine"]
+
+
+def test_a_sweep_over_checkpoints_has_one_folder(arguments):
+    given = ["-m", "ckpt=weights/a,weights/b", "experiment=digits"]
+    assert arguments(*given) == given
+
+
 @pytest.mark.parametrize("told", ["experiment=digits", "mixture=digits", "+source=[fish]"])
 def test_the_command_line_wins(told, tmp_path, arguments):
     given = [f"ckpt={a_run(tmp_path / 'x')}", told]

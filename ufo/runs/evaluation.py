@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.checkpoints.hub_models import hub_name
 from ufo.command_line import quoted
+from ufo.runs.naming import LONGEST
 from ufo.yaml_files import check_yaml
 
 MIXTURE = "of_the_run"
@@ -48,10 +51,14 @@ def _is_part(path: Path, folder: Path) -> bool:
 
 @contextmanager
 def of_the_run() -> Iterator[None]:
-    """Around the call of a `hydra.main`: `ckpt=` alone on the command line brings the data of its run."""
+    """Around the call of a `hydra.main`: `ckpt=` alone on the command line brings the data of its run.
+
+    One that is in no run is named in the folder of its results.
+    """
     before = list(sys.argv)
+    ckpt = _given(before[1:]).get("ckpt")
     try:
-        sys.argv[1:] = [*further(_given(before[1:]).get("ckpt"), before[1:]), *before[1:]]
+        sys.argv[1:] = [*further(ckpt, before[1:]), *_named(ckpt, before[1:]), *before[1:]]
     except CheckpointError as error:
         print(f"error: {error}; {ADD}", file=sys.stderr)
         sys.exit(1)
@@ -99,6 +106,29 @@ def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[s
     if precision in ("auto", "32-true", "bf16-mixed"):
         wanted["trainer.precision"] = precision
     return [f"{key}={quoted(value)}" for key, value in wanted.items() if key not in given]
+
+
+def _named(ckpt: str | None, overrides: Sequence[str]) -> list[str]:
+    """The name of an evaluation whose checkpoint is in no run: what is scored, and on what.
+
+    The experiment's name would put the results into the folder of a training of that experiment.
+    """
+    given = _given(overrides)
+    if not ckpt or "name" in given or run_of(ckpt) or ("," in ckpt and not Path(ckpt).exists()):  # a sweep
+        return []
+    scored = [given[group].strip("[] ") for group in TELLS if group in given and group != "sweep"]
+    name = re.sub(r"[^\w.+-]+", "-", "_on_".join([_called(ckpt), *scored[:1]])).strip("-")
+    return [f"name={quoted(name[:LONGEST])}"]
+
+
+def _called(ckpt: str) -> str:
+    """A checkpoint's name: of a folder its own, of a file and of `model/` with the folder around it."""
+    if hub_name(ckpt):
+        return ckpt
+    path = Path(ckpt).absolute()
+    if path.is_file():
+        return f"{path.parent.name}_{path.stem}"
+    return f"{path.parent.name}_{path.name}" if path.name in ("model", "checkpoints") else path.name
 
 
 def store(config: dict[str, Any], given: dict[str, str]) -> None:
