@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cli_model import tiny_model
 
 from ufo.checkpoints.load import load, save
+from ufo.cli import calibrate
 from ufo.cli.calibrate import _config
 from ufo.data.digits import generate
 from ufo.inference.asking import RequestError
@@ -96,6 +98,32 @@ def test_a_map_for_another_score_is_refused():
     with pytest.raises(ValueError, match="calibrated for score=quality") as error:
         check_settings(model.tasks["detection"])
     assert not isinstance(error.value, RequestError)
+
+
+def columns(right: int, wrong: int) -> dict[str, SimpleNamespace]:
+    """What `_predict` gives of one source: so many objects that are right, and that are wrong."""
+    truth = torch.arange(right + wrong) < right
+    scores = torch.linspace(0.9, 0.1, right + wrong, dtype=torch.float64)
+    return {"first": SimpleNamespace(scores=scores, right=truth, images=torch.arange(right + wrong) % 7)}
+
+
+@pytest.mark.parametrize(("right", "wrong", "said"), [(200, 19, "19 of 219"), (3, 90, "3 of 93"), (0, 0, "no object")])
+def test_a_task_with_too_few_is_left_out_and_the_others_are_calibrated(
+    ufo, calibrated, tmp_path, monkeypatch, right, wrong, said
+):
+    found = {("detection", "d"): columns(right, wrong), ("grounding", "g"): columns(20, 20)}
+    monkeypatch.setattr(calibrate, "_predict", lambda *_: found)
+    words = ("calibrate", calibrated, "experiment=digits", "sources.instance_segmentation=null", "--out")
+    answer = ufo(*words, tmp_path / "new")
+    assert answer.code == 0, answer.err
+    (line,) = [line for line in answer.out if line.startswith("left out, and as it was before: detection: ")]
+    assert said in line
+    tasks = load(tmp_path / "new").tasks
+    assert tasks["grounding"].calibration and tasks["detection"].calibration["points"] == POINTS
+    found["grounding", "g"] = columns(19, 20)
+    answer = ufo(*words, tmp_path / "none")
+    assert answer.code == 1 and said in answer.err[-1] and "grounding: 19 of 39 objects are right" in answer.err[-1]
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

@@ -46,6 +46,10 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+class TooFew(CommandError):
+    """A task's predictions on the held-out data are not enough for a map."""
+
+
 class Fitted(NamedTuple):
     """A task's map, and what it is worth on images that it was not fitted to."""
 
@@ -56,7 +60,10 @@ class Fitted(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, fit, write. Raises CommandError, CheckpointError or DataError where that cannot be done."""
+    """Predict, fit, write. Raises CommandError, CheckpointError or DataError where that cannot be done.
+
+    A task with too few predictions for a map is left out; that is an error where it is so for every task.
+    """
     require_new(args.out)
     overrides = _overrides(args)
     from hydra.errors import InstantiationException
@@ -68,21 +75,32 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.ckpt, base=args.base)
     try:
         cfg = _config(overrides, model, args.ckpt)
+        before = {name: (task.score, task.calibration) for name, task in model.tasks.items()}
         tasks = _prepare(cfg, model, args.score)
         found = _predict(cfg, model, check_fit)
     except (ValueError, RuntimeError, InstantiationException) as error:
         raise CommandError(sentence(error)) from error
     rows: list[list[str]] = []
+    left_out: list[str] = []
     for name in tasks:
         task = model.tasks[name]
-        fitted = _fit(name, [columns for (of, _), columns in found.items() if of == name], task.score)
+        try:
+            fitted = _fit(name, [columns for (of, _), columns in found.items() if of == name], task.score)
+        except TooFew as error:
+            task.score, task.calibration = before[name]
+            left_out.append(str(error))
+            continue
         task.calibration = {"score": task.score, "points": fitted.points}
         worth = [numbers[key] for key in ("ECE", "Brier") for numbers in (fitted.before, fitted.after)]
         rows.append([f"{name}, score={task.score}", str(fitted.objects), *(f"{x:.4f}" for x in worth)])
+    if not rows:
+        raise CommandError("; ".join(left_out))
     save(model, args.out)
     from ufo.tables import table
 
     print(table(["calibrated", "objects", "ECE", "after", "Brier", "after"], rows))
+    for reason in left_out:
+        print(f"left out, and as it was before: {reason}")
     print("after: each half of the images under a map that was fitted to the other half")
     print(f"{args.out}: the model with maps fitted to all of them")
     return 0
@@ -197,7 +215,7 @@ def _predict(cfg: DictConfig, model: UFO, check_fit: Any) -> dict[tuple[str, str
 
 
 def _fit(task: str, sources: Sequence[Any], score: str) -> Fitted:
-    """The map of all predictions of a task. Raises CommandError where they are too few."""
+    """The map of all predictions of a task. Raises TooFew where they are not enough for one."""
     import torch
 
     columns = [columns[score] for columns in sources if score in columns]
@@ -205,13 +223,13 @@ def _fit(task: str, sources: Sequence[Any], score: str) -> Fitted:
     right = torch.cat([torch.zeros(0, dtype=torch.bool), *(c.right for c in columns)])
     half = torch.cat([torch.zeros(0, dtype=torch.int64), *(c.images for c in columns)]) % 2 == 0
     if not len(right):
-        raise CommandError(
+        raise TooFew(
             f"{task}: the model found no object in this held-out data, so it has no score to calibrate; "
             "train it further, or give data of what it has learned"
         )
     for what, count in (("right", int(right.sum())), ("wrong", int((~right).sum()))):
         if count < LEAST:
-            raise CommandError(
+            raise TooFew(
                 f"{task}: {count} of {len(right)} objects are {what}, and a map needs {LEAST} of them; give "
                 "more held-out data"
             )
