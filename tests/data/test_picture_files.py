@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from commands import environment
 from files import coco_content, write_image, write_json
 
 from ufo.data import pictures
@@ -171,3 +174,31 @@ def test_a_turned_picture_has_the_size_of_its_header(tmp_path, suffix, orientati
         numbers = tmp_path / f"map{suffix}"
         PIL.Image.fromarray(pixels[..., 0]).save(numbers, exif=exif, compression="tiff_lzw")
         assert map_size(numbers) == tuple(read_label_map(numbers).shape)
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG of so many pixels that ends before the first of them."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rest = b"IDAT"
+    parts = (chunk, rest)
+    body = b"".join(struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("side", [9_000, 10_000, 20_000])
+def test_our_bound_is_what_is_said_whatever_pil_thinks_of_the_size(tmp_path, side):
+    """PIL has two bounds of its own, a warning at 89 and an error at 179 million pixels."""
+    path = tmp_path / "a.png"
+    path.write_bytes(header(side, side))
+    with pytest.raises(DataError, match=r"a\.png: .* more than the 80000000 pixels allowed; shrink it"):
+        image_size(path)
+
+
+@pytest.mark.slow
+def test_pil_does_not_warn_before_we_refuse(tmp_path):
+    (tmp_path / "a.png").write_bytes(header(10_000, 10_000))
+    code = (
+        "from ufo.data.pictures import read_image\ntry:\n    read_image('a.png')\nexcept Exception as e:\n    print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert "10000x10000 is more than the 80000000 pixels allowed" in done.stdout and not done.stderr

@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
 """Images with more pixels than this are refused from their header, before they are decoded."""
+# PIL warns of such images as well, at a bound of its own, before our sentence can be said. The filter stands last
+# and for good: whoever has one of his own keeps it, and a filter around every image would let warnings that are
+# shown once be shown again.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning, append=True)
 
 # An explicit list: some of PIL's other plug-ins start external programs (EPS) or are rarely tested.
 # (PIL itself loads only the commonest ones at first, hence the imports of the others.)
@@ -82,6 +87,8 @@ def _open(path: str | Path, max_pixels: int, content: bytes | None = None) -> PI
         if not (os.path.getsize(path) if content is None else content):
             raise DataError(f"{path}: there is nothing in it, it is empty.") from error
         raise DataError(f"{path}: not an image in one of {', '.join(IMAGE_FORMATS)}.") from error
+    except PIL.Image.DecompressionBombError as error:  # twice its bound: it does not say how wide and high
+        raise DataError(f"{path}: it has more than the {max_pixels} pixels allowed; shrink it.") from error
     except DataError:
         raise
     except Exception as error:  # PIL passes on whatever its plug-ins raise on broken headers
