@@ -123,7 +123,20 @@ def test_what_stands_there_twice_counts_once(tmp_path):
     (one / "data.yaml").write_text(f"train: images\nval: images\nnames: {json.dumps(CLASSES)}\n")
     labels = read("yolo", one)
     assert boxes(labels) == true_boxes() and not labels.problems.left_out
-    assert labels.problems.doubtful == {"picture in two splits, kept in the first": 3}
+    assert not labels.problems.doubtful
+    (note,) = [note for note in labels.notes if "all 3 pictures of val are those of train as well" in note]
+    assert "nothing is left of val and another split is made" in note
+
+
+def test_a_picture_in_two_splits_of_which_each_has_others_is_counted(tmp_path):
+    one = yolo(tmp_path / "yolo")
+    names = [p.relative_to(one).as_posix() for p in sorted((one / "images").rglob("*.*"))]
+    (one / "train.txt").write_text("\n".join(names[:2]))
+    (one / "val.txt").write_text("\n".join(names[1:]))
+    (one / "data.yaml").write_text(f"train: train.txt\nval: val.txt\nnames: {json.dumps(CLASSES)}\n")
+    labels = read("yolo", one)
+    assert labels.problems.doubtful == {"picture in two splits, kept in the first": 1}
+    assert not any("of val are those" in note for note in labels.notes)
 
 
 def test_a_picture_under_two_ids_and_categories_of_one_id(tmp_path):
@@ -340,7 +353,9 @@ def test_coco_of_both_splits_with_the_same_pictures(tmp_path):
     labels = read("coco", tmp_path)
     assert boxes(labels) == true_boxes()
     assert labels.problems.left_out == {"object that stands there twice": 4}
-    assert labels.problems.doubtful == {"picture in two splits, kept in the first": 3}
+    assert not labels.problems.doubtful
+    (note,) = [note for note in labels.notes if "all 3 pictures of val are those of train as well" in note]
+    assert "nothing is left of val and another split is made" in note
 
 
 def test_what_no_file_can_hold_is_left_out(tmp_path):

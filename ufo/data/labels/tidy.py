@@ -57,20 +57,35 @@ def _once(labels: Labels, picture: Picture, things: Sequence[Thing]) -> list[Thi
 def _merge(labels: Labels) -> None:
     """One entry for each picture; two splits must not have the same one."""
     found: dict[str, Picture] = {}
+    again: dict[tuple[str, str], dict[str, Picture]] = {}  # by split and the one that has a picture already
     for picture in labels.pictures:
-        first = found.setdefault(str(picture.path.absolute()), picture)
+        path = str(picture.path.absolute())
+        first = found.setdefault(path, picture)
         if first is picture:
             continue
         if picture.split and first.split and picture.split != first.split:
-            labels.problems.report(
-                "picture in two splits, kept in the first", picture.path.name, effect=DOUBTFUL
-            )
+            again.setdefault((picture.split, first.split), {})[path] = picture
         if picture.things != first.things:  # else one text file, read for both splits
             first.things += picture.things
         first.captions += [text for text in picture.captions if text not in first.captions]
         first.class_map = first.class_map or picture.class_map
         first.labelled = first.labelled or picture.labelled
+    for (split, first_split), pictures in again.items():
+        _say_shared(labels, split, first_split, list(pictures.values()))
     labels.pictures = sorted(found.values(), key=lambda picture: str(picture.path))
+
+
+def _say_shared(labels: Labels, split: str, first: str, shared: Sequence[Picture]) -> None:
+    """Say that a split has pictures of another, before which they are kept: some, or all that it has."""
+    whole = {picture.path.absolute() for picture in labels.pictures if picture.split == split}
+    if len(shared) == len(whole):
+        labels.notes.append(
+            f"all {len(shared):,} pictures of {split} are those of {first} as well; each is taken once, so "
+            f"nothing is left of {split} and another split is made (--val 0 validates on the training pictures)"
+        )
+        return
+    for picture in shared:
+        labels.problems.report("picture in two splits, kept in the first", picture.path.name, effect=DOUBTFUL)
 
 
 def _usable(labels: Labels, picture: Picture, thing: Thing, known: set[str]) -> bool:
