@@ -167,7 +167,7 @@ def test_a_start_that_is_not_there_is_told_before_anything_is_read(tmp_path, mon
         check_start(model, {"file": str(tmp_path), "base": gone})
     with pytest.raises(CheckpointError, match="cannot be had from the hub"):
         check_start(model, "nobody/nothing")
-    with pytest.raises(CheckpointError, match="no checkpoint at init=nobody/nothing"):
+    with pytest.raises(CheckpointError, match="init: 'nobody/nothing' is no path here"):
         check_start(make_model(), "nobody/nothing")
     check_start(model, str(tmp_path))
 

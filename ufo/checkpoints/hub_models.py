@@ -60,7 +60,7 @@ def fetch_model(name: str) -> Path:
     except Exception as error:  # whatever its library and the network raise
         reason = "it cannot be reached, and nothing was downloaded before" if offline else first_line(error)
         raise CheckpointError(
-            f"there is no checkpoint at '{name}', and the hub gives none of that name: {reason}"
+            f"'{name}' is no path here, and the hub gives no model of that name: {reason}"
         ) from error
 
 

@@ -119,7 +119,7 @@ def check_start(model: UFO, path: str | Path | Mapping[str, str | None]) -> None
     try:
         path = fetched(path, partial(pretrained_lm.recognises, model.backbone))
     except CheckpointError as error:
-        raise CheckpointError(f"no checkpoint at init={path}: {error}") from error
+        raise CheckpointError(f"init: {error}") from error
     place = places.shipped(str(path)) or Path(str(path))
     if place.exists() or previous(place).is_dir():
         return
