@@ -159,6 +159,25 @@ def test_a_reference_to_nothing(refused):
     assert "takes nowhere, which nothing sets" in line
 
 
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_a_reference_with_dots_to_nothing_is_named_whole(refused, scenes, checkpoint, script):
+    ckpt = [f"ckpt={checkpoint}", "experiment=digits"] if script == "evaluate.py" else []
+    override = "sources.caption.dataset.val.annotations=${..foldr}/f.json"
+    line = refused(script, *scenes, *ONE, *ckpt, override)
+    assert f"{override} takes sources.caption.dataset.foldr, which nothing sets" in line
+    assert line.endswith("write the value itself, or add +sources.caption.dataset.foldr=...")
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_a_reference_in_an_override_is_to_the_config(refused, scenes, checkpoint, script):
+    """Hydra keeps the overrides in a list of its own, where there is nothing to refer to."""
+    ckpt = [f"ckpt={checkpoint}", "experiment=digits"] if script == "evaluate.py" else []
+    line = refused(
+        script, *scenes, *ONE, *ckpt, "sources.caption.dataset.val.annotations=${..folder}/gone.json"
+    )
+    assert "gone.json" in line and "${" not in line and "which nothing sets" not in line
+
+
 def test_all_of_an_error_is_shown_on_demand(monkeypatch, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(HydraException, match="digitz"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ufo.command_line import clear_command_line, quoted, readable, split_arguments
+from ufo.command_line import as_written, clear_command_line, quoted, readable, split_arguments
 
 
 def value(override: str):
@@ -106,3 +106,12 @@ def test_a_command_line_with_and_without_options(options, monkeypatch, tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py", "seed=1", *options, "resolution=112"])
     with clear_command_line("resolution"):
         assert sys.argv[1:] == [*options, "seed=1", "resolution='112'"]
+
+
+def test_overrides_are_read_as_they_were_written():
+    """In Hydra's list of them a reference would be looked up in that list."""
+    from omegaconf import OmegaConf
+
+    written = ["seed=1", "sources.x.dataset.val.images=${..folder}/a", "optimizer.lr=${schedule.lr}"]
+    assert as_written(OmegaConf.create(written)) == as_written(written) == written
+    assert as_written(None) == []

@@ -25,6 +25,7 @@ from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.load import prepare_training
 from ufo.checkpoints.recipes import make_tasks
+from ufo.command_line import as_written
 from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring
@@ -155,7 +156,7 @@ def apply_tasks(cfg: DictConfig, model: UFO) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     job = HydraConfig.get()
-    overrides = [*job.overrides.hydra, *job.overrides.task]
+    overrides = as_written(job.overrides.hydra) + as_written(job.overrides.task)
     setters = trace(job.job.config_name or "", overrides, job.runtime.config_sources)
     told = settings_of(setters, "tasks", "experiment", "sweep", "")
     chosen = any(override.lstrip("+").startswith("resolution=") for override in overrides)

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ufo import places
@@ -142,6 +144,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         is_value = before in VALUED or (before in ("--info", "-i") and "=" not in argument)
         (options if argument.startswith("-") or is_value else overrides).append(argument)
     return options, overrides
+
+
+def as_written(overrides: Any) -> list[str]:
+    """Hydra's own list of overrides as they were written: a reference in one is to the config, not to that list."""
+    plain: Any = (
+        OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_config(overrides) else overrides
+    )
+    return [str(override) for override in plain or []]
 
 
 def own_folders(options: Sequence[str]) -> Iterator[Path]:

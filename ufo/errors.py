@@ -70,5 +70,17 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
         return f"the config has no key '{key}'; {hint}"
     message = (error.msg or str(error)).partition("\n")[0]
     if isinstance(error, InterpolationKeyError) and (unset := _UNSET_KEY.match(message)):
+        if written := _relative(error, unset[1]):
+            return written
         message = f"it takes {unset[1]}, which nothing sets; add {unset[1]}=..., or the mixture= that has it"
     return f"{key}: {message}" if key else message
+
+
+def _relative(error: InterpolationKeyError, name: str) -> str:
+    """What is said of a reference that begins with dots, with the whole key that it means; "" of another."""
+    value, parts = str(error.child_node), str(error.full_key or "").split(".")
+    found = re.search(rf"\$\{{(\.+){re.escape(name)}\}}", value)
+    if not found or len(found[1]) > len(parts):
+        return ""
+    meant = ".".join([*parts[: len(parts) - len(found[1])], name])
+    return f"{error.full_key}={value} takes {meant}, which nothing sets; write the value itself, or add +{meant}=..."

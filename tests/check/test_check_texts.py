@@ -144,7 +144,9 @@ def test_a_class_with_a_comma_is_said_once_before_a_training(folder, make_model,
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 8, 20, 16]}],
     }
     (folder / "x.json").write_text(json.dumps(content))
-    halves = {s: partial(CocoDataset, folder, folder / "x.json", train=s == "train") for s in ("train", "val")}
+    halves = {
+        s: partial(CocoDataset, folder, folder / "x.json", train=s == "train") for s in ("train", "val")
+    }
     data = UFODataModule([Source("own/d", "detection", **halves)])
     data.setup("fit")
     check_fit(make_model(), data)

@@ -150,7 +150,9 @@ def test_a_training_starts_from_a_name(make_model, hub):
     for one, other in zip(model.state_dict().values(), pushed.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert not list((hub.folder / "cache").rglob("*.bin"))
-    with pytest.raises(CheckpointError, match="^init: 'me/nothing' is no path here, .*Repository Not Found") as said:
+    with pytest.raises(
+        CheckpointError, match="^init: 'me/nothing' is no path here, .*Repository Not Found"
+    ) as said:
         check_start(model, "me/nothing")
     assert str(said.value).count("me/nothing") == 1
 
@@ -200,7 +202,9 @@ def test_names_that_are_none(make_model, hub, name):
 
 
 def test_what_is_not_there_or_not_allowed(make_model, hub, tmp_path):
-    with pytest.raises(CheckpointError, match=r"'me/nothing' is no path here, .*Repository Not Found") as said:
+    with pytest.raises(
+        CheckpointError, match=r"'me/nothing' is no path here, .*Repository Not Found"
+    ) as said:
         ufo.load("me/nothing")
     assert str(said.value).count("me/nothing") == 1
     with pytest.raises(CheckpointError, match=r"403 Forbidden.*HF_TOKEN"):

@@ -107,7 +107,9 @@ def columns(right: int, wrong: int) -> dict[str, SimpleNamespace]:
     return {"first": SimpleNamespace(scores=scores, right=truth, images=torch.arange(right + wrong) % 7)}
 
 
-@pytest.mark.parametrize(("right", "wrong", "said"), [(200, 19, "19 of 219"), (3, 90, "3 of 93"), (0, 0, "no object")])
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"), [(200, 19, "19 of 219"), (3, 90, "3 of 93"), (0, 0, "no object")]
+)
 def test_a_task_with_too_few_is_left_out_and_the_others_are_calibrated(
     ufo, calibrated, tmp_path, monkeypatch, right, wrong, said
 ):
@@ -122,7 +124,11 @@ def test_a_task_with_too_few_is_left_out_and_the_others_are_calibrated(
     assert tasks["grounding"].calibration and tasks["detection"].calibration["points"] == POINTS
     found["grounding", "g"] = columns(19, 20)
     answer = ufo(*words, tmp_path / "none")
-    assert answer.code == 1 and said in answer.err[-1] and "grounding: 19 of 39 objects are right" in answer.err[-1]
+    assert (
+        answer.code == 1
+        and said in answer.err[-1]
+        and "grounding: 19 of 39 objects are right" in answer.err[-1]
+    )
     assert not (tmp_path / "none").exists()
 
 

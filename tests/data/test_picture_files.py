@@ -197,8 +197,8 @@ def test_our_bound_is_what_is_said_whatever_pil_thinks_of_the_size(tmp_path, sid
 @pytest.mark.slow
 def test_pil_does_not_warn_before_we_refuse(tmp_path):
     (tmp_path / "a.png").write_bytes(header(10_000, 10_000))
-    code = (
-        "from ufo.data.pictures import read_image\ntry:\n    read_image('a.png')\nexcept Exception as e:\n    print(e)"
+    code = "from ufo.data.pictures import read_image\ntry:\n    read_image('a.png')\nexcept Exception as e:\n    print(e)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert "10000x10000 is more than the 80000000 pixels allowed" in done.stdout and not done.stderr

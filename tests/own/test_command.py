@@ -91,7 +91,9 @@ def test_the_printed_command__gives_the_same_arguments_and_chooses_nothing(folde
         assert word in said
 
 
-@pytest.mark.parametrize("refused", ["mask_points=-1", "trainer.max_steps=x", "sources.sq.weight=[", "nokey=1"])
+@pytest.mark.parametrize(
+    "refused", ["mask_points=-1", "trainer.max_steps=x", "sources.sq.weight=[", "nokey=1"]
+)
 def test_a_refused_command__is_not_offered_again(folder, capsys, monkeypatch, refused):
     monkeypatch.setattr("sys.argv", ["train.py", "mine/source/squares.yaml", refused])
     with pytest.raises(SystemExit):

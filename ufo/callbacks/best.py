@@ -13,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from ufo.callbacks.sources import sources_of
 from ufo.files import write_json
 from ufo.lightning_private import settings
 from ufo.metrics.base import metrics_of
@@ -61,7 +62,7 @@ class BestMetrics(Callback):
     @staticmethod
     def _should_be_small(trainer: Trainer) -> set[str]:
         """Full names of the numbers of which smaller ones are better."""
-        sources = [source.name for source in getattr(trainer.datamodule, "sources", ())]  # type: ignore[attr-defined]
+        sources = [source.name for source in sources_of(trainer)]
         metrics = metrics_of(settings(trainer).callbacks)
         return {f"val/{s}/{number}" for s in sources for m in metrics for number in m.lower_is_better}
 

@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ufo.baselines import TrivialPredictor
 from ufo.callbacks.pictures import Example
+from ufo.callbacks.sources import sources_of
 from ufo.data.errors import DataError
 from ufo.draw import side_by_side
 from ufo.evaluation_callback import EvaluationCallback
@@ -127,7 +128,7 @@ class Evidence(EvaluationCallback):
 
     def _start_trivial(self, trainer: Trainer) -> None:
         self._trivial = TrivialPredictor([], 0)
-        sources = getattr(trainer.datamodule, "sources", ())  # type: ignore[attr-defined]
+        sources = sources_of(trainer)
         for source in sources:
             if not source.has("train"):
                 continue

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 
+from ufo.callbacks.sources import sources_of
 from ufo.evaluation_callback import EvaluationCallback
 from ufo.files import stems, write_json
 from ufo.kinds import ImageInfo
@@ -56,7 +57,7 @@ class Predictions(EvaluationCallback):
             return
         gathered, self._records = self._gathered(), {}
         if trainer.is_global_zero:
-            sources = getattr(trainer.datamodule, "sources", ())  # type: ignore[attr-defined]
+            sources = sources_of(trainer)
             ids = {s.name: getattr(s.data("val"), "category_ids", None) for s in sources if s.has("val")}
             self.write(gathered, ids)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ufo.callbacks.sources import sources_of
 from ufo.lightning_private import settings
 
 
@@ -22,7 +23,7 @@ class DataProblems(Callback):
         if not every or (trainer.global_step % every) or not trainer.is_global_zero:
             return
         values = {}
-        for source in getattr(settings(trainer).datamodule, "sources", ()):
+        for source in sources_of(trainer):
             for kind, count in zip(("unusable", "rejected"), source.problems("train"), strict=True):
                 if count:
                     values[f"data/{source.name}/{kind}"] = float(count)

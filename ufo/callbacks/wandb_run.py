@@ -15,6 +15,8 @@ from hydra.types import RunMode
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ufo.command_line import as_written
+
 MAX_NAME = 120  # W&B refuses names above 128 characters
 
 
@@ -58,10 +60,10 @@ def _last(hydra: Any) -> list[str]:
     try:
         from omegaconf import OmegaConf
 
-        command = OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml").hydra.overrides.task
+        command = as_written(OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml").hydra.overrides.task)
     except (OSError, AttributeError):
         command = []
-    return [o for o in hydra.overrides.task if o not in command]
+    return [o for o in as_written(hydra.overrides.task) if o not in command]
 
 
 def run_id(folder: Path) -> str | None:

@@ -37,7 +37,10 @@ from ufo.types import IGNORE
 OVERLAP = "scores on images that were trained on say nothing of others"
 MAX_NAMED = 10  # bad samples that are printed
 MAX_CLASSES = 12  # lines of a histogram
-BAD_SAMPLE = {True: "left out: others take their place", False: "scored as a black image: its objects are missed"}
+BAD_SAMPLE = {
+    True: "left out: others take their place",
+    False: "scored as a black image: its objects are missed",
+}
 """What training and evaluation make of a sample whose picture cannot be read."""
 UNUSABLE = (DataError, OSError, ValueError, TypeError, InstantiationException)
 

@@ -25,7 +25,6 @@ from ufo.data.image_files import (
 from ufo.files import write_json
 from ufo.ops.nearest import beside
 
-
 ENDING = re.compile(r"\.[A-Za-z]\w*")
 """Of a file; folders are called `run_1.5`, too."""
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.hub_models import hub_name
-from ufo.command_line import quoted
+from ufo.command_line import as_written, quoted
 from ufo.runs.naming import LONGEST
 from ufo.yaml_files import check_yaml
 
@@ -147,8 +147,8 @@ def check_told(cfg: DictConfig) -> None:
     """Raises ValueError where neither the checkpoint nor the command line says what to score it on."""
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = HydraConfig.get().overrides.task
-    if not any(group in _given([str(o) for o in overrides]) for group in TELLS):
+    given = _given(as_written(HydraConfig.get().overrides.task))
+    if not any(group in given for group in TELLS):
         raise ValueError(
             f"nothing says what '{cfg.ckpt}' was trained for, as it is in no run's folder; {ADD}"
         )

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from ufo.command_line import as_written
 
 OWN = "own"  # the mixture without sources
 LONGEST = 100  # characters; file systems take 255 bytes
@@ -60,8 +62,7 @@ def _resolve(*, _root_: DictConfig) -> str:
 
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
-    overrides: Iterable[Any] = hydra.overrides.task if isinstance(hydra.overrides.task, ListConfig) else []
-    own = own_sources(str(override) for override in overrides)
+    own = own_sources(as_written(hydra.overrides.task))
     return run_name(str(choices["mixture"]), str(choices["backbone"]), _root_.get("sources") or {}, own)
 
 

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ufo.command_line import job_begins
+from ufo.command_line import as_written, job_begins
 from ufo.files import write_json
 from ufo.runs.owner import FolderInUse, is_first_process, owned
 
@@ -140,7 +140,7 @@ def recorded(main: Callable[[Any], float | None]) -> Callable[[Any], float | Non
 
 
 def _run(main: Callable[[Any], float | None], cfg: Any, hydra: Any, folder: Path, sweeping: bool) -> Any:
-    record = Record(overrides=_overrides(hydra), started=_now())
+    record = Record(overrides=as_written(hydra.overrides.task), started=_now())
     before = read(folder)
     if sweeping and before:
         _check_same(before, record, folder)
@@ -170,13 +170,6 @@ def _run(main: Callable[[Any], float | None], cfg: Any, hydra: Any, folder: Path
         log.error("%s failed: %s", folder, record.why)
         raise RunFailed(record.why)
     return record.objective
-
-
-def _overrides(hydra: Any) -> list[str]:
-    """As they were written: what refers to something that is not there is refused later, with its key."""
-    from omegaconf import OmegaConf
-
-    return [str(override) for override in OmegaConf.to_container(hydra.overrides.task, resolve=False) or []]
 
 
 def _outcome(error: BaseException) -> tuple[str, str]:
@@ -216,7 +209,7 @@ def _as_single_run(hydra: Any, folder: Path, sweeping: bool) -> Iterator[None]:
     with read_write(settings):
         settings.run.dir = str(folder)
     name = f"--config-name={hydra.job.config_name}"
-    sys.argv[1:] = [name, *hydra.overrides.task, "hydra.mode=RUN"]
+    sys.argv[1:] = [name, *as_written(hydra.overrides.task), "hydra.mode=RUN"]
     try:
         yield
     finally:
