@@ -147,11 +147,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def as_written(overrides: Any) -> list[str]:
-    """Hydra's own list of overrides as they were written: a reference in one is to the config, not to that list."""
-    plain: Any = (
-        OmegaConf.to_container(overrides, resolve=False) if OmegaConf.is_config(overrides) else overrides
-    )
-    return [str(override) for override in plain or []]
+    """Hydra's own list of overrides as they were written: what one refers to is in the config, not there."""
+    if OmegaConf.is_config(overrides):
+        overrides = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in overrides or []]
 
 
 def own_folders(options: Sequence[str]) -> Iterator[Path]:

@@ -83,4 +83,5 @@ def _relative(error: InterpolationKeyError, name: str) -> str:
     if not found or len(found[1]) > len(parts):
         return ""
     meant = ".".join([*parts[: len(parts) - len(found[1])], name])
-    return f"{error.full_key}={value} takes {meant}, which nothing sets; write the value itself, or add +{meant}=..."
+    mend = f"write the value itself, or add +{meant}=..."
+    return f"{error.full_key}={value} takes {meant}, which nothing sets; {mend}"

@@ -151,7 +151,7 @@ def test_a_training_starts_from_a_name(make_model, hub):
         assert torch.equal(one, other)
     assert not list((hub.folder / "cache").rglob("*.bin"))
     with pytest.raises(
-        CheckpointError, match="^init: 'me/nothing' is no path here, .*Repository Not Found"
+        CheckpointError, match=r"^init: 'me/nothing' is no path here, .*Repository Not Found"
     ) as said:
         check_start(model, "me/nothing")
     assert str(said.value).count("me/nothing") == 1

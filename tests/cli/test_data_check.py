@@ -387,7 +387,7 @@ def test_a_class_of_many_lines_takes_one(ufo, coco):
     assert "a very long boat" in without and len(without) < 200
 
 
-# ---------------------------------------------------------------- what training does, and what evaluation does
+# ---------------------------------------------------------------- what becomes of it in each half
 
 
 def lines_of(answer, words):

@@ -197,7 +197,12 @@ def test_our_bound_is_what_is_said_whatever_pil_thinks_of_the_size(tmp_path, sid
 @pytest.mark.slow
 def test_pil_does_not_warn_before_we_refuse(tmp_path):
     (tmp_path / "a.png").write_bytes(header(10_000, 10_000))
-    code = "from ufo.data.pictures import read_image\ntry:\n    read_image('a.png')\nexcept Exception as e:\n    print(e)"
+    lines = (
+        "from ufo.data.pictures import read_image",
+        "try: read_image('a.png')",
+        "except Exception as e: print(e)",
+    )
+    code = "\n".join(lines)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )

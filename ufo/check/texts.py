@@ -38,7 +38,7 @@ def check_marks(model: UFO, source: str, classes: Sequence[str]) -> None:
 
 
 def read_apart(task: Task, classes: Sequence[str]) -> str:
-    """What is to be said of class names that the task's prompt does not keep together; "" where there is none.
+    """What is to be said of class names that the task's prompt does not keep together; "" without any.
 
     Answers with them can be told (`ufo.ops.names`), so they are no error.
     """
@@ -46,11 +46,10 @@ def read_apart(task: Task, classes: Sequence[str]) -> str:
     if not names:
         return ""
     named = few(names, NAMED, quoted=True)
-    several, them = ("each of them", "them") if len(names) > 1 else ("it", "it")
+    what, each, them = ("classes", "each of them", "them") if len(names) > 1 else ("class", "it", "it")
     return (
-        f"the prompt of {task.name} lists class names with commas and the class{'es' * (len(names) > 1)} {named} "
-        f"with a comma inside, so the model reads {several} as several names, though answers can be told; "
-        f"rename {them}"
+        f"the prompt of {task.name} lists class names with commas and the {what} {named} with a comma inside, "
+        f"so the model reads {each} as several names, though answers can be told; rename {them}"
     )
 
 

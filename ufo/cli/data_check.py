@@ -41,7 +41,7 @@ BAD_SAMPLE = {
     True: "left out: others take their place",
     False: "scored as a black image: its objects are missed",
 }
-"""What training and evaluation make of a sample whose picture cannot be read."""
+"""What training (True) and evaluation make of a sample whose picture cannot be read."""
 UNUSABLE = (DataError, OSError, ValueError, TypeError, InstantiationException)
 
 

@@ -105,9 +105,9 @@ def _records(path: Path, task: str | None) -> Iterator[dict[str, Any]]:
         chosen = task or next((key for key in PREFERRED if content.get(key)), known[0])
         print(f"taken: the predictions of {chosen}" + ("" if task else f" (--task: {', '.join(known)})"))
         found = content[chosen]
-    for number, record in enumerate(found, start=1):
+    for place, record in enumerate(found, start=1):
         if not isinstance(record, dict):
-            raise CommandError(f"{path}, record {number} is not a JSON object in {{...}}")
+            raise CommandError(f"{path}, record {place} is not a JSON object in {{...}}")
         yield record
 
 

@@ -115,8 +115,8 @@ def _plan_pictures(out: Path, given: Sequence[Path], paths: Sequence[Path]) -> d
     if ENDING.fullmatch(out.suffix) and not out.is_dir():
         hint = "; results go to --json" if out.suffix.lower() == ".json" else ", or make that folder first"
         raise CommandError(
-            f"--out {out} is neither a picture nor a folder; give a {', '.join(PICTURE_SUFFIXES)} file of one "
-            f"image, or a folder without an ending{hint}"
+            f"--out {out} is neither a picture nor a folder; give a {', '.join(PICTURE_SUFFIXES)} file of "
+            f"one image, or a folder without an ending{hint}"
         )
     if any(folder.is_dir() and folder.resolve() == out.resolve() for folder in given):
         raise CommandError(f"--out {out} is the folder of the images; give another one")

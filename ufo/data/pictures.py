@@ -34,9 +34,8 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
 """Images with more pixels than this are refused from their header, before they are decoded."""
-# PIL warns of such images as well, at a bound of its own, before our sentence can be said. The filter stands last
-# and for good: whoever has one of his own keeps it, and a filter around every image would let warnings that are
-# shown once be shown again.
+# PIL warns of such images as well, at a bound of its own, before our sentence can be said. The filter stands
+# last and for good: another one wins, and a filter around every image would show again what is shown once.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning, append=True)
 
 # An explicit list: some of PIL's other plug-ins start external programs (EPS) or are rarely tested.

@@ -137,15 +137,15 @@ def _request(
         raise RequestError(f"'{nothing}' is the answer where no object is; leave it out of classes=")
     apart = [n for n in task.listed_apart(classes or ()) if n not in model.classes.get(name, ())]
     if apart:
+        named = few(apart, SHOWN, quoted=True)
         raise RequestError(
-            f"the prompt of {name} lists class names with commas, so {few(apart, SHOWN, quoted=True)} would be "
-            "read as several names in classes=; write each without a comma"
+            f"the prompt of {name} lists class names with commas, so {named} would be read as several names "
+            "in classes=; write each without a comma"
         )
     if unknown := [n for n in names if not model.tokenizer.can_write(n)]:
-        plural = "es" * (len(unknown) > 1)
+        what, named = "classes" if len(unknown) > 1 else "class", few(unknown, SHOWN, quoted=True)
         raise RequestError(
-            f"the checkpoint's vocabulary has no pieces for the class{plural} {few(unknown, SHOWN, quoted=True)}; "
-            "use other words in classes="
+            f"the checkpoint's vocabulary has no pieces for the {what} {named}; use other words in classes="
         )
     asked = list(dict.fromkeys(texts) if task.needs_text else ()) or [""]
     unread = next((text for text in asked if not model.tokenizer.can_write(text)), None)

@@ -17,7 +17,7 @@ def instead(name: str, known: Iterable[str], all_of_them: str) -> str:
 
 
 def few(names: Sequence[str], most: int, quoted: bool = False) -> str:
-    """The first `most` names and how many more there are; of a name at most 60 characters, quotes included."""
+    """The first `most` names and how many more there are; of a name at most 60 letters, quotes included."""
     mark = "'" if quoted else ""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"{mark}{name[: 60 - 2 * len(mark)]}{mark}" for name in names[:most]) + more

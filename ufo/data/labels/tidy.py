@@ -81,7 +81,8 @@ def _say_shared(labels: Labels, split: str, first: str, shared: Sequence[Picture
     if len(shared) == len(whole):
         labels.notes.append(
             f"all {len(shared):,} pictures of {split} are those of {first} as well; each is taken once, so "
-            f"nothing is left of {split} and another split is made (--val 0 validates on the training pictures)"
+            f"nothing is left of {split} and another split is made (--val 0 validates on the training "
+            "pictures)"
         )
         return
     for picture in shared:
