@@ -48,8 +48,8 @@ def read_apart(task: Task, classes: Sequence[str]) -> str:
     named = few(names, NAMED, quoted=True)
     what, each, them = ("classes", "each of them", "them") if len(names) > 1 else ("class", "it", "it")
     return (
-        f"the prompt of {task.name} lists class names with commas and the {what} {named} with a comma inside, "
-        f"so the model reads {each} as several names, though answers can be told; rename {them}"
+        f"the prompt of {task.name} lists class names with commas and the {what} {named} with a comma "
+        f"inside, so the model reads {each} as several names, though answers can be told; rename {them}"
     )
 
 
