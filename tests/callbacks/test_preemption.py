@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from commands import environment
 
-from ufo.callbacks.preemption import Agreement, Preemption, requeue
+from ufo.callbacks.preemption import Agreement, Preemption, leave_quietly, requeue
 
 
 @pytest.fixture
@@ -67,3 +71,25 @@ def test_ctrl_c_is_noted_once_and_the_second_one_ends_at_once(caplog):
     callback._note(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         callback._note(signal.SIGINT, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_exit", [False, True])
+def test_a_further_ctrl_c_after_the_save_is_quiet(at_exit):
+    """While the run leaves, and while the interpreter ends, after the former handler is back."""
+    kill = "os.kill(os.getpid(), signal.SIGINT)"
+    code = ["import atexit, os, signal", "from ufo.callbacks.preemption import leave_quietly"]
+    code += [f"atexit.register(lambda: {kill})"] if at_exit else []
+    code += ["leave_quietly()"]
+    code += ["signal.signal(signal.SIGINT, signal.default_int_handler)" if at_exit else kill]
+    command = [sys.executable, "-c", "\n".join(code)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT if at_exit else 0, "")
+
+
+def test_only_the_main_thread_may_set_handlers():
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=leave_quietly)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before

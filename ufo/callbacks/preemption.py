@@ -7,6 +7,7 @@ and leave, so that the resumed run is bit for bit the undisturbed one (docs/clus
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -100,6 +101,8 @@ class Preemption(Callback):
         elif trainer.is_global_zero:
             log.error("%s: step %d is not saved; the last checkpoint is an earlier one", name, step)
         handler = self._handlers.get(signum)
+        if signum == signal.SIGINT:
+            leave_quietly()
         if signum == signal.SIGUSR1 and self.requeue and trainer.is_global_zero:
             requeue()
         elif signum == signal.SIGUSR2 and callable(handler):
@@ -130,6 +133,18 @@ class Agreement:
             return 0
         before[1].wait()
         return int(before[0])
+
+
+def leave_quietly() -> None:
+    """Let a further Ctrl-C print no traceback of libraries while a saved run leaves.
+
+    Until Lightning gives back the handler that it found, nothing happens: workers end, loggers write. While the
+    interpreter ends, where libraries may still wait, it ends the process at once. In between, and in a process
+    that lives on, it interrupts as ever.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # the last one registered is called first
 
 
 def requeue() -> None:
