@@ -138,13 +138,13 @@ class Agreement:
 def leave_quietly() -> None:
     """Let a further Ctrl-C print no traceback of libraries while a saved run leaves.
 
-    Until Lightning gives back the handler that it found, nothing happens: workers end, loggers write. While the
-    interpreter ends, where libraries may still wait, it ends the process at once. In between, and in a process
-    that lives on, it interrupts as ever.
+    Until Lightning gives back the handler that it found, nothing happens: workers end, loggers write. While
+    the interpreter ends, where libraries may still wait, it ends the process at once. In between, and in a
+    process that lives on, it interrupts as ever.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # the last one registered is called first
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # of those, the last is called first
 
 
 def requeue() -> None:
