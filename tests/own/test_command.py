@@ -95,7 +95,8 @@ def test_the_printed_command__gives_the_same_arguments_and_chooses_nothing(folde
     "refused", ["mask_points=-1", "trainer.max_steps=x", "sources.sq.weight=[", "nokey=1"]
 )
 def test_a_refused_command__is_not_offered_again(folder, capsys, monkeypatch, refused):
-    monkeypatch.setattr("sys.argv", ["train.py", "mine/source/squares.yaml", refused])
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # the tests' own logging stays as it is
+    monkeypatch.setattr("sys.argv", ["train.py", "mine/source/squares.yaml", *quiet, refused])
     with pytest.raises(SystemExit):
         train.train()
     printed = capsys.readouterr()
