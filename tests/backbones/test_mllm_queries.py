@@ -11,7 +11,8 @@ from tiny_mllm import make_mllm, training_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ufo.backbones.context import AnswerCache
+from ufo.backbones.context import AnswerCache, Context, LayerMemory
+from ufo.backbones.prefix_attention import AnswerPass, answer_attention
 from ufo.head.greedy import greedy
 from ufo.head.losses import token_loss
 from ufo.head.retrieval import retrieve_masks
@@ -104,6 +105,16 @@ def test_scores_in_parts_are_those_at_once(made, monkeypatch):
     whole = backbone.answer(context, ids)
     monkeypatch.setattr("ufo.backbones.prefix_attention.SCORES_ON_CPU", 1000)
     torch.testing.assert_close(backbone.answer(context, ids), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_mean_of_many_large_values_is_no_infinity(kind):
+    """A query that looks at 2304 image tokens alike: the sum of their values exceeds float16's 65504."""
+    keys, values = torch.zeros(1, 1, 2304, 8), torch.full((1, 1, 2304, 8), 40.0)
+    context = Context(torch.empty(1, 1), [LayerMemory(shared=(keys.to(kind), values.to(kind)))], 3)
+    own = torch.zeros(3, 1, 1, 8, dtype=kind)
+    found = answer_attention(own, own, own + 40, 1.0, AnswerPass(0, context, (3, 1)))
+    torch.testing.assert_close(found, torch.full_like(found, 40), rtol=1e-2, atol=0)
 
 
 @torch.no_grad()

@@ -48,6 +48,18 @@ def test_logits_are_float32_whatever_the_features():
     torch.testing.assert_close(half, retrieve_masks(embeddings, features, [1]), atol=5e-2, rtol=0)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_large_states_do_not_overflow_in_float16(mixed):
+    """A dot product of 768 channels exceeds 65504 before it is scaled: the states of a ViT have no norm."""
+    features, embeddings = (12 * torch.randn(*shape, 768) for shape in ((1, 2, 2), (1, 4)))
+    features[0, 1, 0] = embeddings[0, 2]
+    whole = retrieve_masks(embeddings, features, [1])
+    assert whole.max() > 65504 / 768**0.5
+    with torch.autocast("cpu", torch.float16, enabled=mixed):
+        given = (embeddings, features) if mixed else (embeddings.half(), features.half())
+        torch.testing.assert_close(retrieve_masks(*given, [1]), whole, atol=1.0, rtol=1e-3)
+
+
 def test_gradients_reach_masks_and_features():
     features = torch.randn(2, 2, 2, 6, requires_grad=True)
     embeddings = torch.randn(1, 4, 6, requires_grad=True)

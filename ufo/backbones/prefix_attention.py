@@ -129,7 +129,10 @@ def _softmax(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     largest = scores.detach().amax(-1, keepdim=True)
     weights = (scores - largest).exp()
     total = weights.sum(-1, keepdim=True)
-    attended = (weights.to(value.dtype) @ value) / total.to(value.dtype)
+    if value.dtype == torch.float16:  # thousands of values exceed 65504 before they are divided
+        attended = (weights / total).to(value.dtype) @ value
+    else:
+        attended = (weights.to(value.dtype) @ value) / total.to(value.dtype)
     return attended, (largest + total.log())[..., 0]
 
 

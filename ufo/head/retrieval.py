@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ufo.ops.autocast import product_type
 from ufo.ops.masks import arrange_planes
 
 
@@ -22,6 +23,10 @@ def retrieve_masks(embeddings: Tensor, features: Tensor, counts: Sequence[int]) 
     `features [B, H, W, C]`; the masks are sorted by image, `counts [B]` says how many each has.
     """
     scale = features.shape[-1] ** -0.5
+    if product_type(embeddings) == torch.float16:
+        # a sum of C products may exceed 65504, its largest number; a power of two changes no digit
+        early = 2.0 ** -(features.shape[-1].bit_length() // 2)
+        embeddings, scale = embeddings * early, scale / early
     planes = [
         torch.einsum("mkc,hwc->mkhw", per_image, image)
         for per_image, image in zip(embeddings.split(list(counts)), features, strict=True)

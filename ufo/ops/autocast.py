@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 _ON_META: ContextVar[bool] = ContextVar("autocast on the meta device", default=False)
 
@@ -18,6 +19,13 @@ _ON_META: ContextVar[bool] = ContextVar("autocast on the meta device", default=F
 def autocasts(device: torch.device) -> bool:
     """Whether operations on this device are cast to half precision."""
     return _ON_META.get() if device.type == "meta" else torch.is_autocast_enabled(device.type)
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type in which a product of this tensor is computed and summed up."""
+    kind = x.device.type
+    cast = kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
