@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from test_single_answers import SEGMENTATION
@@ -10,6 +12,7 @@ from torch.testing import assert_close
 
 from ufo.head.decoding import decode
 from ufo.head.strategy import check_settings
+from ufo.head.teacher import teacher_forcing
 from ufo.kinds.base import ImageInfo
 from ufo.tasks import Answers
 from ufo.tasks.wording import WORDINGS
@@ -107,6 +110,18 @@ def test_what_may_not_be_nothing_is_not_learned_as_nothing(name, make_tiny_task,
 def test_settings_out_of_range(name, changes, make_tiny_task):
     with pytest.raises(ValueError, match=f"'{name}'.*{next(iter(changes))}"):
         make_tiny_task(name, **changes)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_least_room_is_enough_to_learn_whole_answers(name, make_model, make_tiny_task, make_batch):
+    """An answer that was cut would teach another number, or half a mask."""
+    model, batch = make_model(), make_batch(name, (2, 2))
+    room = 2 * (make_tiny_task(name).object_tokens + 1)
+    model.tasks[name] = task = make_tiny_task(name, max_objects=2, max_length=room)
+    with patch("ufo.head.teacher.teacher_forcing", wraps=teacher_forcing) as forced:
+        assert model.loss(batch)["loss"].isfinite()
+    taught = model.tokenizer.decode([row.ids for row in forced.call_args.args[1]])
+    assert ["".join(text.split()) for text in taught] == task.supervise(batch, None).answers
 
 
 def test_beams_do_not_know_nothing(make_tiny_task):

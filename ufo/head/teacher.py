@@ -36,12 +36,13 @@ def encode_prompts(
 
 
 def encode_training(
-    backbone: Backbone, tokenizer: Tokenizer, asked: Asked, max_length: int
+    backbone: Backbone, tokenizer: Tokenizer, asked: Asked, max_length: int | None
 ) -> tuple[Tensor, Tensor, TeacherForcing]:
     """Prompts `[B or 1, n]`, their mask, and the answers to them as they are fed and learned.
 
-    An answer that starts anew and belongs to no query has at most `max_length` tokens. Others are as long as
-    they are: one that continues a prompt is learned to its end, whatever the task may say at inference.
+    An answer that starts anew and belongs to no query has at most `max_length` tokens, if that is given.
+    Others are as long as they are: one that continues a prompt is learned to its end, whatever the task may
+    say at inference.
     """
     if asked.queries is None and backbone.answers_continue_prompt:
         prompts, mask, rows = continue_prompts(backbone, tokenizer, asked.prompts, asked.answers)

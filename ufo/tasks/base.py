@@ -116,6 +116,7 @@ class Task(ABC):
     published_classes: ClassVar[str] = ""  # file in conf/vocab: the classes of the published models
     needs_text: ClassVar[bool] = False  # a prompt with the user's words
     names_first: ClassVar[bool] = False  # an answer counts only if it begins with a class name and a comma
+    cuts_answers: ClassVar[bool] = True  # training cuts an answer at `max_length`, as free text may be
     kind: ClassVar[Kind]  # what kind of result its answers are (`ufo.kinds`)
     answers_background: ClassVar[bool] = False  # queries learn to say that they answer for no object
     needs: ClassVar[frozenset[str]]  # annotations (`ufo.types.ANNOTATIONS`) that its data must have

@@ -29,6 +29,7 @@ class Expressions(Task):
     """
 
     needs_text: ClassVar[bool] = True
+    cuts_answers: ClassVar[bool] = False  # half a number is another one, and fifteen mask tokens are no mask
     scores: ClassVar[tuple[str, ...]] = SCORES
 
     nothing: bool = False
