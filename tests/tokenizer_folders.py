@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import sentencepiece as spm
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
@@ -18,9 +19,9 @@ detect objects in the image that belong to the following categories , . person d
 """
 
 
-def train_pieces(folder: Path, blank: bool) -> bytes:
+def train_pieces(folder: Path, blank: bool, **changes: Any) -> bytes:
     """A small model as InternLM2's: byte fallback, unused pieces that are cut whole; with a first blank as
-    LLaMA's.
+    LLaMA's. `changes` go to its trainer.
     """
     words, lines = random.Random(0), folder / "lines.txt"
     lines.write_text("\n".join(" ".join(words.choices(TEXT.split(), k=12)) for _ in range(800)))
@@ -34,6 +35,7 @@ def train_pieces(folder: Path, blank: bool) -> bytes:
         add_dummy_prefix=blank,
         user_defined_symbols=[f"[UNUSED_TOKEN_{i}]" for i in range(UNUSED)],
         minloglevel=2,
+        **changes,
     )
     return (folder / "m.model").read_bytes()
 

@@ -63,24 +63,44 @@ class Grammar:
 
 
 @lru_cache(maxsize=_KEPT)
-def grammar_of(tokenizer: Tokenizer, alternatives: tuple[Fields, ...]) -> Grammar:
+def grammar_of(tokenizer: Tokenizer, alternatives: tuple[Fields, ...], before: str = "") -> Grammar:
     """The automaton of answers that consist of the fields of one of the alternatives.
 
-    Texts that the vocabulary cannot write are left out. Raises ValueError where no answer is left.
+    `before` is how the text ends that an answer continues; without it an answer starts anew. Texts that the
+    vocabulary cannot write are left out. Raises ValueError where no answer is left.
     """
-    tries: dict[tuple[str, ...], _Node] = {}
-    for texts in (texts for fields in alternatives for texts in fields):
-        if texts not in tries:
-            tries[texts] = _trie([ids[1:-1] for ids in tokenizer.encode(texts) if _written(ids, tokenizer)])
-    chains = [[tries[texts] for texts in fields] for fields in alternatives]
+    tries: dict[tuple[str, tuple[str, ...]], _Node] = {}
+    chains = []
+    for fields in alternatives:
+        # a text has other tokens behind another: some tokenizers put a blank before what begins
+        places = list(zip([before, *("".join(texts[:1]) for texts in fields)], fields, strict=False))
+        for place in places:
+            if place not in tries:
+                tries[place] = _trie(_written(tokenizer, *place))
+        chains.append([tries[place] for place in places])
     if not all(node.edges or node.ends for chain in chains for node in chain):
         raise ValueError("the vocabulary cannot write a part of the answers; use the model's own tokenizer")
     return _automaton(chains, tokenizer.end_id)
 
 
-def _written(ids: Sequence[int], tokenizer: Tokenizer) -> bool:
-    """Whether decoding brings the text back: no unknown piece, nothing that vanishes."""
-    return len(ids) > 2 and all(tokenizer.decode([[i] for i in ids[1:-1]]))
+def _written(tokenizer: Tokenizer, before: str, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts behind another, or of whole texts where that is empty.
+
+    Only of those that decoding brings back: no unknown piece, nothing that vanishes but a blank.
+    """
+    if before:
+        rows = tokenizer.encode_segments([[(before, False), (text, True)] for text in texts])
+        written = [[i for i, inside in zip(*row, strict=True) if inside] for row in rows]
+    else:
+        written = [ids[1:-1] for ids in tokenizer.encode(texts)]
+    return [ids for ids, text in zip(written, texts, strict=True) if ids and _is_read(tokenizer, ids, text)]
+
+
+def _is_read(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> bool:
+    if all(tokenizer.decode([[i] for i in ids])):
+        return True
+    [whole] = tokenizer.decode([ids])
+    return whole.split() == text.split()
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ def choose_strategy(
     beams = Beams(task.num_beams, task.temperature, task.length_penalty) if task.num_beams > 1 else None
     grammar, limit = None, task.max_length
     if task.constrained:
-        grammar = grammar_of(tokenizer, task.grammar(classes)).to(device)
+        continues = backbone.answers_continue_prompt and not task.grid_per_window
+        before = backbone.learned_prompt_end if continues else ""
+        grammar = grammar_of(tokenizer, task.grammar(classes), before).to(device)
         limit = max(limit, grammar.longest - 1)  # the end need not fit; well-formed answers do not babble
     leave_after = None
     # a well-formed answer is said to its end, and the best of several beams is known at their ends only
