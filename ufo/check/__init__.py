@@ -1,7 +1,8 @@
 """What can be wrong with a config, said in one sentence before any training starts.
 
 One file for each kind of thing: keys and arguments (`config`), numbers (`values`), Lightning's options
-(`trainer`), files and what they list (`data`), class names (`classes`), texts (`texts`), objects (`grid`).
+(`trainer`), files and what they list (`data`), class names (`classes`), texts (`texts`), objects (`grid`),
+lengths of answers (`answers`).
 """
 
 from ufo.check.classes import check_fit, check_known, check_source

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from ufo.check.answers import check_answers
 from ufo.check.data import known_classes, planned
 from ufo.check.grid import check_grids
 from ufo.check.texts import check_marks, check_texts, read_apart
@@ -63,6 +64,7 @@ def check_fit(model: UFO, data: UFODataModule, training: bool = True) -> None:
             log.warning("%s: %s", source.name, line)
     check_texts(model, data)
     check_grids(model, data)
+    check_answers(model, data)
 
 
 def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ufo.check import check_source
+from ufo.check.answers import report_cut
 from ufo.check.grid import report_crowded, report_unlisted
 from ufo.check.texts import Limits, read_apart
 from ufo.cli import CommandError
@@ -266,6 +267,7 @@ def _check_model(found: Found, model: UFO, data: Any, seen: Seen, report: Report
         report.warnings += text_warnings(model, task, seen)
         report.warnings += filter(None, [read_apart(model.task(task), data.classes)])
         report_crowded(model, task, data)
+        report_cut(model, task, data)
         try:
             report_unlisted(model, task, data, found.name)
         except ValueError as error:

@@ -234,6 +234,13 @@ class Task(ABC):
 
     # ---------------------------------------------------------------- what decoding may know of the answers
 
+    def longest_answers(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The longest answer about each class, or about any expression, that must be said to its end.
+
+        Empty: answers are free text.
+        """
+        return ()
+
     @property
     def objects_per_answer(self) -> int:
         """So many objects one answer may list."""

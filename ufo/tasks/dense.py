@@ -181,6 +181,10 @@ class DenseTask(Task):
         shuffled: list[int] = chosen[torch.randperm(len(chosen), generator=generator)].tolist()
         return shuffled
 
+    def longest_answers(self, classes: Sequence[str]) -> tuple[str, ...]:
+        rest = "".join(max(texts, key=len) for texts in self.object_grammar())
+        return tuple(f"{name},{rest}" for name in classes)
+
     def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
         answers = ((tuple(classes), (",",), *self.object_grammar()),)
         return (*answers, ((self.wording.background,),)) if self.answers_background else answers

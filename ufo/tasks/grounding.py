@@ -46,6 +46,9 @@ class Grounding(Expressions):
         read = self.wording.read_boxes(said.text, self.max_objects)
         return len(read) == min(listed, self.max_objects)
 
+    def longest_answers(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("".join(max(texts, key=len) for texts in self.grammar(())[-1]),)
+
     def grammar(self, classes: Sequence[str]) -> tuple[Fields, ...]:
         box, between = self.wording.box_grammar(self.num_bins), ((self.wording.separator,),)
         return tuple(box + (between + box) * more for more in range(self.max_objects))

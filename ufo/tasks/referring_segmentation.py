@@ -6,6 +6,7 @@ Several masks (`max_objects`) are separated, from the left to the right of the i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,6 +46,10 @@ class ReferringSegmentation(Expressions):
     def holds_objects(self, said: Said) -> bool:
         several = self.max_objects > 1
         return said.masks >= self.mask_tokens and not (several and said.masks % self.mask_tokens)
+
+    def longest_answers(self, classes: Sequence[str]) -> tuple[str, ...]:
+        mask = self.wording.separator.join([MASK_TOKEN * self.mask_tokens] * self.max_objects)
+        return (max(self.wording.mask_answers, key=len).format(mask=mask),)
 
     @property
     def drafts(self) -> tuple[str, ...]:
