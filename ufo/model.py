@@ -261,14 +261,20 @@ class UFO(Inference, nn.Module):
             return chat.answer(self, network_input(as_image(image), task), messages, task)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """In `eval` mode inside, and as before afterwards."""
+    def evaluating(self, again: bool = False) -> Iterator[None]:
+        """In `eval` mode inside, and as before afterwards.
+
+        `again`: a model that is in that mode already has not changed since the last time. To set the mode
+        once more would make it forget the prompts that it has read.
+        """
         training = self.training
-        self.eval()
+        if training or not again:
+            self.eval()
         try:
             yield
         finally:
-            self.train(training)
+            if training:
+                self.train()
 
     # ---------------------------------------------------------------- shared
 

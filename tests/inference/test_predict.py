@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import sys
 import types
+from unittest.mock import patch
 
 import numpy as np
 import PIL.Image
@@ -156,6 +158,19 @@ def test_batches_hold_few_pixels_where_masks_are_made():
     sizes = [[o.size[1] for o in group] for group in groups(iter(origins), 3, 40)]
     assert sizes == [[1, 2], [3], [9], [1]]  # one alone may be larger
     assert [len(group) for group in groups(iter(origins), 3, None)] == [3, 2]
+
+
+def test_a_prompt_is_read_once_for_all_batches(model):
+    """And anew in the next call, as somebody may have changed weights in a way that nothing tells of."""
+    images, model = [pixels(i) for i in range(5)], copy.deepcopy(model)
+    found = []
+    for _ in range(2):
+        with patch.object(model.backbone, "encode_prompt", wraps=model.backbone.encode_prompt) as read:
+            found.append(model.predict(images, "detection", batch_size=2)[-1].boxes)
+        assert read.call_count == 1
+        for parameter in model.parameters():
+            parameter.data.mul_(0.5)
+    assert not torch.equal(*found)
 
 
 def test_a_model_that_trains_goes_on_training(model):

@@ -52,8 +52,8 @@ def answered(
         text_of: the text of the picture at an index, where each has its own.
     """
     masks = any(model.tasks[request.task].kind.masks for request in requests)
-    for group in groups(origins, batch_size, MASKED_PIXELS if masks else None):
-        with model.evaluating(), computing():
+    for number, group in enumerate(groups(origins, batch_size, MASKED_PIXELS if masks else None)):
+        with model.evaluating(again=number > 0), computing():
             found = [_ask(model, request, group, score, text_of) for request in requests]
         for results in zip(*found, strict=True):
             yield Results({result.task: result for result in results})
