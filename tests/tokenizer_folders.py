@@ -19,12 +19,12 @@ detect objects in the image that belong to the following categories , . person d
 """
 
 
-def train_pieces(folder: Path, blank: bool, **changes: Any) -> bytes:
+def train_pieces(folder: Path, blank: bool, text: str = TEXT, **changes: Any) -> bytes:
     """A small model as InternLM2's: byte fallback, unused pieces that are cut whole; with a first blank as
-    LLaMA's. `changes` go to its trainer.
+    LLaMA's. `text` has its words, `changes` go to its trainer.
     """
     words, lines = random.Random(0), folder / "lines.txt"
-    lines.write_text("\n".join(" ".join(words.choices(TEXT.split(), k=12)) for _ in range(800)))
+    lines.write_text("\n".join(" ".join(words.choices(text.split(), k=12)) for _ in range(800)))
     spm.SentencePieceTrainer.train(
         input=str(lines),
         model_prefix=str(folder / "m"),

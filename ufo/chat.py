@@ -83,7 +83,7 @@ def answer(model: UFO, images: Tensor, messages: Messages, task: Task) -> str:
     text = _with_system(backbone, system, first)
     for said, asked in zip(turns[1::2], turns[2::2], strict=True):
         text += said + words.end + backbone.follow_up(asked)
-    ids, mask = words.encode_prompts([text])
+    ids, mask = words.encode_prompts([backbone.quirks.asked(text)])
     height, width = images.shape[-2:]
     backbone.check_prompt(ids, mask, height, width, task.max_length)
     device = backbone.device

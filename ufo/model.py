@@ -330,7 +330,8 @@ class UFO(Inference, nn.Module):
         self, images: Tensor, prompts: Sequence[str], queries: Queries | None, task: Task | None = None
     ) -> Context:
         """Encode images `[B, 3, H, W]` with questions, put into the backbone's chat format, and queries."""
-        ids, mask = encode_prompts(self.backbone, self.tokenizer, prompts)
+        continued = queries is None and self.backbone.answers_continue_prompt
+        ids, mask = encode_prompts(self.backbone, self.tokenizer, prompts, continued)
         return self._encode(images, ids, mask, queries, task)
 
     def _encode(

@@ -18,6 +18,7 @@ def test_without_flags_nothing_changes():
     assert quirks.learned_ends(LENGTHS).tolist() == [True, False, True, True]
     assert quirks.answer_features(torch.ones(2, 3, dtype=torch.int64), hidden, embed) is hidden
     assert quirks.first_position(torch.tensor([4, 6]), 7).tolist() == [4, 6]
+    assert quirks.asked("ASSISTANT: ") == "ASSISTANT:" and quirks.asked("assistant\n") == "assistant\n"
     assert not any(quirks.flags().values())
 
 
@@ -29,6 +30,7 @@ def test_each_flag():
     found = quirks.answer_features(ids, hidden, embed)
     assert torch.equal(found[:, 0], embed(ids[:, 0])) and torch.equal(found[:, 1:], hidden[:, 1:])
     assert quirks.first_position(torch.tensor([4, 6]), 7).tolist() == [7, 7]
+    assert Quirks(blank_after_prompt=True).asked("ASSISTANT: ") == "ASSISTANT: "
 
 
 def test_queries_at_global_layers():

@@ -155,7 +155,9 @@ class Case:
         backbone = self.family.backbone(
             vocab_size=config["text_config"]["vocab_size"],
             config=config,
-            compat={"end_of_longest_only": True, "embedding_of_first": True, "padded_positions": True},
+            compat=dict.fromkeys(
+                ["end_of_longest_only", "embedding_of_first", "padded_positions", "blank_after_prompt"], True
+            ),
         )
         backbone.net.load_state_dict(native)
         return backbone

@@ -84,19 +84,21 @@ def grammar_of(tokenizer: Tokenizer, alternatives: tuple[Fields, ...], before: s
 
 
 def _written(tokenizer: Tokenizer, before: str, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of texts behind another, or of whole texts where that is empty.
-
-    Only of those that decoding brings back: no unknown piece, nothing that vanishes but a blank.
-    """
-    if before:
-        rows = tokenizer.encode_segments([[(before, False), (text, True)] for text in texts])
-        written = [[i for i, inside in zip(*row, strict=True) if inside] for row in rows]
-    else:
-        written = [ids[1:-1] for ids in tokenizer.encode(texts)]
+    """`tokens_behind` of the texts that decoding brings back: nothing unknown, nothing that vanishes."""
+    written = tokens_behind(tokenizer, before, texts)
     return [ids for ids, text in zip(written, texts, strict=True) if ids and _is_read(tokenizer, ids, text)]
 
 
+def tokens_behind(tokenizer: Tokenizer, before: str, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts as they stand behind another, or alone where that is empty."""
+    if not before:
+        return [ids[1:-1] for ids in tokenizer.encode(texts)]
+    rows = tokenizer.encode_segments([[(before, False), (text, True)] for text in texts])
+    return [[i for i, inside in zip(*row, strict=True) if inside] for row in rows]
+
+
 def _is_read(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> bool:
+    """Whether decoding gives a text back; a blank before it may be a piece of its own, which vanishes."""
     if all(tokenizer.decode([[i] for i in ids])):
         return True
     [whole] = tokenizer.decode([ids])

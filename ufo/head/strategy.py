@@ -14,7 +14,7 @@ from torch import Tensor
 from ufo.backbones.base import Backbone
 from ufo.head.early_leaving import tokens_without_class
 from ufo.head.expand import Expansion
-from ufo.head.grammar import Grammar, grammar_of
+from ufo.head.grammar import Grammar, grammar_of, tokens_behind
 from ufo.head.guesses import Drafts, Guess, MaskRun
 from ufo.ops.monotone import check_monotone
 from ufo.tasks.base import Task
@@ -55,19 +55,21 @@ def choose_strategy(
     check_settings(task, len(backbone.output_embedding))
     device, classes = backbone.device, tuple(classes)
     beams = Beams(task.num_beams, task.temperature, task.length_penalty) if task.num_beams > 1 else None
+    before, blank = _prompt_end(backbone, task)
     grammar, limit = None, task.max_length
     if task.constrained:
-        continues = backbone.answers_continue_prompt and not task.grid_per_window
-        before = backbone.learned_prompt_end if continues else ""
-        grammar = grammar_of(tokenizer, task.grammar(classes), before).to(device)
+        answers = tuple((tuple(blank + t for t in first), *rest) for first, *rest in task.grammar(classes))
+        grammar = grammar_of(tokenizer, answers, before).to(device)
         limit = max(limit, grammar.longest - 1)  # the end need not fit; well-formed answers do not babble
     leave_after = None
     # a well-formed answer is said to its end, and the best of several beams is known at their ends only
     if classes and task.names_first and grammar is None and beams is None:
         leave_after = tokens_without_class(tokenizer, classes, len(backbone.output_embedding)).to(device)
+    behind = "" if before.endswith(" ") else before  # a word would be one token with that blank
     guesses: list[Guess] = []
     if task.drafts:
-        guesses.append(Drafts([ids[1:] for ids in tokenizer.encode(task.drafts)], device))
+        drafts = tokens_behind(tokenizer, behind, [blank + text for text in task.drafts])
+        guesses.append(Drafts([[*ids, tokenizer.end_id] for ids in drafts], device))
     if task.mask_tokens > 1:
         guesses.append(MaskRun(tokenizer.mask_id, task.mask_tokens, device))
     return Strategy(
@@ -79,8 +81,19 @@ def choose_strategy(
         expansion=_expansion(tokenizer, task) if task.top_tokens > 1 else None,
         guesses=tuple(guesses),
         leave_after=leave_after,
-        refusal=tokenizer.encode([task.refusal])[0][1] if task.refusal else None,
+        refusal=tokens_behind(tokenizer, behind, [blank + task.refusal])[0][0] if task.refusal else None,
     )
+
+
+def _prompt_end(backbone: Backbone, task: Task) -> tuple[str, str]:
+    """How the prompt ends that an answer continues, and the blank that the answer then begins with.
+
+    Both are empty where answers start anew.
+    """
+    if task.grid_per_window or not backbone.answers_continue_prompt:
+        return "", ""
+    before = backbone.quirks.asked(backbone.learned_prompt_end)
+    return before, backbone.learned_prompt_end[len(before) :]
 
 
 def _expansion(tokenizer: Tokenizer, task: Task) -> Expansion:

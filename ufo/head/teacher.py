@@ -29,10 +29,14 @@ class TeacherForcing:
 
 
 def encode_prompts(
-    backbone: Backbone, tokenizer: Tokenizer, questions: Sequence[str]
+    backbone: Backbone, tokenizer: Tokenizer, questions: Sequence[str], continued: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Questions in the backbone's chat format as tokens `[B or 1, n]`, and which of them may be seen."""
-    return tokenizer.encode_prompts([backbone.chat(question) for question in questions])
+    """Questions in the backbone's chat format as tokens `[B or 1, n]`, and which of them may be seen.
+
+    `continued`: an answer goes on where the prompt's text ends.
+    """
+    prompts = [backbone.chat(question) for question in questions]
+    return tokenizer.encode_prompts([backbone.quirks.asked(p) for p in prompts] if continued else prompts)
 
 
 def encode_training(
