@@ -30,7 +30,9 @@ def test_each_flag():
     found = quirks.answer_features(ids, hidden, embed)
     assert torch.equal(found[:, 0], embed(ids[:, 0])) and torch.equal(found[:, 1:], hidden[:, 1:])
     assert quirks.first_position(torch.tensor([4, 6]), 7).tolist() == [7, 7]
-    assert Quirks(blank_after_prompt=True).asked("ASSISTANT: ") == "ASSISTANT: "
+    for kept in (Quirks(blank_after_prompt=True), Quirks(padded_positions=True)):
+        assert kept.asked("ASSISTANT: ") == "ASSISTANT: "
+    assert Quirks(padded_positions=True, blank_after_prompt=False).asked("ASSISTANT: ") == "ASSISTANT:"
 
 
 def test_queries_at_global_layers():

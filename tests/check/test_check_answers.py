@@ -6,8 +6,9 @@ import logging
 
 import pytest
 from test_check_grid import coco
+from tiny_mllm import make_mllm
 
-from ufo.check import check_fit
+from ufo.check import check_fit, check_source
 from ufo.check.answers import CUT, report_cut
 from ufo.data.module import UFODataModule
 from ufo.data.source import Source
@@ -58,3 +59,18 @@ def test_free_text_may_be_cut(tmp_path, make_model, name):
     model.tasks[name].max_length = 1
     report_cut(model, name, data)
     assert CUT not in data.problems.doubtful
+
+
+@pytest.mark.parametrize("family, keeps, nothing, fine", [
+    ("llava", True, True, False), ("llava", True, False, True), ("llava", False, True, True),
+    ("internvl", True, True, True),
+])  # fmt: skip
+def test_a_refusal_that_could_never_be_said_is_refused(family, keeps, nothing, fine):
+    """A prompt's last blank was taught as a part of it, where LLaVA's prompts keep this blank."""
+    model = make_mllm(family, tasks=("grounding",), compat={"blank_after_prompt": keeps})
+    model.tasks["grounding"].nothing = nothing
+    if fine:
+        check_source(model, "own/grounding", "grounding", ())
+        return
+    with pytest.raises(ValueError, match=r"tasks\.grounding\.nothing=true.*blank_after_prompt=false"):
+        check_source(model, "own/grounding", "grounding", ())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from tiny_mllm import make_mllm
 
 from ufo.check import check_fit
 from ufo.check.texts import LONG, MARKED, Limits, check_marks
@@ -20,9 +20,6 @@ from ufo.data.sampling import View
 from ufo.data.source import Source
 from ufo.data.texts import MARK, usable_text
 from ufo.tasks import make_task
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_mllm import make_mllm
 
 SQUARE = [[4, 8, 24, 8, 24, 24, 4, 24]]
 SHORT, ENDLESS = "the owl", "the owl left of the dog " * 40

@@ -155,9 +155,7 @@ class Case:
         backbone = self.family.backbone(
             vocab_size=config["text_config"]["vocab_size"],
             config=config,
-            compat=dict.fromkeys(
-                ["end_of_longest_only", "embedding_of_first", "padded_positions", "blank_after_prompt"], True
-            ),
+            compat={"end_of_longest_only": True, "embedding_of_first": True, "padded_positions": True},
         )
         backbone.net.load_state_dict(native)
         return backbone

@@ -26,7 +26,8 @@ class Quirks:
         end_of_longest_only: of the queries' answers in a batch, only the longest ones learn to end.
         embedding_of_first: the feature of an answer's first token is its embedding, not what emitted it.
         blank_after_prompt: a single answer's prompt keeps the blank that ends it. Training joins this blank
-            with the answer's first word to one token, which can then not be said any more.
+            with the answer's first word to one token, which can then not be said any more. None: as
+            `padded_positions`, the other departure of decoding.
         padded_positions: answers of a shorter prompt count on from the end of the batch's longest prompt.
         query_update_at_global: when queries, which skip the global layers of a UFO-ViT, are given their start
             state and a sample of the image there all the same. The published weights were trained with the
@@ -36,7 +37,7 @@ class Quirks:
     end_of_longest_only: bool = False
     embedding_of_first: bool = False
     padded_positions: bool = False
-    blank_after_prompt: bool = False
+    blank_after_prompt: bool | None = None
     query_update_at_global: QueryUpdate = "never"
 
     def learned_ends(self, lengths: Tensor) -> Tensor:
@@ -54,9 +55,14 @@ class Quirks:
             return hidden
         return torch.cat([embed(ids[:, :1]).to(hidden.dtype), hidden[:, 1:]], 1)
 
+    @property
+    def keeps_blank(self) -> bool:
+        """Whether a prompt's last blank is fed before a single answer."""
+        return self.padded_positions if self.blank_after_prompt is None else self.blank_after_prompt
+
     def asked(self, prompt: str) -> str:
         """As much of a prompt as is fed before a single answer that continues it."""
-        return prompt if self.blank_after_prompt else prompt.rstrip(" ")
+        return prompt if self.keeps_blank else prompt.rstrip(" ")
 
     def first_position(self, behind_prompt: Tensor, longest: int) -> Tensor:
         """The place of each query's first token; `behind_prompt [B]` follows its own prompt."""

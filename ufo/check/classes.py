@@ -74,6 +74,7 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
     from that of another class; its backbone must read all of them in one prompt.
     """
     task = model.task(task_name)
+    _check_refusal(model, task)
     grid = model.grid(task, task.image_size, task.image_size)
     check_settings(task, len(model.tokenizer), None if grid is None else grid.references.shape[1])
     if len(classes) > model.prompt_limit and task.prompt(classes[:2], "") != task.prompt(classes[:1], ""):
@@ -85,6 +86,16 @@ def check_source(model: UFO, source: str, task_name: str, classes: Sequence[str]
     length = max(len(model.tokenizer.encode([task.prompt(classes, "")])[0]), task.max_length)
     if length > model.prompt_limit:
         raise _too_long(model, source, f"{length} tokens")
+
+
+def _check_refusal(model: UFO, task: Task) -> None:
+    """Raises ValueError where a refusal is one token with a blank that has been fed before it."""
+    backbone = model.backbone
+    if task.refusal and backbone.quirks.keeps_blank and backbone.learned_prompt_end.endswith(" "):
+        raise ValueError(
+            f"tasks.{task.name}.nothing=true: this model could never say so, as its prompts end with the "
+            "blank that begins this answer; set backbone.network.compat.blank_after_prompt=false"
+        )
 
 
 def _too_long(model: UFO, source: str, length: str) -> ValueError:
