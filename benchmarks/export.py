@@ -28,7 +28,7 @@ import ufo
 from ufo.data.image_files import images_in
 from ufo.data.pictures import as_image
 from ufo.export.parts import make_parts
-from ufo.export.run import Run, answer, onnx_session, torch_program
+from ufo.export.run import Run, answer, compiled_program, onnx_session, torch_program
 from ufo.inference.asking import make_requests
 from ufo.inference.batches import network_input
 from ufo.model import UFO
@@ -62,20 +62,13 @@ def ways(model: UFO, folder: Path, about: dict, threads: int) -> dict[str, tuple
             found[name] = load(paths[0]), load(paths[1]), size
 
     add("torch.export", ".pt2", torch_program)
-    add("AOTInductor", ".aoti.pt2", compiled)
+    add("AOTInductor", ".aoti.pt2", compiled_program)
     add("onnxruntime", ".onnx", lambda path: onnx_session(path, threads))
     if "onnxruntime" in found:
         for part in ("encoder", "step"):
             quantised(folder / f"{part}.onnx")
         add("onnxruntime, 8 bits", ".int8.onnx", lambda path: onnx_session(path, threads))
     return found
-
-
-def compiled(path: Path) -> Run:
-    from torch._inductor import aoti_load_package
-
-    package = aoti_load_package(str(path))
-    return lambda *given: tuple(package(*given))
 
 
 def read(model: UFO, about: dict, encoder: Run, step: Run, pixels: Tensor) -> Prediction:

@@ -12,7 +12,7 @@ from tiny_mllm import make_mllm
 from ufo.export import ExportError, export_model, write
 from ufo.export.check import check
 from ufo.export.parts import as_defined, example_inputs, make_parts
-from ufo.export.run import answer
+from ufo.export.run import answer, compiled_program
 from ufo.head.decoding import decode
 from ufo.inference.asking import make_requests
 from ufo.ops.faster import faster
@@ -60,6 +60,33 @@ def test_a_part_that_computes_something_else_is_refused(make_model):
 
     with pytest.raises(ExportError, match="logits of the step differs"):
         check(parts, (encoder, wrong), "torch")
+
+
+def test_a_part_that_reads_a_picture_in_another_order_is_refused(make_model):
+    model = make_model()
+    (request,), _ = make_requests(model, ["detection"], [""], None)
+    parts = make_parts(model, request)
+    encoder, step = (part.module for part in parts)
+
+    def blind(images):
+        in_order = torch.empty(images.shape).stride()
+        return encoder(torch.as_strided(images, images.shape, in_order))
+
+    with pytest.raises(ExportError, match="of the encoder differs"):
+        check(parts, (blind, step), "aoti")
+
+
+def test_a_compiled_program_is_given_tensors_in_the_order_of_their_axes(monkeypatch, tmp_path):
+    given = []
+
+    def run(*tensors):
+        given.extend(tensors)
+        return tensors
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: run)
+    picture = torch.rand(2, 4, 4, 3).permute(0, 3, 1, 2)
+    (same,) = compiled_program(tmp_path / "encoder.aoti.pt2")(picture)
+    assert given[0].is_contiguous() and torch.equal(same, picture)
 
 
 def test_nothing_stands_in_for_a_definition():

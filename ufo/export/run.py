@@ -32,6 +32,18 @@ def torch_program(path: Path) -> Run:
     return run
 
 
+def compiled_program(path: Path) -> Run:
+    """A program that AOTInductor compiled.
+
+    It reads memory in the order that the example of its compilation had, whatever a tensor's strides
+    say, so that a picture with its channels last would silently be another picture.
+    """
+    from torch._inductor import aoti_load_package  # a documented name, although the module's is underscored
+
+    run = aoti_load_package(str(path))
+    return lambda *given: tuple(run(*(one.contiguous() for one in given)))
+
+
 def onnx_session(path: Path, threads: int = 0) -> Run:
     """A session of onnxruntime on the CPU."""
     import onnxruntime

@@ -22,7 +22,7 @@ import torch
 from ufo.export.check import check
 from ufo.export.errors import ExportError
 from ufo.export.parts import Encoder, Part, make_parts
-from ufo.export.run import Run, onnx_session, torch_program
+from ufo.export.run import Run, compiled_program, onnx_session, torch_program
 from ufo.files import replace_folder, write_json
 from ufo.inference.asking import make_requests
 from ufo.model import UFO
@@ -144,8 +144,8 @@ def _write_torch(part: Part, program: torch.export.ExportedProgram, path: Path) 
 
 
 def _write_aoti(part: Part, program: torch.export.ExportedProgram, path: Path) -> Run:
-    # the documented names of AOTInductor, although the module's begins with an underscore
-    from torch._inductor import aoti_compile_and_package, aoti_load_package
+    # a documented name of AOTInductor, although the module's begins with an underscore
+    from torch._inductor import aoti_compile_and_package
 
     try:
         with torch.no_grad():
@@ -154,8 +154,7 @@ def _write_aoti(part: Part, program: torch.export.ExportedProgram, path: Path) -
         raise ExportError(
             f"AOTInductor cannot compile the {part.name} here ({_first_line(error)}); leave out aoti"
         ) from error
-    compiled = aoti_load_package(str(path))
-    return lambda *given: tuple(compiled(*given))
+    return compiled_program(path)
 
 
 def _write_onnx(part: Part, program: torch.export.ExportedProgram, path: Path) -> Run:
