@@ -35,7 +35,7 @@ def test_train_scenes__are_enough_for_all_batches(trainer, expected):
 
 def test_val_scenes__are_those_of_the_batches():
     assert val_scenes(500, {"limit_val_batches": 2}, SOURCES) == 32
-    assert val_scenes(500, {"limit_val_batches": 0}, SOURCES) == 0
+    assert val_scenes(500, {"limit_val_batches": 0}, SOURCES) == 16  # a source without any is refused
     assert val_scenes(500, {"limit_val_batches": 1.0}, SOURCES) == 500
     assert val_scenes(500, {}, SOURCES) == 500
 

@@ -37,12 +37,15 @@ def train_scenes(most: int, trainer: Mapping[str, Any], sources: Mapping[str, An
 
 
 def val_scenes(most: int, trainer: Mapping[str, Any], sources: Mapping[str, Any]) -> int:
-    """The validation scenes of a run: `most`, or as many as its `limit_val_batches` batches hold."""
+    """The validation scenes of a run: `most`, or as many as its `limit_val_batches` batches hold.
+
+    A run that validates nothing has those of one batch, as a source without any is refused.
+    """
     limit = trainer.get("limit_val_batches")
     if not isinstance(limit, int) or isinstance(limit, bool):  # a float is a share of all
         return most
     ranks = _number(trainer.get("devices")) * _number(trainer.get("num_nodes"))
-    return min(most, limit * ranks * _largest(sources, "val_batch_size", "batch_size"))
+    return min(most, max(limit, 1) * ranks * _largest(sources, "val_batch_size", "batch_size"))
 
 
 def suffix(train: int, all_train: int, val: int, all_val: int) -> str:
