@@ -154,6 +154,18 @@ def test_git_revision_inside_and_outside_a_repository(package, tmp_path):
     assert git_revision() == {**clean, "dirty": True}
 
 
+def test_an_image_without_a_repository_says_what_it_was_built_from(package, monkeypatch):
+    monkeypatch.setenv("UFO_REVISION", "")  # as where nothing was said
+    assert git_revision() is None
+    monkeypatch.setenv("UFO_REVISION", "0123abcd")
+    assert git_revision() == {"revision": "0123abcd", "dirty": None}
+    repo = package.parent
+    git(repo, "init")
+    git(repo, "add", ".")
+    git(repo, "commit", "-m", "first")
+    assert len(git_revision()["revision"]) == 40
+
+
 def test_repository_around_an_installed_package_is_not_its_own(package, tmp_path):
     repo = package.parent  # somebody's repository that the code is installed into
     (repo / "readme").write_text("")

@@ -117,7 +117,8 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
 
 def git_revision() -> dict[str, Any] | None:
     """Commit, and whether tracked files differ from it: of the package's own code if that is under
-    version control, else of the current folder; None if neither is, or git is missing.
+    version control, else of the current folder. If neither is, or git is missing: the commit that
+    UFO_REVISION names, as the Dockerfile's build does, or None.
     """
     code = Path(__file__).parents[1]
     # installed into an environment inside somebody's repository, the code is not part of it
@@ -125,7 +126,8 @@ def git_revision() -> dict[str, Any] | None:
     folder = code if tracked else Path.cwd()
     revision = _git(folder, "rev-parse", "HEAD")
     if revision is None:
-        return None
+        built_from = os.environ.get("UFO_REVISION")
+        return {"revision": built_from, "dirty": None} if built_from else None
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"revision": revision, "dirty": None if changes is None else bool(changes)}
 
