@@ -14,7 +14,9 @@ from ufo.check import check_config
 from ufo.checkpoints import recipes
 from ufo.command_line import readable
 from ufo.entry import train
-from ufo.own.command import find, own_files, rewritten, say_offered
+from ufo.own.command import own_files, rewritten
+from ufo.own.offered import say_offered
+from ufo.own.place import find
 
 YAML = """{head}defaults: [/transform@transform: plain]
 name: {name}/detection

@@ -7,7 +7,8 @@ from ufo import build, places
 from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import check_base, check_start, initialise
 from ufo.command_line import clear_command_line
-from ufo.own.command import own_files, say_offered
+from ufo.own.command import own_files
+from ufo.own.offered import say_offered
 from ufo.runs import identity, resume
 from ufo.sweeps.record import recorded
 from ufo.training import finish, fit, nothing_left

@@ -18,8 +18,9 @@ from ufo import build, places
 from ufo.checkpoints import recipes
 from ufo.command_line import quoted, readable
 from ufo.own import choose
-from ufo.own.command import Place, offer
 from ufo.own.facts import Data, Prompt, data_facts, machine
+from ufo.own.offered import offer
+from ufo.own.place import Place
 from ufo.runs.owner import is_first_process
 
 
