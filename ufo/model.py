@@ -106,7 +106,8 @@ class UFO(Inference, nn.Module):
         """Ask, encode, answer: the losses of one batch, and how many tokens that took."""
         task = self.task(batch.task)
         asked = task.supervise(batch, self.grid(task, *batch.image_size))
-        most = task.max_length if task.cuts_answers else None
+        # a network has no place for more tokens than it has positions, if it counts them
+        most = task.max_length if task.cuts_answers else self.backbone.max_positions
         ids, mask, forced = encode_training(self.backbone, self.tokenizer, asked, most)
         return self.forced_pass(batch.images, task, asked, (ids, mask), forced)
 

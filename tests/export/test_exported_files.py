@@ -20,12 +20,16 @@ from ufo.export import ExportError, export_model
 from ufo.export.check import check
 from ufo.export.parts import Encoder, example_inputs, make_parts
 from ufo.export.run import answer, onnx_session, torch_program
-from ufo.export.write import ONNX_NEEDS
+from ufo.export.write import OLDEST, ONNX_NEEDS
 from ufo.head.decoding import decode
 from ufo.inference.asking import Request, make_requests
 
 HERE = all(importlib.util.find_spec(name) for name in ONNX_NEEDS)
-pytestmark = pytest.mark.slow(minutes=1)
+VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
+pytestmark = [
+    pytest.mark.slow(minutes=1),
+    pytest.mark.skipif(VERSION < OLDEST, reason="torch is too old to export: docs/export.md"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -132,3 +132,11 @@ def test_what_fails_leaves_nothing(make_model, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         export_model(make_model(), tmp_path / "out", "detection")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version, fine", [("2.6.0+cu124", False), ("2.11.0", True), ("3.0.0a0+git1", True)])
+def test_a_torch_that_is_too_old_is_refused(make_model, tmp_path, monkeypatch, version, fine):
+    monkeypatch.setattr(torch, "__version__", version)
+    words = "no format 'none'" if fine else "needs torch 2.11 or a later one, and this is torch 2.6.0"
+    with pytest.raises(ExportError, match=words):
+        export_model(make_model(), tmp_path / "x", "detection", formats=["none"])

@@ -39,7 +39,8 @@ class GrowingCache(AnswerCache):
 
     def __init__(self, past: Tensor | None = None, before: int = 0):
         super().__init__(0, 0 if past is None else past.shape[4] - before, before)
-        self.past, self.grown = past, list[Tensor]()
+        self.past = past
+        self.grown: list[Tensor] = []
 
     def extend(
         self, layer: int, k: Tensor, v: Tensor, layers: int = 1, memory: KeysValues | None = None

@@ -28,6 +28,8 @@ from ufo.inference.asking import make_requests
 from ufo.model import UFO
 
 FORMATS = ("torch", "aoti", "onnx")
+OLDEST = 2, 11
+"""The first torch with which exporting has been tried and works."""
 ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 DESCRIPTION = "export.json"
 
@@ -57,6 +59,7 @@ def export_model(
     folder = Path(folder)
     if folder.exists():
         raise ExportError(f"{folder} is there already; name a folder that is not")
+    _check_torch(torch.__version__)
     _check_formats(formats)
     _check_model(model)
     (request, *_), _ = make_requests(model, task, [text], classes, strict=True)
@@ -73,6 +76,13 @@ def export_model(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _check_torch(version: str) -> None:
+    """Raises ExportError for a torch that makes graphs of one length of an answer only, as 2.6 does."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ExportError(f"exporting needs torch {oldest} or a later one, and this is torch {version}")
 
 
 def _check_formats(formats: Sequence[str]) -> None:
