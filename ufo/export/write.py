@@ -59,9 +59,9 @@ def export_model(
     folder = Path(folder)
     if folder.exists():
         raise ExportError(f"{folder} is there already; name a folder that is not")
-    _check_torch(torch.__version__)
     _check_formats(formats)
     _check_model(model)
+    _check_torch(torch.__version__)
     (request, *_), _ = make_requests(model, task, [text], classes, strict=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.part")
