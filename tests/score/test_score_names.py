@@ -15,6 +15,8 @@ from ufo.cli.main import main
 from ufo.data.datasets.coco import CocoDataset
 from ufo.data.datasets.jsonl import JsonlDataset
 from ufo.metrics.coco_ap import CocoAP
+from ufo.score.predictions.answers import read_record
+from ufo.score.texts import FORMATS
 from ufo.types import Batch, Prediction
 
 OWL, CAT = [10, 10, 30, 40], [50, 10, 30, 40]
@@ -130,6 +132,11 @@ def test_an_answer_in_json_may_have_an_apostrophe(tmp_path):
     found = write(tmp_path / "found.jsonl", [{"image": "1.png", "text": "the bird", "answer": answer}])
     words = ("--answers", "json", "--boxes", "xywh", "--scale", "pixels")
     assert scored(tmp_path, found, truth, "grounding", *words)[0]["Acc@0.5"] == 1
+
+
+def test_an_answer_that_is_a_list_keeps_its_letters():
+    record = {"image": "1.png", "answer": ["<ref>\u96c5 \u00e9t\u00e9</ref><box>(10,10),(40,50)</box>"]}
+    assert read_record(record, "here", FORMATS["qwen"], "").labels == ["\u96c5 \u00e9t\u00e9"]
 
 
 def test_refs_whose_annotation_is_of_another_image_are_remarked(tmp_path):

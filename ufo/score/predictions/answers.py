@@ -106,7 +106,7 @@ def _read_text(answer: Answer, record: dict[str, Any], texts: TextFormat) -> Non
     key = _of(record, "answer")
     if key is None or not isinstance(record[key], (str, list, dict)):
         raise DataError(f"{answer.where} has no text in `{FIELDS['answer'][0]}`, which --answers needs.")
-    said = record[key] if isinstance(record[key], str) else json.dumps(record[key])
+    said = record[key] if isinstance(record[key], str) else json.dumps(record[key], ensure_ascii=False)
     try:
         found = texts.parse(said)
     except FormatError as error:
