@@ -74,6 +74,8 @@ def test_an_evaluations_own_predictions_belong_to_their_images(tmp_path):
     [
         (("val/000.jpg", "000"), True),
         (("000.jpg", "/home/me/data/val/000.jpg"), True),
+        (("val\\000.jpg", "C:\\data\\val\\000.jpg"), True),
+        (("val\\000.jpg", "train/000.jpg"), False),
         (("val/000.jpg", "train/000.jpg"), False),
         (("000.jpg", "000.png"), False),
     ],

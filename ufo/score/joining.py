@@ -67,10 +67,12 @@ class Names:
         """The image's id, or None. Raises DataError where two names mean one image, but not one file."""
         if name in self._exact:
             return self._exact[name]
-        text = str(name)
-        tries = (text, PurePosixPath(text).name, PurePosixPath(text).stem, text.removesuffix(".png"))
+        text = str(name).replace("\\", "/")  # as Windows writes paths
+        path = PurePosixPath(text)
+        tries = (str(name), text, path.name, path.stem, text.removesuffix(".png"))
         found = next((i for t in tries if (i := self._tolerant.get(t)) is not None), None)
-        if found is not None and not _one_file(other := self._said.setdefault(found, text), text):
+        other = text if found is None else self._said.setdefault(found, text)
+        if not _one_file(other, text):
             raise DataError(
                 f"predictions about {short(other)} and about {short(text)} would both count for image "
                 f"{short(found)}; name images as the annotations do."
@@ -80,9 +82,11 @@ class Names:
 
 def _one_file(one: str, other: str) -> bool:
     """Whether two names can be of one file: as far as both say folders and suffix, these are the same."""
+    if one == other:
+        return True
     ours, theirs = (PurePosixPath(name).parts[::-1] for name in (one, other))
     if not ours or not theirs or ours[1 : len(theirs)] != theirs[1 : len(ours)]:
-        return one == other
+        return False
     return f"{ours[0]}.".startswith(f"{theirs[0]}.") or f"{theirs[0]}.".startswith(f"{ours[0]}.")
 
 
