@@ -12,10 +12,13 @@ import torch
 from commands import NETWORK, QUICK, batches, command, run
 from hydra.errors import HydraException
 from official_files import write_official
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 from sharing import shared
 
 from ufo.checkpoints.load import save
 from ufo.command_line import clear_command_line
+from ufo.errors import sentence
 from ufo.hub import is_unreachable
 
 ONE = [f"sources.{task}=null" for task in ("detection", "instance_segmentation", "semantic_segmentation")]
@@ -166,6 +169,18 @@ def test_a_reference_with_dots_to_nothing_is_named_whole(refused, scenes, checkp
     line = refused(script, *scenes, *ONE, *ckpt, override)
     assert f"{override} takes sources.caption.dataset.foldr, which nothing sets" in line
     assert line.endswith("write the value itself, or add +sources.caption.dataset.foldr=...")
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("${..x}", "a.x"), ({"c": "${...x}"}, "a.x"), ({"c": "${.x}"}, "a.b[0].x")],
+)
+def test_a_reference_in_a_list_is_named_whole_too(value, meant):
+    """A place in a list is a step of its own."""
+    config = OmegaConf.create({"a": {"b": [value]}})
+    with pytest.raises(InterpolationKeyError) as error:
+        OmegaConf.to_container(config, resolve=True)
+    assert f" takes {meant}, which nothing sets" in sentence(error.value)
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])

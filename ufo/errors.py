@@ -78,10 +78,10 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
 
 def _relative(error: InterpolationKeyError, name: str) -> str:
     """What is said of a reference that begins with dots, with the whole key that it means; "" of another."""
-    value, parts = str(error.child_node), str(error.full_key or "").split(".")
+    value, parts = str(error.child_node), re.split(r"\.|(?=\[)", str(error.full_key or ""))
     found = re.search(rf"\$\{{(\.+){re.escape(name)}\}}", value)
     if not found or len(found[1]) > len(parts):
         return ""
-    meant = ".".join([*parts[: len(parts) - len(found[1])], name])
+    meant = ".".join([*parts[: len(parts) - len(found[1])], name]).replace(".[", "[")
     mend = f"write the value itself, or add +{meant}=..."
     return f"{error.full_key}={value} takes {meant}, which nothing sets; {mend}"
