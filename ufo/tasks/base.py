@@ -228,9 +228,11 @@ class Task(ABC):
 
     def listed_apart(self, classes: Sequence[str]) -> list[str]:
         """The names with commas that a prompt lists as several names; none where it asks for no classes."""
-        nothing = self.prompt([], "")
-        several = ((name, self.prompt([name], ""), self.prompt(name.split(","), "")) for name in classes)
-        return [name for name, one, parts in several if "," in name and nothing != one == parts]
+        several = [name for name in classes if "," in name]
+        nothing = self.prompt([], "") if several else ""
+        return [
+            name for name in several if nothing != self.prompt([name], "") == self.prompt(name.split(","), "")
+        ]
 
     # ---------------------------------------------------------------- what decoding may know of the answers
 
