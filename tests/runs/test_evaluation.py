@@ -108,6 +108,13 @@ def test_a_sweep_over_checkpoints_has_one_folder(arguments):
 @pytest.mark.parametrize("told", ["experiment=digits", "mixture=digits", "+source=[fish]"])
 def test_the_command_line_wins(told, tmp_path, arguments):
     given = [f"ckpt={a_run(tmp_path / 'x')}", told]
+    data = told.partition("=")[2].strip("[]")
+    assert arguments(*given) == [f"name='x_on_{data}'", *given]  # not the folder of the experiment's own run
+    assert arguments(*arguments(*given)) == arguments(*given)
+
+
+def test_a_run_of_the_experiment_that_is_named_has_its_own_folder(tmp_path, arguments):
+    given = [f"ckpt={a_run(tmp_path / 'digits')}/model", "experiment=digits"]
     assert arguments(*given) == given
 
 

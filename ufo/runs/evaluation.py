@@ -53,7 +53,7 @@ def _is_part(path: Path, folder: Path) -> bool:
 def of_the_run() -> Iterator[None]:
     """Around the call of a `hydra.main`: `ckpt=` alone on the command line brings the data of its run.
 
-    One that is in no run is named in the folder of its results.
+    With other data, or in no run, it is named in the folder of its results.
     """
     before = list(sys.argv)
     ckpt = _given(before[1:]).get("ckpt")
@@ -109,15 +109,18 @@ def _further(config: dict[str, Any], run: Path, given: dict[str, str]) -> list[s
 
 
 def _named(ckpt: str | None, overrides: Sequence[str]) -> list[str]:
-    """The name of an evaluation whose checkpoint is in no run: what is scored, and on what.
+    """The name of an evaluation that is not of a run on its own data: what is scored, and on what.
 
-    The experiment's name would put the results into the folder of a training of that experiment.
+    The experiment's name would put the results into the folder of another training, that of the experiment.
     """
     given = _given(overrides)
-    if not ckpt or "name" in given or run_of(ckpt) or ("," in ckpt and not Path(ckpt).exists()):  # a sweep
+    if not ckpt or "name" in given or ("," in ckpt and not Path(ckpt).exists()):  # a sweep
         return []
-    scored = [given[group].strip("[] ") for group in TELLS if group in given and group != "sweep"]
-    name = re.sub(r"[^\w.+-]+", "-", "_on_".join([_called(ckpt), *scored[:1]])).strip("-")
+    run, scored = run_of(ckpt), [given[group].strip("[] ") for group in told(overrides) if group != "sweep"]
+    called = run.resolve().name if run else _called(ckpt)
+    if run and called in (scored or [called]):
+        return []
+    name = re.sub(r"[^\w.+-]+", "-", "_on_".join([called, *scored[:1]])).strip("-")
     return [f"name={quoted(name[:LONGEST])}"]
 
 
