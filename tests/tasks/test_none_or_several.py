@@ -124,6 +124,13 @@ def test_the_least_room_is_enough_to_learn_whole_answers(name, make_model, make_
     assert ["".join(text.split()) for text in taught] == task.supervise(batch, None).answers
 
 
+def test_boxes_have_no_more_tokens_than_the_network_has_positions(make_model, make_tiny_task, make_batch):
+    """Numbers that are spelled in pieces take more tokens than the least that settings are checked for."""
+    model = make_model(max_positions=16)
+    model.tasks["grounding"] = make_tiny_task("grounding", max_objects=4, max_length=32)
+    assert model.loss(make_batch("grounding", (4, 1)))["loss"].isfinite()
+
+
 def test_beams_do_not_know_nothing(make_tiny_task):
     with pytest.raises(ValueError, match="num_beams=1, or nothing=false"):
         check_settings(make_tiny_task("grounding", nothing=True, num_beams=2))
