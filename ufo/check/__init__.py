@@ -2,7 +2,7 @@
 
 One file for each kind of thing: keys and arguments (`config`), numbers (`values`), Lightning's options
 (`trainer`), files and what they list (`data`), class names (`classes`), texts (`texts`), objects (`grid`),
-lengths of answers (`answers`).
+lengths of answers (`answers`); and how an entry point says it (`said`).
 """
 
 from ufo.check.classes import check_fit, check_known, check_source

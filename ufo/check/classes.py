@@ -1,7 +1,6 @@
-"""Whether a model can be asked for the classes of its data, and answer with their names.
+"""Whether a model fits its data: it can be asked for their classes, and answer with the names of these.
 
-Its tokenizer must write every class, and so that an answer can be told from that of another class; its
-backbone must read all of them in one prompt. The model may be without weights.
+`check_fit` asks the other files of this folder as well, as far as they look at a model and its data.
 """
 
 from __future__ import annotations
