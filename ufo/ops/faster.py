@@ -12,14 +12,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_DEFINED: ContextVar[bool] = ContextVar("everything is computed as it is defined", default=False)
+# How many `definitions()` are open. A plain number, as torch 2.6 traces no context variable; what other
+# threads compute meanwhile is the same, only slower.
+_open = 0
 
 
 def faster(
@@ -37,7 +38,7 @@ def faster(
         @functools.wraps(definition)
         def chosen(*args: Any, **kwargs: Any) -> Any:
             first: Tensor = args[0] if args else next(iter(kwargs.values()))
-            here = (first.device.type == "cpu") == on_cpu and not _DEFINED.get()
+            here = (first.device.type == "cpu") == on_cpu and not _open
             if here and (gradients is None or gradients == torch.is_grad_enabled()):
                 result = stand_in(*args, **kwargs)
                 if result is not NotImplemented:
@@ -53,8 +54,9 @@ def faster(
 @contextmanager
 def definitions() -> Iterator[None]:
     """Inside, everything is computed as it is defined: a graph is for other sizes than its example's."""
-    token = _DEFINED.set(True)
+    global _open
+    _open += 1
     try:
         yield
     finally:
-        _DEFINED.reset(token)
+        _open -= 1
