@@ -118,7 +118,7 @@ def build_module(cfg: DictConfig, model: UFO) -> UFOModule:
     """The LightningModule that trains `model` as the config says."""
     return instantiate(cfg.module)(
         model=model,
-        optimizer=instantiate(cfg.optimizer),
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),  # it is saved: plain lists, no ListConfig
         schedule=instantiate(cfg.schedule) if cfg.schedule else None,
         ramp=instantiate(cfg.backbone.ramp),
         compile=cfg.compile,

@@ -14,7 +14,7 @@ from recorders import Tapes
 from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
-from ufo.build import build_trainer
+from ufo.build import build_module, build_trainer
 from ufo.modules.internvl import InternVLModule
 from ufo.modules.strategies import ENTRIES, FSDP
 from ufo.modules.ufo_vit import UFOViTModule
@@ -25,6 +25,14 @@ def test_module__is_for_one_kind_of_backbone(make_model):
     assert UFOViTModule(model).model is model
     with pytest.raises(TypeError, match="trains InternVL, not UFOViT"):
         InternVLModule(model)
+
+
+def test_optimizer__keeps_plain_values(make_model):
+    """They are saved with its state, and a checkpoint that names a class of omegaconf is not read."""
+    cfg = compose("experiment=digits", "+optimizer.betas=[0.9,0.95]")
+    (kept,) = build_module(cfg, make_model()).configure_optimizers()["optimizer"].param_groups[:1]
+    assert type(build_module(cfg, make_model())._optimizer.keywords["betas"]) is list
+    assert tuple(kept["betas"]) == (0.9, 0.95)
 
 
 def test_whatever_a_module_calls_gathers_a_sharded_model_first():

@@ -150,7 +150,7 @@ def check_run(cfg: DictConfig, training: bool) -> None:
 def _check_optimizer(cfg: DictConfig) -> None:
     """Raises ValueError where optimizer or schedule cannot be built; training builds them late."""
     try:
-        optimizer = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = instantiate(cfg.optimizer, _convert_="all")([torch.nn.Parameter(torch.zeros(1))])
         if cfg.schedule:
             instantiate(cfg.schedule)(optimizer)
     except (TypeError, ValueError) as error:
