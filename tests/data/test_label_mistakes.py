@@ -139,6 +139,18 @@ def test_a_picture_in_two_splits_of_which_each_has_others_is_counted(tmp_path):
     assert not any("of val are those" in note for note in labels.notes)
 
 
+def test_what_is_wrong_with_a_picture_of_two_splits_is_counted_once(tmp_path):
+    one = yolo(tmp_path / "yolo")
+    (one / "labels" / "train" / "a.txt").write_text("0 .5 .5 .2 .2\n7 .5 .5 .2 .2\n1 .5 .5\n")
+    (one / "names.txt").write_text("images/train/a.jpg\nimages/train/gone.jpg\n")
+    (one / "data.yaml").write_text(f"train: names.txt\nval: names.txt\nnames: {json.dumps(CLASSES)}\n")
+    assert read("yolo", one).problems.left_out == {
+        "object of a class number without a name": 1,
+        "line that is no YOLO label": 1,
+        "picture that is not there": 1,
+    }
+
+
 def test_a_picture_under_two_ids_and_categories_of_one_id(tmp_path):
     root = coco(tmp_path / "birds")
     path = root / "annotations" / "instances_default.json"

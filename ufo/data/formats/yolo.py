@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,16 @@ def read(source: Source) -> Labels:
     if config.get("kpt_shape"):
         labels.notes.append("a set for poses: its boxes are taken, its keypoints are not")
     texts = Texts(source)
+    known: dict[Path, Picture | None] = {}  # what is wrong with a picture of two splits is counted once
     for path, split in _pictures(source, config, found):
-        where = source.place(path)
-        picture = source.open(path if path.is_file() else source.find(str(path)), where, split=split)
-        if picture is not None:
-            _label(source, labels, picture, texts.of(picture.path), bool(config.get("kpt_shape")))
-            labels.pictures.append(picture)
+        if path not in known:
+            where = source.place(path)
+            picture = source.open(path if path.is_file() else source.find(str(path)), where, split=split)
+            if picture is not None:
+                _label(source, labels, picture, texts.of(picture.path), bool(config.get("kpt_shape")))
+            known[path] = picture
+        if (opened := known[path]) is not None:
+            labels.pictures.append(replace(opened, split=split))
     for path in texts.left_over():
         source.problems.report("text file without its picture", source.place(path))
     shapes = [p for picture in labels.pictures for thing in picture.things for p in thing.polygons]
