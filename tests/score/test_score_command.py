@@ -314,6 +314,15 @@ def test_empty_files_and_other_files(tmp_path, capsys):
         assert len(error.splitlines()) == 1 and found.name in error
 
 
+def test_annotations_are_recognised_by_what_they_hold(tmp_path, capsys):
+    found = write(tmp_path / "f.json", [])
+    (tmp_path / "boxes.csv").write_text("image,x1\n")
+    assert run(found, "--against", tmp_path / "boxes.csv", "--task", "detection") == 1
+    assert "annotations are a COCO .json" in capsys.readouterr().err
+    write(tmp_path / "instances", coco())
+    assert run(found, "--against", tmp_path / "instances", "--task", "detection") == 0
+
+
 @pytest.mark.parametrize(
     ("name", "text", "place"),
     [

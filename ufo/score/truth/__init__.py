@@ -32,12 +32,24 @@ def read_truth(path: Path, wanted: Wanted) -> Truth:
     if not path.exists():
         raise DataError(f"there is no file or folder {path}{beside(path)}")
     if path.is_file():
-        return read_jsonl(path, wanted.images) if path.suffix.lower() == ".jsonl" else read_coco(path)
+        suffix = path.suffix.lower()
+        if suffix not in (".json", ".jsonl") and not _is_json(path):
+            raise DataError(
+                f"{path}: annotations are a COCO .json, a .jsonl, or a folder of RefCOCO, gRefCOCO, ReasonSeg "
+                "or label maps; `ufo data import` makes a COCO .json of other files."
+            )
+        return read_jsonl(path, wanted.images) if suffix == ".jsonl" else read_coco(path)
     if wanted.refs or any(path.glob("refs(*).p")) or any(path.glob("grefs(*).json")):
         return read_refer(path, wanted.split, wanted.refs)
     if any(map(_of_reasonseg, sorted(path.glob("*.json"))[:3])):
         return read_reasonseg(path)
     return read_maps(path, wanted.classes, wanted.reduce_zero_label)
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file of any other name begins as an object or a list of JSON."""
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
 def _of_reasonseg(path: Path) -> bool:
