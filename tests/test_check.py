@@ -157,6 +157,31 @@ def test_a_near_key_is_the_only_hint(refused):
     assert refused("train.py", "trainer.max_step=5").endswith("did you mean 'max_steps'?")
 
 
+@pytest.mark.parametrize(
+    ("short", "whole"),
+    [
+        ("lr", "optimizer.lr"),
+        ("batch_size", "sources.detection.batch_size"),
+        ("max_steps", "trainer.max_steps"),  # and not the schedule's, which repeats it
+        ("epochs", "trainer.max_steps"),
+        ("imgsz", "resolution"),
+    ],
+)
+def test_a_key_without_what_it_belongs_to(refused, short, whole):
+    assert refused("train.py", f"{short}=7").endswith(f"no key '{short}'; did you mean '{whole}'?")
+
+
+def test_a_path_without_its_key(refused, tmp_path):
+    assert refused("evaluate.py", str(tmp_path)).endswith(f"what is scored is written ckpt={tmp_path}")
+
+
+def test_a_task_that_the_mixture_does_not_have_is_added_by_its_option(refused):
+    line = refused("train.py", "mixture=own", "+source=digits_reasoning_segmentation")
+    assert line.endswith("; add +task@tasks.reasoning_segmentation=reasoning_segmentation")
+    line = refused("train.py", "trainer.max_steps=${tasks.point.image_size}")
+    assert "add +task@tasks.point=point, or the mixture= that has it" in line
+
+
 def test_a_reference_to_nothing(refused):
     line = refused("train.py", "trainer.max_steps=${nowhere}")
     assert "takes nowhere, which nothing sets" in line

@@ -1,5 +1,6 @@
 """Overrides and Hydra's options in any order, and values with any characters."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_a_command_line_with_and_without_options(options, monkeypatch, tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py", "seed=1", *options, "resolution=112"])
     with clear_command_line("resolution"):
         assert sys.argv[1:] == [*options, "seed=1", "resolution='112'"]
+
+
+def test_an_option_that_there_is_not_is_told_from_a_setting(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "--ckpt", "runs/birds"])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit), clear_command_line():
+        sys.exit(2)  # as argparse does
+    assert "written key=value, without dashes" in capsys.readouterr().err
+    assert "UFO_COMPOSES" not in os.environ
 
 
 def test_overrides_are_read_as_they_were_written():

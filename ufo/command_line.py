@@ -85,6 +85,10 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
             f"error: the run's folder cannot be written ({where}); choose another paths.runs", file=sys.stderr
         )
         sys.exit(1)
+    except SystemExit as error:
+        if error.code == 2 and os.environ.get(OURS):  # argparse has said which option there is not
+            print("error: settings are written key=value, without dashes: ckpt=runs/birds", file=sys.stderr)
+        raise
     finally:
         job_begins()
 

@@ -6,8 +6,10 @@ state. `sentence` keeps what was wrong and adds the nearest name that exists.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -15,7 +17,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -26,6 +28,14 @@ from omegaconf.errors import (
 from ufo.ops.nearest import instead
 
 _UNSET_GROUP = re.compile(r"Could not override '(.+?)'\.\s*No match.*use (\+\S+)", re.DOTALL)
+ELSEWHERE = {
+    "batch": "sources.NAME.batch_size",
+    "device": "trainer.accelerator",
+    "epochs": "trainer.max_steps",
+    "imgsz": "resolution",
+    "lr0": "optimizer.lr",
+}
+"""What other trainers call a setting, and what is the nearest to it here."""
 _UNSET_KEY = re.compile(r"Interpolation key '(.+)' not found")
 
 
@@ -44,6 +54,8 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     if isinstance(error, OverrideParseException):
         reason = [line for line in str(error).splitlines() if line and not line.startswith("See http")][-1]
         typed = error.override.removeprefix("++")  # `ufo.command_line.settable` adds them
+        if os.path.exists(typed):  # `ufo train` takes files, an evaluation the path behind its key
+            return f"'{typed}' says nothing without a key; what is scored is written ckpt={typed}"
         return f"cannot read '{typed}' ({reason}); overrides are written key=value"
     for known in (error, error.__cause__):
         if isinstance(known, OmegaConfBaseException):
@@ -63,6 +75,8 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and isinstance(parent, DictConfig):
         names = {str(name) for name in parent}
         if key == str(error.key):  # at the root, where an option of a group may have been meant
+            if deeper := _deeper(key, parent):
+                return f"the config has no key '{key}'; did you mean '{deeper}'?"
             names.update(groups)
         hint = instead(str(error.key), names, "keys are")
         if "_target_" in names and not hint.startswith("did you mean"):  # it takes more than is written
@@ -72,8 +86,23 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
     if isinstance(error, InterpolationKeyError) and (unset := _UNSET_KEY.match(message)):
         if written := _relative(error, unset[1]):
             return written
-        message = f"it takes {unset[1]}, which nothing sets; add {unset[1]}=..., or the mixture= that has it"
+        task = re.match(r"tasks\.(\w+)\.", unset[1])
+        added = f"+task@tasks.{task[1]}={task[1]}" if task else f"{unset[1]}=..."
+        message = f"it takes {unset[1]}, which nothing sets; add {added}, or the mixture= that has it"
     return f"{key}: {message}" if key else message
+
+
+def _deeper(key: str, config: DictConfig) -> str:
+    """The whole key nearest to the root that ends in `key`, or is called so elsewhere; "": there is none."""
+    level: dict[str, Any] = {"": OmegaConf.to_container(config, resolve=False)}
+    while level:
+        inner = {f"{path}.{name}": v for path, of in level.items() for name, v in of.items()}
+        # what repeats another key's value is not the place to set it
+        found = next((p for p, v in inner.items() if p.endswith(f".{key}") and "${" not in str(v)), "")
+        if found:
+            return found.removeprefix(".")
+        level = {path: value for path, value in inner.items() if isinstance(value, dict)}
+    return ELSEWHERE.get(key, "")
 
 
 def _relative(error: InterpolationKeyError, name: str) -> str:

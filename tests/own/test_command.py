@@ -150,6 +150,7 @@ def test_other_commands__stay_as_they_are(folder):
     ("file", "text", "message"),
     [
         ("gone.yaml", None, "there is no file gone.yaml"),
+        ("mine/source/squares.yml", None, "did you mean 'mine/source/squares.yaml'"),
         ("x/set.yaml", "train: {}\n", "describes no source"),
         ("x/README.md", "# hi", "x/README.md is no yaml; give the yaml of a source"),
         ("mine", None, "mine is a folder; give the yaml of a source"),

@@ -78,9 +78,11 @@ def check_config(cfg: DictConfig) -> None:
         _check_keys(f"sources.{key}.dataset", source.dataset, DATASET | referred(source.dataset))
         _check_keys(f"sources.{key}.transform", source.transform, {"train", "val"})
         if source.task not in tasks:
+            known = source.task in task_names()
+            mend = f"; add +task@tasks.{source.task}={source.task}" if known else ""
             raise ValueError(
                 f"source '{key}' trains the task '{source.task}', which the mixture does not define; "
-                f"it has: {', '.join(tasks)}"
+                f"it has: {', '.join(tasks)}{mend}"
             )
     _check_arguments(OmegaConf.to_container(cfg, resolve=False))
     for name in tasks:

@@ -89,7 +89,10 @@ def _reason(path: Path, error: Exception) -> str:
         )
     first_sentence = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120]
     if not _starts_like_one(path):
-        return f"is not a checkpoint: torch.save writes no such file ({first_sentence})"
+        return (
+            f"is not a checkpoint: torch.save writes no such file ({first_sentence}); give a model folder, a "
+            "run, a .ckpt or a .pth"
+        )
     return f"cannot be read as a checkpoint; it may be cut short: copy it again ({first_sentence})"
 
 

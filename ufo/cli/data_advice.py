@@ -22,7 +22,7 @@ ADVICE = {
     'and texts differ (7 is not "7")',
     "marked as crowd": "training leaves them out, evaluation neither finds nor misses them. Some label tools "
     "(CVAT) mark every brush mask so: `crowd: objects` reads them as any other object",
-    "box that leaves its image": "boxes are x, y, width, height; are these x1, y1, x2, y2?",
+    "box that leaves its image": "boxes of a COCO file are x, y, width, height; are these x1, y1, x2, y2?",
     "image without objects": "there is nothing to learn from it",
     "image with a side below": "`min_size` is the smallest side that is used",
     "category that is not in the file": "its `category_id` is not an `id` of `categories`; often one "

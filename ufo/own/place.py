@@ -16,6 +16,7 @@ import yaml
 
 from ufo import places
 from ufo.command_line import own_folders, searched
+from ufo.ops.nearest import beside
 from ufo.yaml_files import check_folders, check_yaml
 
 _PACKAGE = re.compile(r"^#\s*@package\s+sources\.(\w+)\s*$", re.MULTILINE)
@@ -72,6 +73,7 @@ def _keys(files: Sequence[str]) -> dict[Path, str]:
         if not path.is_file():
             raise ValueError(
                 f"there is no file {file}; give the yaml of a source (`ufo data import` makes one)"
+                f"{beside(Path(file))}"
             )
         check_yaml(path)
         key = source_key(path)
