@@ -79,6 +79,9 @@ def test_a_point_is_a_kind_of_its_own(module):
     image = ImageInfo(7, "a.png", (60, 80))
     assert kind.records(found, image, target.size, "the owl")[0]["point"] == [30, 18]
     assert kind.records(none, image, target.size)[0]["point"] is None
+    for said, scaled in ((found, [[30, 18, 30, 18]]), (none, [])):
+        (record,) = kind.records(said, image, target.size)
+        assert kind.reread(record)["boxes"].tolist() == scaled
     assert kind.predicted(found, Shown(())).boxes.tolist() == [[12, 6, 18, 12]]
     assert not len(kind.predicted(none, Shown(())).boxes) and kind.row(none, target)[-1] == 0
     assert Referred().is_like(kind) and not kind.is_like(Referred())

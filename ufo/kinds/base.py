@@ -96,6 +96,15 @@ class Kind(ABC):
             text: the expression or question that was asked.
         """
 
+    def reread(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """The fields of the `Prediction`, in the original's pixels, that one of `records` was made of.
+
+        `ufo score` scores a kind that gives them by the mean of its `score`, and others by what their records
+        have in common with COCO's; None: the kind does not say. Raises KeyError, TypeError or ValueError for
+        what is no such record.
+        """
+        return None
+
     def found(self, prediction: Prediction, text: str = "") -> Iterator[Found]:
         """What can be pointed at, one by one, in the order of the prediction; of a text nothing can.
 

@@ -65,7 +65,7 @@ class Result:
 def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: Resampling) -> Result:
     """Score a prediction file. Raises DataError in one sentence."""
     texts = text_format(declared.answers, task)
-    answers = read_predictions(path, texts, answer_key(task))
+    answers = read_predictions(path, texts, answer_key(task), whole=reads(task) == "records")
     convention = convention_of(path, declared, texts) if reads(task) == "boxes" else None
     # no object is an answer of a detector; an expression, a picture or a map without one is not answered
     joined = join(truth, answers, path, none_is_valid=isinstance(kind_of(task), Objects))

@@ -24,27 +24,31 @@ def is_coco_results(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def read_predictions(path: Path, texts: TextFormat | None, key: str = "") -> list[Answer]:
+def read_predictions(
+    path: Path, texts: TextFormat | None, key: str = "", whole: bool = False
+) -> list[Answer]:
     """The records of a file, or the pictures of a folder. Raises DataError in one sentence.
 
     Args:
         texts: the format of answers in words; None: boxes and masks are fields.
         key: the answer is the text in this field, as it is; "": it is not.
+        whole: the records are kept, for a kind that reads its own.
     """
     if path.is_dir():
         return _pictures(path)
     if not path.is_file():
         raise DataError(f"there is no file or folder {path}{beside(path)}")
     if is_coco_results(path):
-        return _of_json(path, texts, key)
+        return _of_json(path, texts, key, whole)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return [read_record(record, f"{path}, line {line}", texts, key) for line, record in read_lines(path)]
+        lines = read_lines(path)
+        return [read_record(record, f"{path}, line {line}", texts, key, whole) for line, record in lines]
     raise DataError(
         f"{path}: predictions are a .json list (COCO results), a .jsonl file or a folder of PNG masks."
     )
 
 
-def _of_json(path: Path, texts: TextFormat | None, key: str) -> list[Answer]:
+def _of_json(path: Path, texts: TextFormat | None, key: str, whole: bool) -> list[Answer]:
     answers: list[Answer] = []
     known = False
     for section, record in json_records(path):
@@ -56,7 +60,7 @@ def _of_json(path: Path, texts: TextFormat | None, key: str) -> list[Answer]:
         where = f"{path}, record {len(answers) + 1}"
         if not isinstance(record, dict):
             raise DataError(f"{where} is not a JSON object in {{...}}.")
-        answers.append(read_record(record, where, texts, key))
+        answers.append(read_record(record, where, texts, key, whole))
     if not known:
         raise DataError(f"{path} is no list of predictions, as COCO's results are.")
     return answers

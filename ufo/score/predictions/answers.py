@@ -48,6 +48,7 @@ class Answer:
     nothing: bool = False  # says itself that there is no such object
     broken: str = ""  # what is wrong with its text
     said: str | None = None  # the answer of a task that is answered with a text
+    record: dict[str, Any] = field(default_factory=dict)  # all of it, where the task's kind reads its own
 
     @property
     def count(self) -> int:
@@ -55,12 +56,15 @@ class Answer:
         return len(self.boxes) if self.masks is None else len(self.masks)
 
 
-def read_record(record: dict[str, Any], where: str, texts: TextFormat | None, key: str = "") -> Answer:
+def read_record(
+    record: dict[str, Any], where: str, texts: TextFormat | None, key: str = "", whole: bool = False
+) -> Answer:
     """A record of JSON. Raises DataError that says where something is no number.
 
     Args:
         texts: the format of `answer`; None: boxes and masks are fields of their own.
         key: the record is about a text, which stands in this field or in `answer`; "": it is not.
+        whole: the record is kept as it is.
     """
     number = _of(record, "id")
     answer = Answer(
@@ -70,6 +74,9 @@ def read_record(record: dict[str, Any], where: str, texts: TextFormat | None, ke
         text=None if (asked := _of(record, "text")) is None else str(record[asked]),
         nothing=bool(record.get(_of(record, "nothing") or "", False)),
     )
+    if whole:
+        answer.record = record
+        return answer
     if key:
         said = record.get(key, record.get(_of(record, "answer") or ""))
         answer.said = str(said) if isinstance(said, (str, int, float)) else None

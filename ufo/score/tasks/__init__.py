@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ufo.data.errors import DataError
-from ufo.kinds import Text
+from ufo.kinds import Kind, Text
 from ufo.score.tasks.base import Rules, Scorer
 from ufo.score.tasks.class_maps import ClassMapScorer
 from ufo.score.tasks.generalized import GeneralizedBoxScorer, GeneralizedMaskScorer
 from ufo.score.tasks.objects import InstanceScorer, ObjectScorer
+from ufo.score.tasks.records import RecordScorer
 from ufo.score.tasks.referred import BoxScorer, MaskScorer, ReasoningScorer
 from ufo.score.tasks.texts import TextScorer
 from ufo.score.truth import Truth
@@ -30,6 +31,8 @@ ANNOTATED = frozenset(["boxes", "labels", "masks", "semantic", "expression", "se
 def scorer_of(task: str) -> type[Scorer] | None:
     """The scorer that names a task, else that of its kind; None: there is none."""
     kind = kind_of(task)
+    if type(kind).reread is not Kind.reread:
+        return RecordScorer
     named = [scorer for scorer in SCORERS if scorer.task == task]
     alike = [scorer for scorer in SCORERS if scorer.kind is not None and scorer.kind.is_like(kind)]
     return next(iter([*named, *alike]), None)
@@ -47,7 +50,7 @@ def answer_key(task: str) -> str:
 
 
 def reads(task: str) -> str:
-    """What a task's predictions are: boxes, masks, maps or texts. Raises DataError if it is not scored."""
+    """What a task's predictions are, of `Reads`. Raises DataError if it is not scored."""
     scorer = scorer_of(task)
     if scorer is None or task not in scored_tasks():
         raise DataError(
@@ -62,7 +65,7 @@ def make_scorer(task: str, truth: Truth, rules: Rules) -> Scorer:
     scorer = scorer_of(task)
     assert scorer is not None
     maps = scorer.reads == "maps"
-    if scorer.asks(rules.kind) != truth.expressions or maps != bool(truth.numbers):
+    if scorer.asks(rules.kind, rules.needs) != truth.expressions or maps != bool(truth.numbers):
         have = "expressions" if truth.expressions else "label maps" if truth.numbers else "objects"
         raise DataError(
             f"{truth.path} holds {have}, which --task {task} is not about; choose another task or file."

@@ -25,11 +25,12 @@ from ufo.score.convention import Convention
 from ufo.score.predictions import Answer
 from ufo.score.predictions.answers import picture
 from ufo.score.truth import Example, Truth
+from ufo.types import Target
 
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's sizes end."""
 Rows = dict[str, dict[str, float]]
-Reads = Literal["boxes", "masks", "maps", "texts"]
+Reads = Literal["boxes", "masks", "maps", "texts", "records"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Scorer(ABC):
     headline: ClassVar[str]
 
     @classmethod
-    def asks(cls, kind: Kind) -> bool:
+    def asks(cls, kind: Kind, needs: frozenset[str]) -> bool:
         """Whether examples are expressions or questions about images, and not whole images."""
         return isinstance(kind, Referred)
 
@@ -82,7 +83,30 @@ class Scorer(ABC):
     def tables(self) -> dict[str, Rows]:
         """Further tables by what their rows are ("class", "size"): row -> column -> value."""
 
+    def target(self, example: Example) -> Target:
+        """What a data set would give of an example; masks are encoded only where the task needs them."""
+        corners = [[x, y, x + w, y + h] for x, y, w, h in example.boxes]
+        return Target(
+            0,
+            example.size or (0, 0),
+            image_id=example.image,
+            boxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor(example.labels, dtype=torch.int64),
+            iscrowd=torch.tensor(example.crowd, dtype=torch.bool),
+            area=torch.tensor(example.areas, dtype=torch.float32),
+            masks=list(example.masks()) if "masks" in self.rules.needs else None,
+            text=example.text,
+            sentence=example.sentence,
+        )
+
     # --- what answers hold
+
+    def refuse_several(self, example: Example, answers: Sequence[Answer]) -> None:
+        """Raises DataError for a second answer about an example of a task that gives one."""
+        if len(answers) > 1:
+            raise DataError(
+                f"{answers[1].where} is another answer about {example}, as {answers[0].where}; keep one."
+            )
 
     def boxes(self, example: Example, answers: Iterable[Answer], *, corners: bool) -> np.ndarray:
         """All boxes in pixels, `[N, 4]`: corners, or COCO's own. Counts those that are inside out.

@@ -35,8 +35,8 @@ def read_truth(path: Path, wanted: Wanted) -> Truth:
         suffix = path.suffix.lower()
         if suffix not in (".json", ".jsonl") and not _is_json(path):
             raise DataError(
-                f"{path}: annotations are a COCO .json, a .jsonl, or a folder of RefCOCO, gRefCOCO, ReasonSeg "
-                "or label maps; `ufo data import` makes a COCO .json of other files."
+                f"{path}: annotations are a COCO .json, a .jsonl, or a folder of RefCOCO, gRefCOCO, "
+                "ReasonSeg or label maps; `ufo data import` makes a COCO .json of other files."
             )
         return read_jsonl(path, wanted.images) if suffix == ".jsonl" else read_coco(path)
     if wanted.refs or any(path.glob("refs(*).p")) or any(path.glob("grefs(*).json")):
