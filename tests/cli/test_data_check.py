@@ -1,17 +1,24 @@
 """`ufo data check` refuses what training would refuse, and counts and names what training would not use."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from cli_model import tiny_model
+from torchvision import tv_tensors
 
 from ufo.check import check_source
+from ufo.cli.data_check import _problems
 from ufo.cli.data_folders import missing_files, unused_files
 from ufo.cli.data_samples import Seen, decode, text_warnings
 from ufo.data.datasets import CocoDataset, SemanticDataset
+from ufo.data.datasets.base import ImageDataset
 from ufo.data.errors import DataError
+from ufo.data.problems import Problems
+from ufo.types import Sample, Target
 
 SIZE = (48, 64)  # height, width
 
@@ -277,6 +284,43 @@ def test_boxes_that_leave_their_image(ufo, coco):
     answer = ufo("data", "check", source(coco(corners)))
     lines = [line for line in answer.out if "8x box that leaves its image" in line]
     assert len(lines) == 2 and all("x1, y1, x2, y2" in line for line in lines)
+
+
+def test_boxes_inside_out_and_empty_texts_of_any_format():
+    class Own(ImageDataset):
+        """A data set that judges nothing itself."""
+
+        provides = frozenset({"boxes", "expression"})
+        rows: ClassVar = [
+            ("the owl", (5.0, 5, 20, 15)),
+            (" ", (5.0, 5, 20, 15)),
+            ("an owl", (20.0, 5, 5, 15)),
+        ]
+
+        def __init__(self) -> None:
+            self.problems = Problems("own.csv", quiet=True)
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def __getitem__(self, i: int) -> Sample:
+            return {
+                "image": tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8)),
+                "text": self.rows[i][0],
+            }
+
+        def target(self, i: int) -> Target:
+            return Target(i, (30, 40), boxes=torch.tensor([self.rows[i][1]]), text=self.rows[i][0])
+
+        def portrait(self) -> torch.Tensor:
+            return torch.zeros(len(self), dtype=torch.bool)
+
+    data = Own()
+    inverted, wordless = _problems(data, decode(data, None))
+    assert inverted.startswith("1x box of negative size (corners in another order?) (first: sample 2)")
+    assert wordless.startswith("1x empty sentence (first: sample 1)")
+    data.problems.report("empty sentence", "line 3")  # what the data set itself has found is not said twice
+    assert len([line for line in _problems(data, decode(data, None)) if "empty sentence" in line]) == 1
 
 
 def test_a_class_without_any_object_in_either_half(ufo, coco):

@@ -29,7 +29,7 @@ from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
 from ufo.data.datasets.coco_file import LEAVING, short
 from ufo.data.errors import DataError
 from ufo.data.index import size_text
-from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT
+from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT, NEGATIVE_SIZE
 from ufo.errors import sentence
 from ufo.model import UFO
 from ufo.ops.nearest import few
@@ -121,7 +121,7 @@ def _serve(found: Found, split: str, data: Any) -> None:
 
 
 def _problems(data: Any, seen: Seen) -> Iterator[str]:
-    """What the data set itself has left out or doubts, and boxes that leave their image in any format."""
+    """What the data set itself has left out or doubts, and what is odd in samples of any format."""
     problems, train = data.problems, getattr(data, "train", False)
     for counts, effect in ((problems.left_out, EFFECTS[LEFT_OUT]), (problems.doubtful, EFFECTS[DOUBTFUL])):
         for kind, number in counts.most_common():
@@ -129,8 +129,13 @@ def _problems(data: Any, seen: Seen) -> Iterator[str]:
             place = f" (first: {first})" if first else ""
             scored = not train and effect == EFFECTS[DOUBTFUL]
             yield f"{number:,}x {kind}, {effect}{place}{advice(kind, scored)}"
-    if seen.leaving and not any(kind in problems.counts for kind in (LEAVING, "box outside its image")):
-        yield f"{len(seen.leaving):,}x {LEAVING} (first: {seen.leaving[0]}){advice(LEAVING, not train)}"
+    for kind, places, told in (
+        (LEAVING, seen.leaving, (LEAVING, "box outside its image")),
+        (NEGATIVE_SIZE, seen.inverted, ("negative size", "box outside its image")),
+        ("empty sentence", seen.wordless, ("empty sentence",)),
+    ):
+        if places and not any(known in found for known in told for found in problems.counts):
+            yield f"{len(places):,}x {kind} (first: {places[0]}){advice(kind, not train)}"
 
 
 def _report_samples(data: Any, seen: Seen, report: Report) -> None:

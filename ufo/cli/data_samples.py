@@ -34,6 +34,8 @@ class Seen:
     labels: Counter[int] = field(default_factory=Counter)  # objects or pixels by class
     objects: int = 0
     leaving: list[str] = field(default_factory=list)  # boxes that leave their image
+    inverted: list[str] = field(default_factory=list)  # boxes whose right or lower side is before the other
+    wordless: list[str] = field(default_factory=list)  # samples that are asked without words
     texts: list[tuple[str, str]] = field(default_factory=list)  # place, what is asked or said
 
     @property
@@ -60,6 +62,8 @@ def decode(data: Any, count: int | None) -> Seen:
             (seen.refused if ends else seen.failed).append(f"sample {i}: {error}")
             continue
         _count(seen, f"sample {i}", target, sample)
+        if "expression" in data.provides and not sample["text"].strip():
+            seen.wordless.append(f"sample {i}")
     return seen
 
 
@@ -87,6 +91,7 @@ def _count(seen: Seen, place: str, target: Target, sample: Sample) -> None:
         height, width = target.size
         low, high = boxes[:, :2].amin(1) < -MARGIN, boxes[:, 2:] > torch.tensor([width, height]) + MARGIN
         seen.leaving += [place] * int((low | high.any(1)).sum())
+        seen.inverted += [place] * int((boxes[:, 2:] < boxes[:, :2]).any(1).sum())
     text = sample.get("text") or (target.captions or [""])[0]
     if text:
         seen.texts.append((place, text))
