@@ -238,14 +238,17 @@ def _tasks(model: UFO, args: argparse.Namespace) -> list[str]:
 
 
 def _never_learned(task: str, asked: Sequence[str], learned: Sequence[str]) -> str:
-    """What is said where a model is asked for nothing but names that it was not trained with, else nothing.
+    """What is said where a model is asked for names that it was not trained with, else nothing.
 
     No error: a model that has read many words may know what they mean.
     """
-    if not learned or any(find_class(name, learned)[0] >= 0 for name in asked):
+    new = [name for name in asked if find_class(name, learned)[0] < 0]
+    if not learned or not new:
         return ""
     known = few(learned, SHOWN)
-    return f"warning: {task} was trained with none of these --classes, and may find nothing; it knows {known}"
+    none = "trained with none of these --classes, and may find nothing"
+    said = none if len(new) == len(asked) else f"not trained with {few(new, SHOWN)}"
+    return f"warning: {task} was {said}; it knows {known}"
 
 
 @contextmanager
