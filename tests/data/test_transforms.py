@@ -102,12 +102,33 @@ PIPELINES = {
     "instances": transforms.detection_train(
         SIZE, short_sides=[90], crop=[40, 80], min_mask_area=1, copy_paste=False
     ),
+    "small on grey": transforms.detection_train(SIZE, multi_scale=0.0, small=1.0, copy_paste=False),
     "caption": transforms.caption_train(SIZE),
 }
 GEOMETRY = {  # the same without changes of colour, so that colours identify objects
     **{k: v for k, v in PIPELINES.items() if k not in ("plain", "caption")},
     "grounding": transforms.grounding_train(SIZE, jitter=0.0, crop=[0.8, 1.0]),
 }
+
+
+def test_small_on_grey__keeps_the_picture_whole():
+    """The objects are those of the plain resize, as many times smaller as the picture."""
+    plain = run(transforms.square_resize(SIZE), scene([[8, 8, 72, 40], [40, 20, 120, 80]], (96, 160)), 0)
+    for seed in range(8):
+        sample = run(PIPELINES["small on grey"], scene([[8, 8, 72, 40], [40, 20, 120, 80]], (96, 160)), seed)
+        scale = (sample["boxes"][:, 2:] - sample["boxes"][:, :2]) / (
+            plain["boxes"][:, 2:] - plain["boxes"][:, :2]
+        )
+        assert 0.49 < scale.min() <= 1 and scale.max() - scale.min() < 0.02
+        outside = (sample["image"] == transforms.GREY).all(0)
+        assert not (outside & (sample["masks"] > 0).any(0)).any()
+        assert outside.float().mean() == pytest.approx(1 - scale.mean().item() ** 2, abs=0.04)
+
+
+@pytest.mark.parametrize("shares", [{"multi_scale": 0.7, "small": 0.5}, {"small": -0.1}])
+def test_shares__are_shares_of_all_pictures(shares):
+    with pytest.raises(ValueError, match="together they are at most 1"):
+        transforms.detection_train(SIZE, **shares)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

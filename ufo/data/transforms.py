@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from ufo.data.augmentations import (
     CopyPaste,
@@ -28,6 +29,10 @@ from ufo.data.augmentations import (
     Transform,
     planes,
 )
+from ufo.types import Sample
+
+GREY = 114
+"""Of a picture's surroundings, as detectors are used to."""
 
 
 class _QuickMasks(v2.Transform):
@@ -91,6 +96,25 @@ def square_resize(size: int, interpolation: str = "bilinear", antialias: bool = 
     return Resize((size, size), interpolation=v2.InterpolationMode(interpolation), antialias=antialias)
 
 
+class SmallOnGrey(torch.nn.Module):
+    """The picture as a square of `size` / U[1, `most`] pixels a side, anywhere on a grey one of `size`."""
+
+    def __init__(self, size: int, most: float) -> None:
+        super().__init__()
+        self.size, self.most = size, most
+
+    def forward(self, sample: Sample) -> Sample:
+        side = round(self.size / (1 + (self.most - 1) * float(torch.rand(()))))
+        left, top = (int(torch.randint(self.size - side + 1, ())) for _ in range(2))
+        around = [left, top, self.size - side - left, self.size - side - top]
+
+        def placed(value: Any) -> Any:
+            grey = GREY if isinstance(value, tv_tensors.Image) else 0
+            return F.pad(value, around, fill=grey) if isinstance(value, tv_tensors.TVTensor) else value
+
+        return cast(Sample, {k: placed(v) for k, v in square_resize(side)(sample).items()})
+
+
 def plain(
     size: int, jitter: float = 0.0, interpolation: str = "bilinear", antialias: bool = False
 ) -> Pipeline:
@@ -113,20 +137,34 @@ def detection_train(
     flip: float = 0.5,
     min_mask_area: int = 0,
     copy_paste: bool = True,
+    small: float = 0.0,
+    smallest: float = 0.5,
 ) -> Transform:
     """COCO training, detection and instance segmentation.
 
     With probability `multi_scale`: resize the short side to one of `short_sides` pixels, crop to
-    between `crop[0]` and `crop[1]` pixels per side. Then a resize to `size` x `size`. Instance
-    segmentation sets `min_mask_area=1`. With `copy_paste`, which needs masks, the result is a
+    between `crop[0]` and `crop[1]` pixels per side. Then a resize to `size` x `size`. With probability
+    `small`, which is not published: shrink the whole picture to `smallest` of its sides or more, on grey.
+    Instance segmentation sets `min_mask_area=1`. With `copy_paste`, which needs masks, the result is a
     `CopyPaste` that must be bound to its data set.
     """
+    if not 0 <= small <= 1 - multi_scale + 1e-6:
+        raise ValueError(
+            f"multi_scale={multi_scale} and small={small} are shares of all pictures, and together they are "
+            "at most 1"
+        )
     scale = RandomShortestSize(list(short_sides), max_long_side, antialias=False)
     cropped = Pipeline([scale, RandomAbsoluteCrop(*crop), square_resize(size)])
+    ways: list[tuple[Transform, float]] = [
+        (square_resize(size), max(1 - multi_scale - small, 0)),
+        (cropped, multi_scale),
+    ]
+    if small:  # a way that is never taken would change what the others draw
+        ways.append((SmallOnGrey(size, 1 / smallest), small))
     pipeline = Pipeline(
         [
             v2.RandomHorizontalFlip(flip),
-            v2.RandomChoice([square_resize(size), cropped], p=[1 - multi_scale, multi_scale]),
+            v2.RandomChoice([way for way, _ in ways], p=[share for _, share in ways]),
             DropTiny(min_mask_area=min_mask_area),
         ]
     )
