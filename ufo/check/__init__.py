@@ -2,12 +2,12 @@
 
 One file for each kind of thing: keys and arguments (`config`), numbers (`values`), Lightning's options
 (`trainer`), files and what they list (`data`), class names (`classes`), texts (`texts`), objects (`grid`),
-lengths of answers (`answers`); and how an entry point says it (`said`).
+lengths of answers (`answers`); and how an entry point says it (`errors`).
 """
 
 from ufo.check.classes import check_fit, check_known, check_source
 from ufo.check.config import check_config, check_run
-from ufo.check.said import RUNNING, SETUP, clear_errors
+from ufo.check.errors import RUNNING, SETUP, clear_errors
 
 __all__ = [
     "RUNNING",
