@@ -139,6 +139,6 @@ def test_what_fails_leaves_nothing(make_model, tmp_path, monkeypatch):
 def test_a_torch_that_is_too_old_is_refused(make_model, tmp_path, monkeypatch, version, old):
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(write, "make_parts", lambda *given: 1 / 0)  # what comes next
-    expected = pytest.raises(ExportError, match="torch 2.11 or a later one, and this is torch 2.6.0")
+    expected = pytest.raises(ExportError, match=r"torch 2\.11 or a later one, .* torch 2\.6\.0")
     with expected if old else pytest.raises(ZeroDivisionError):
         export_model(make_model(), tmp_path / "x", "detection")
