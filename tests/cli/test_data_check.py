@@ -14,7 +14,7 @@ from ufo.check import check_source
 from ufo.cli.data_check import _problems
 from ufo.cli.data_folders import missing_files, unused_files
 from ufo.cli.data_samples import Seen, decode, text_warnings
-from ufo.data.datasets import CocoDataset, SemanticDataset
+from ufo.data.datasets import CocoDataset
 from ufo.data.datasets.base import ImageDataset
 from ufo.data.errors import DataError
 from ufo.data.problems import Problems
@@ -228,36 +228,6 @@ def test_images_of_both_halves_are_said(ufo, coco):
     answer = ufo("data", "check", path)
     (line,) = [line for line in answer.out if "image file that is in train and in val" in line]
     assert kites and answer.code == 0 and line.strip().startswith("warning: 2x") and "2.png" in line
-
-
-def test_maps_without_an_image_are_named_once(tmp_path):
-    """By the data set that has no list of its images, else by the folders of all splits together."""
-    for name in ("a", "b", "d"):
-        picture(tmp_path / "images" / "deep" / f"{name}.jpg")
-    for name in ("a", "b", "c"):
-        number_map(tmp_path / "maps" / "deep" / f"{name}.png", np.zeros(SIZE))
-    picture(tmp_path / "images" / "deep" / "b.png")  # another b
-
-    def read(**options):
-        return SemanticDataset(tmp_path / "images", tmp_path / "maps", classes=["sky"], train=True, **options)
-
-    whole = read()
-    assert whole.problems.left_out.total() == 3 and not list(unused_files([whole]))
-    assert whole.problems.first["label map without an image"] == "deep/c.png"
-    (tmp_path / "train.txt").write_text("deep/a\n")
-    part = read(split=tmp_path / "train.txt")
-    images, alone = unused_files([part])
-    assert images[1].startswith("2x image file that no record uses") and "deep/d.jpg" in images[1]
-    assert alone[1].startswith("2x label map without an image") and "deep/c.png" in alone[1]
-    assert not list(unused_files([part, whole]))
-
-
-def test_images_and_maps_side_by_side_are_not_taken_for_each_other(tmp_path):
-    for name in ("a", "b"):
-        picture(tmp_path / f"{name}.jpg")
-        number_map(tmp_path / f"{name}_map.png", np.zeros(SIZE))
-    data = SemanticDataset(tmp_path, tmp_path, classes=["sky"], train=True, label_suffix="_map.png")
-    assert not list(unused_files([data]))
 
 
 def test_the_command_names_files_that_are_left_out(ufo, coco):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_data_check import SIZE, number_map, picture
 
+from ufo.cli.data_folders import unused_files
 from ufo.cli.data_samples import decode, map_warnings
 from ufo.data.datasets import SemanticDataset
 
@@ -88,3 +89,33 @@ def test_a_map_that_evaluation_cannot_read_is_an_error_there(tmp_path):
         (tmp_path / "maps" / "1.png").write_bytes(b"no picture")
         seen = decode(data, None)
         assert (len(seen.failed), len(seen.refused)) == ((1, 0) if train else (0, 1))
+
+
+def test_maps_without_an_image_are_named_once(tmp_path):
+    """By the data set that has no list of its images, else by the folders of all splits together."""
+    for name in ("a", "b", "d"):
+        picture(tmp_path / "images" / "deep" / f"{name}.jpg")
+    for name in ("a", "b", "c"):
+        number_map(tmp_path / "maps" / "deep" / f"{name}.png", np.zeros(SIZE))
+    picture(tmp_path / "images" / "deep" / "b.png")  # another b
+
+    def read(**options):
+        return SemanticDataset(tmp_path / "images", tmp_path / "maps", classes=["sky"], train=True, **options)
+
+    whole = read()
+    assert whole.problems.left_out.total() == 3 and not list(unused_files([whole]))
+    assert whole.problems.first["label map without an image"] == "deep/c.png"
+    (tmp_path / "train.txt").write_text("deep/a\n")
+    part = read(split=tmp_path / "train.txt")
+    images, alone = unused_files([part])
+    assert images[1].startswith("2x image file that no record uses") and "deep/d.jpg" in images[1]
+    assert alone[1].startswith("2x label map without an image") and "deep/c.png" in alone[1]
+    assert not list(unused_files([part, whole]))
+
+
+def test_images_and_maps_side_by_side_are_not_taken_for_each_other(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
+        number_map(tmp_path / f"{name}_map.png", np.zeros(SIZE))
+    data = SemanticDataset(tmp_path, tmp_path, classes=["sky"], train=True, label_suffix="_map.png")
+    assert not list(unused_files([data]))
