@@ -338,6 +338,22 @@ def test_null_is_no_prediction(tmp_path, capsys, name, text, place):
     assert f"{place} is not a JSON object" in capsys.readouterr().err
 
 
+def test_an_object_whose_box_is_null_is_refused(tmp_path, capsys):
+    """It was left out without a word; a mask needs no box beside it."""
+    content = coco()
+    truth, found = write(tmp_path / "t.json", content), detections(content)
+    drawn = [
+        {**record, "bbox": None, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        for record in found
+        for x, y, w, h in [record["bbox"]]
+    ]
+    masks = write(tmp_path / "m.json", drawn)
+    assert run(masks, "--against", truth, "--task", "instance_segmentation", "--resamples", 0) == 0
+    boxless = write(tmp_path / "f.json", [*found[:-1], {**found[-1], "bbox": None}])
+    assert run(boxless, "--against", truth, "--task", "detection") == 1
+    assert f"record {len(found)} has a class and no box" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
 def test_a_model_that_found_nothing_scores_zero(tmp_path, capsys, task):
     content = coco()

@@ -148,10 +148,10 @@ def detection_train(
     Instance segmentation sets `min_mask_area=1`. With `copy_paste`, which needs masks, the result is a
     `CopyPaste` that must be bound to its data set.
     """
-    if not 0 <= small <= 1 - multi_scale + 1e-6:
+    if min(small, multi_scale) < 0 or small + multi_scale > 1 + 1e-6:
         raise ValueError(
-            f"multi_scale={multi_scale} and small={small} are shares of all pictures, and together they are "
-            "at most 1"
+            f"multi_scale={multi_scale} and small={small} are shares of all pictures: none is negative, and "
+            "together they are at most 1; lower one of them"
         )
     scale = RandomShortestSize(list(short_sides), max_long_side, antialias=False)
     cropped = Pipeline([scale, RandomAbsoluteCrop(*crop), square_resize(size)])

@@ -88,6 +88,9 @@ def read_record(
     if texts is not None:
         _read_text(answer, record, texts)
     elif found := _of(record, "boxes"):
+        if record[found] is None and answer.masks is None and _of(record, "labels"):
+            # it names an object, which would be lost without a word
+            raise DataError(f"{where} has a class and no box, but null in `{found}`; leave the record out.")
         answer.boxes = _numbers(record[found], where)
     else:
         answer.boxed = answer.nothing
