@@ -235,6 +235,7 @@ class UFO(Inference, nn.Module):
             refusals=None if decoded.refusals is None else decoded.refusals[rows],
             cut=said[2][rows],
             certainty=lambda score: given(decoded.certainty, "certainties").of(score)[rows],
+            numbers=lambda: given(decoded.certainty, "certainties").numbers(rows),
         )
 
     def chat(

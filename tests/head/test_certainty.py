@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from ufo.head.certainty import Certainty, Layout, number_tokens
 from ufo.head.strategy import check_settings
-from ufo.ops.expected_iou import expected_iou
+from ufo.ops.expected_iou import expected_iou, expected_numbers
 from ufo.ops.masks import soft_iou
 
 VALUES = 9
@@ -70,6 +70,35 @@ def test_expected_iou_falls_with_the_spread_and_with_what_is_no_number():
     assert float(expected_iou(torch.tensor([[4, 4, 0, 5]]), sure)) == 0
 
 
+def test_an_expected_number_lies_between_the_likely_ones():
+    box = torch.tensor([[4, 3, 4, 2]])
+    sure = torch.nn.functional.one_hot(box, VALUES).float()
+    assert expected_numbers(box, sure).tolist() == box.tolist()
+    spread = sure.clone()
+    spread[0, 0, 4], spread[0, 0, 5] = 0.5, 0.5
+    spread[0, 1, 2], spread[0, 1, 3], spread[0, 1, 4] = 0.3, 0.4, 0.3
+    assert expected_numbers(box, spread)[0].tolist() == pytest.approx([4.5, 3, 4, 2])
+    assert torch.equal(expected_numbers(box, 0.5 * spread), expected_numbers(box, spread)), (
+        "what else is said"
+    )
+    spread[0, 0, 0] = 0.4
+    assert float(expected_numbers(box, spread)[0, 0]) == pytest.approx(4.5), (
+        "another box is no reason to move"
+    )
+    assert expected_numbers(box, torch.zeros_like(spread)).tolist() == box.tolist()
+    assert expected_numbers(box[:0], spread[:0]).shape == (0, 4)
+
+
+def test_expected_numbers_of_drawn_boxes_are_nearer_than_bins(tokenizer):
+    """Bins say where a thing lies with an error of up to a half; probabilities in line with it undo that."""
+    generator = torch.Generator().manual_seed(0)
+    place = 30 + 20 * torch.rand(200, 4, generator=generator, dtype=torch.float64)
+    spread = (-0.5 * (torch.arange(81) - place[..., None]).square()).softmax(-1)
+    said = spread.argmax(-1)
+    nearer = (expected_numbers(said, spread) - place).abs()
+    assert (said - place).abs().max() <= 0.5 and nearer.max() < 0.01
+
+
 def certainty(tokenizer, answers, layout, dtype=torch.float32, seed=0, sharp=3.0):
     """Of answers whose states are logits that favour what was said."""
     ids = tokenizer.pad([row[1:] for row in tokenizer.encode(answers)])
@@ -117,6 +146,19 @@ def test_quality_is_the_expected_iou_of_the_numbers_distributions(tokenizer):
     wanted = expected_iou(torch.tensor([[12, 30, 5, 7]]), spread[None])
     assert float(found.of("quality")[0]) == pytest.approx(float(wanted), rel=1e-4)
     assert found.of("quality")[1] == found.of("quality")[3] == 0, "they hold no box"
+
+
+def test_numbers_are_those_of_the_text_and_expected_ones_near_them(tokenizer):
+    found, _, _ = certainty(tokenizer, ANSWERS, BOXES)
+    said, expected = found.numbers(slice(None))
+    none = [-1] * 4
+    assert said[:, 0].tolist() == [[12, 30, 5, 7], none, [1, 2, 3, 48], none]
+    assert expected[1].eq(-1).all() and expected[3].eq(-1).all(), "they hold no box"
+    moved = (expected[[0, 2], 0] - said[[0, 2], 0]).abs()
+    side = said[[0, 2], 0][:, 2:].repeat(1, 2)
+    assert (moved > 0).all() and (moved <= (side / 4).clamp(min=1)).all()
+    part, _ = found.numbers(slice(2, 3))
+    assert part.tolist() == said[2:3].tolist()
 
 
 def test_several_boxes_of_an_answer_have_scores_of_their_own(tokenizer):
@@ -196,10 +238,16 @@ def test_pieces_of_words_are_no_whole_numbers(tokenizer):
     assert kind.tolist() == [0, 1, -1, 0, 0, 2, 0, 0]
 
 
-def test_soft_iou_is_the_share_that_a_mask_promises():
-    probability = torch.tensor([[[0.9, 0.6], [0.4, 0.0]], [[0.1, 0.2], [0.3, 0.4]]])
-    assert soft_iou(probability, 0.5).tolist() == pytest.approx([1.5 / 2.4, 0.0])
-    assert soft_iou(probability.bfloat16(), 0.5).tolist() == pytest.approx([1.5 / 2.4, 0.0], abs=0.01)
+def test_soft_iou_is_that_of_masks_whose_pixels_are_right_so_often():
+    """Of drawn pixels, where as many are missing as are there wrongly."""
+    generator = torch.Generator().manual_seed(0)
+    for right in (0.5, 0.9, 1.0):
+        inside = torch.rand(100_000, generator=generator) < right
+        shared, missing = int(inside.sum()), int((~inside).sum())
+        assert float(soft_iou(torch.tensor(right))) == pytest.approx(
+            shared / (len(inside) + missing), abs=0.01
+        )
+    assert soft_iou(torch.tensor([0.0, 1.0])).tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------- as a setting of tasks

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ufo.ops.expected_iou import expected_iou
+from ufo.ops.expected_iou import expected_iou, expected_numbers
 from ufo.tokenizer import Tokenizer
 
 _NUMBERS = 4  # of a box
@@ -60,6 +60,26 @@ class Certainty:
         if score not in ("sequence", "quality"):
             raise ValueError(f"tokens tell no score '{score}'; there are sequence and quality")
         return self._sequence if score == "sequence" else self._quality
+
+    def numbers(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """The numbers of each box of some rows: as said, int64 `[R, n, 4]`, and as expected, float32.
+
+        Expected as by `expected_numbers`; -1 where a row has fewer boxes, or a box fewer numbers.
+        """
+        said, expected = self._boxes
+        return said[rows], expected[rows]
+
+    @cached_property
+    def _boxes(self) -> tuple[Tensor, Tensor]:
+        """`numbers` of all rows."""
+        shape = len(self.ids), self.layout.objects, _NUMBERS
+        said, expected = self.ids.new_full(shape, -1), self.features.new_full(shape, -1, dtype=torch.float32)
+        if self.layout.largest:
+            found, boxes, spread = self._numbers
+            whole = (spread.sum(2) > 0).all(1, keepdim=True)
+            said.view(-1, _NUMBERS)[found] = boxes.where(whole, -1)
+            expected.view(-1, _NUMBERS)[found] = expected_numbers(boxes, spread).where(whole, -1)
+        return said, expected
 
     @cached_property
     def _sequence(self) -> Tensor:

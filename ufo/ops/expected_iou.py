@@ -1,4 +1,4 @@
-"""How well a box will fit that is known as probabilities of its numbers: its expected IoU.
+"""What the probabilities of a box's numbers tell: how well it will fit, and where it lies between the bins.
 
 The four numbers are taken as independent. What two boxes share is then a product of what they share along x
 and along y, and both expectations are exact; the IoU's is the quotient of the expected intersection and the
@@ -28,6 +28,27 @@ def expected_iou(boxes: Tensor, spread: Tensor) -> Tensor:
     union = (boxes[:, 2] * boxes[:, 3]).float() + width * height - intersection
     # a box without extent shares nothing with any
     return (intersection / union.clamp(min=1e-6)).clamp(0, 1) * there.prod(1).clamp(max=1)
+
+
+_REACH = 0.25
+"""How far an expected number may be from the one that was said, in sides of the box."""
+
+
+def expected_numbers(boxes: Tensor, spread: Tensor) -> Tensor:
+    """The mean of each number among its likely values, float32 `[N, 4]`: finer than bins are.
+
+    Values further away than a quarter of the box's side are another box's, and count for nothing.
+
+    Args:
+        boxes, spread: as of `expected_iou`. A number of which nothing is likely stays as it was said.
+    """
+    values = torch.arange(spread.shape[2], device=spread.device)  # [S]
+    reach = (boxes[:, 2:] * _REACH).clamp(min=1).repeat(1, 2)  # [N, 4]
+    near = (values - boxes[..., None]).abs() <= reach[..., None]
+    weight = spread.float() * near
+    total = weight.sum(2)
+    mean = (weight * values).sum(2) / total.clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(total > 0, mean, boxes.float())
 
 
 def _shared(centre: Tensor, length: Tensor, centres: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,17 +76,13 @@ def inside(probability: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     return masks, (probability * masks).flatten(1).sum(1) / area.clamp(min=1)
 
 
-def soft_iou(probability: Tensor, threshold: float) -> Tensor:
-    """The IoU that masks promise, float32 `[N]`, 0 of an empty one.
+def soft_iou(sure: Tensor) -> Tensor:
+    """The IoU that masks promise, float32 `[N]`, given the mean probability inside each `[N]` (`inside`).
 
-    The sum of the probabilities `[N, H, W]` above the threshold (the expected intersection with the true
-    mask), over the area there and the sum outside (the expected union).
+    Of a mask's area A the share `sure` is expected to be right. As many pixels are taken to be missing as are
+    there wrongly, (1 - sure) A: what probabilities outside add up to is mostly the many pixels that are not.
     """
-    probability = probability.float()
-    masks = probability > threshold
-    shared = (probability * masks).flatten(1).sum(1)
-    union = torch.where(masks, 1.0, probability).flatten(1).sum(1)
-    return shared / union.clamp(min=torch.finfo(torch.float32).tiny)
+    return sure / (2 - sure)
 
 
 def mask_boxes(masks: Tensor, whole_pixels: bool = True) -> Tensor:

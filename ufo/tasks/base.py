@@ -91,6 +91,8 @@ class Answers:
     cut: Sequence[bool] = ()  # Q, whether `max_length` ended an answer; empty: it ended none
     # `sequence` or `quality` -> float32 [Q, n], how sure the tokens are that say each of up to n objects
     certainty: Callable[[str], Tensor] | None = None
+    # of these objects the numbers of the box, [Q, n, 4]: as said int64, and as expected float32; -1: no box
+    numbers: Callable[[], tuple[Tensor, Tensor]] | None = None
 
     @property
     def said(self) -> list[Said]:

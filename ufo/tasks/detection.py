@@ -18,12 +18,13 @@ from ufo.ops.grid import Queries
 from ufo.ops.names import find_class
 from ufo.ops.nms import soft_nms
 from ufo.tasks.base import SCORES, Answer, Answers, Fields
+from ufo.tasks.box import BoxTask
 from ufo.tasks.dense import DenseTask, ImageObjects
 from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
-class Detection(DenseTask):
+class Detection(BoxTask, DenseTask):
     """Boxes with classes; soft-NMS on the parsed answers (docs/published_system.md#post-processing)."""
 
     name: ClassVar[str] = "detection"
@@ -32,17 +33,12 @@ class Detection(DenseTask):
     needs: ClassVar[frozenset[str]] = frozenset({"boxes", "labels"})
     scores: ClassVar[tuple[str, ...]] = SCORES
 
-    num_bins: int
     max_per_image: int = 100
     nms_iou: float = 0.5
     nms_min_score: float = 1e-3
 
     def prompt(self, classes: Sequence[str], text: str, generator: torch.Generator | None = None) -> str:
         return self.wording.ask(self.name, generator, classes=",".join(classes), num_bins=self.num_bins)
-
-    @property
-    def largest_bin(self) -> int:
-        return self.num_bins
 
     def object_grammar(self) -> Fields:
         return self.wording.box_grammar(self.num_bins)
@@ -83,8 +79,9 @@ class Detection(DenseTask):
         labels, bins = [one[0] for one in found if one], [one[1] for one in found if one]
         device = all_scores.device
         row = torch.tensor(rows, dtype=torch.int64, device=device)
+        said = torch.tensor(bins, dtype=torch.int64, device=device).view(-1, 4)
         boxes = decode_boxes(
-            torch.tensor(bins, device=device).view(-1, 4),
+            self.numbers_of(answers, row, torch.zeros_like(row), said),
             answers.size,
             self.num_bins,
             given(answers.references, "reference points")[row],

@@ -18,24 +18,25 @@ from ufo.kinds import Kind, Referred
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
 from ufo.tasks.base import Answers, Asked, Fields, Said
+from ufo.tasks.box import BoxTask
 from ufo.tasks.expression import Expressions
 from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
-class Grounding(Expressions):
+class Grounding(BoxTask, Expressions):
     """One box per expression; with `max_objects` several, the largest ones of more."""
 
     name: ClassVar[str] = "grounding"
     kind: ClassVar[Kind] = Referred()
     needs: ClassVar[frozenset[str]] = frozenset({"expression", "boxes"})
 
-    num_bins: int
     max_length: int = 20
 
-    @property
-    def largest_bin(self) -> int:
-        return self.num_bins
+    def __post_init__(self) -> None:
+        """Raises ValueError as both kinds of task do."""
+        BoxTask.__post_init__(self)
+        Expressions.__post_init__(self)
 
     @property
     def object_tokens(self) -> int:
@@ -75,7 +76,9 @@ class Grounding(Expressions):
         bins = self.wording.read_boxes(answers.texts[0], self.max_objects)
         boxes, scores = torch.zeros(1, 4, device=device), self.scores_of(answers, max(len(bins), 1))
         if bins:
-            boxes = decode_boxes(torch.tensor(bins, device=device), answers.size, self.num_bins)
+            said, which = torch.tensor(bins, device=device), torch.arange(len(bins), device=device)
+            numbers = self.numbers_of(answers, torch.zeros_like(which), which, said)
+            boxes = decode_boxes(numbers, answers.size, self.num_bins)
         return Prediction(
             self.name,
             boxes=self.kept(boxes, presence),

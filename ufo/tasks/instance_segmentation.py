@@ -44,7 +44,7 @@ class InstanceSegmentation(MaskTask):
         masks, quality = self._binarise(answers, row)
         seen = quality > 0  # a mask without a pixel is not an object
         if self.score == "quality":
-            quality = mask_quality(answers, row, self.mask_threshold)
+            quality = soft_iou(quality).square()
         # transposed: columns of pixels lie together, and a selection keeps that
         masks, label, row = masks.mT[seen].mT, label[seen], row[seen]
         scores = self.scores_of(answers)[row] * quality[seen]
@@ -74,18 +74,6 @@ class InstanceSegmentation(MaskTask):
         ]
         # columns of pixels stay together, as RLE reads them
         return torch.cat([masks.mT for masks, _ in found]).mT, torch.cat([quality for _, quality in found])
-
-
-def mask_quality(
-    answers: Answers, rows: torch.Tensor, threshold: float, *which: torch.Tensor
-) -> torch.Tensor:
-    """The squared `soft_iou` of the masks of `rows [M]`, before they are resized; see `Task.certain`.
-
-    `which` as in `Answers`.
-    """
-    if answers.retrieve_logits is None:
-        return soft_iou(answers.retrieve_masks(rows, *which), threshold).square()
-    return soft_iou(answers.retrieve_logits(rows, *which).float().sigmoid(), threshold).square()
 
 
 def read_masks(answers: Answers, mask_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ufo.kinds import Kind, Referred
 from ufo.ops.grid import Queries
-from ufo.ops.masks import largest_parts, mask_boxes
+from ufo.ops.masks import inside, largest_parts, mask_boxes, soft_iou
 from ufo.tasks.base import Answers, Asked, Said, batch_generator
 from ufo.tasks.expression import Expressions
-from ufo.tasks.instance_segmentation import mask_quality
 from ufo.types import MASK_TOKEN, Batch, Prediction, given
 
 
@@ -94,9 +93,9 @@ class ReferringSegmentation(Expressions):
         else:
             rows = torch.zeros(count, dtype=torch.int64, device=device)
             which = [torch.arange(count, device=device)] if self.max_objects > 1 else []
-            masks = answers.retrieve_masks(rows, *which) > self.mask_threshold
+            masks, sure = inside(answers.retrieve_masks(rows, *which), self.mask_threshold)
             if self.score == "quality":
-                scores = mask_quality(answers, rows, self.mask_threshold, *which)
+                scores = soft_iou(sure).square()
             if self.largest_parts:
                 masks = largest_parts(masks, self.largest_parts)
             masks = self.kept(masks, presence)
