@@ -55,11 +55,15 @@ def test_a_size_that_is_referred_to_through_the_task(said):
     assert any("resolution.caption = 112" in line for line in lines)
 
 
-def test_a_default_of_the_code(said):
-    value, place = said("tasks.detection.top_tokens")
-    assert value == "tasks.detection.top_tokens = 1"
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("top_tokens", "1"), ("box", "said")],  # `box` is also a variable of one of the task's methods
+)
+def test_a_default_of_the_code(said, name, default):
+    value, place = said(f"tasks.detection.{name}")
+    assert value == f"tasks.detection.{name} = {default}"
     file = re.search(r"\((ufo/tasks/\w+\.py:\d+)\)", place)
-    assert file and "top_tokens" in line_at(file[1])
+    assert file and f"{name}: " in line_at(file[1]) and default in line_at(file[1])
 
 
 @pytest.mark.heavy

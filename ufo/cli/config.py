@@ -7,6 +7,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,8 @@ def _default(cfg: DictConfig, key: Key) -> str:
 def _line_of(code: Any, name: str) -> str:
     """The file and line where an argument and its default stand."""
     for part in (*getattr(code, "__mro__", (code,)),):
+        if is_dataclass(part) and name not in vars(part).get("__annotations__", {}):
+            continue  # a variable of its methods may have the same name
         try:
             lines, first = inspect.getsourcelines(part)
         except (OSError, TypeError):
