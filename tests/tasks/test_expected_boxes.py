@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ufo.tasks import task_class, task_names
 from ufo.tasks.detection import Detection
 from ufo.tasks.grounding import Grounding
 
@@ -48,3 +49,12 @@ def test_a_box_that_was_read_otherwise_stays_as_it_was_read():
 def test_another_word_for_a_box_is_refused():
     with pytest.raises(ValueError, match=r"task 'grounding': box=mean is none .* choose said or expected"):
         Grounding(image_size=32, num_bins=8, box="mean")
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_the_nearest_class_that_states_a_default_decides(name):
+    task = task_class(name)
+    for field in fields(task):
+        states = (c for c in task.__mro__ if field.name in vars(c).get("__annotations__", {}))
+        nearest = vars(next(states)).get(field.name, MISSING)
+        assert field.default_factory is not MISSING or field.default is nearest or field.default == nearest

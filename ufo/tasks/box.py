@@ -12,13 +12,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ufo.tasks.base import Answers, Task
+from ufo.tasks.base import Answers
 from ufo.types import given
 
 
 @dataclass(kw_only=True)
-class BoxTask(Task):
-    """A task whose answers say boxes in numbers.
+class BoxNumbers:
+    """What a task adds whose answers say boxes in numbers.
+
+    It is no task itself: a dataclass takes all that its first base has, and with it what that one inherits.
 
     Args:
         num_bins: bins per side of the image; a number is from 0 to `num_bins`.
@@ -26,6 +28,7 @@ class BoxTask(Task):
             mean of what was likely there.
     """
 
+    name: ClassVar[str]
     boxes: ClassVar[tuple[str, ...]] = ("said", "expected")
 
     num_bins: int

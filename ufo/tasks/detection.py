@@ -18,13 +18,13 @@ from ufo.ops.grid import Queries
 from ufo.ops.names import find_class
 from ufo.ops.nms import soft_nms
 from ufo.tasks.base import SCORES, Answer, Answers, Fields
-from ufo.tasks.box import BoxTask
+from ufo.tasks.box import BoxNumbers
 from ufo.tasks.dense import DenseTask, ImageObjects
 from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
-class Detection(BoxTask, DenseTask):
+class Detection(BoxNumbers, DenseTask):
     """Boxes with classes; soft-NMS on the parsed answers (docs/published_system.md#post-processing)."""
 
     name: ClassVar[str] = "detection"

@@ -18,13 +18,13 @@ from ufo.kinds import Kind, Referred
 from ufo.ops.boxes import decode_boxes, encode_boxes
 from ufo.ops.grid import Queries
 from ufo.tasks.base import Answers, Asked, Fields, Said
-from ufo.tasks.box import BoxTask
+from ufo.tasks.box import BoxNumbers
 from ufo.tasks.expression import Expressions
 from ufo.types import Batch, Prediction, given
 
 
 @dataclass(kw_only=True)
-class Grounding(BoxTask, Expressions):
+class Grounding(BoxNumbers, Expressions):
     """One box per expression; with `max_objects` several, the largest ones of more."""
 
     name: ClassVar[str] = "grounding"
@@ -35,7 +35,7 @@ class Grounding(BoxTask, Expressions):
 
     def __post_init__(self) -> None:
         """Raises ValueError as both kinds of task do."""
-        BoxTask.__post_init__(self)
+        BoxNumbers.__post_init__(self)
         Expressions.__post_init__(self)
 
     @property
