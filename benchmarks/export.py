@@ -33,6 +33,7 @@ from ufo.inference.asking import make_requests
 from ufo.inference.batches import network_input
 from ufo.model import UFO
 from ufo.tasks.base import Answers
+from ufo.tasks.box import BoxNumbers
 from ufo.types import Prediction
 
 WARM_UP = 3  # pictures
@@ -153,6 +154,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model, clock = ufo.load(arguments.ckpt), Clock(arguments.clock)
     about = json.loads((arguments.folder / "export.json").read_text(encoding="utf-8"))
+    for task in model.tasks.values():
+        if isinstance(task, BoxNumbers):
+            task.box = "said"  # all that is read from exported parts here is their texts
     paths = images_in(arguments.scenes / "images")[: arguments.images]
     pictures = [as_image(path).as_subclass(Tensor) for path in paths]
     inputs = [network_input(one, model.task(about["task"])) for one in pictures]
