@@ -1,11 +1,12 @@
 """From a label tool's export to a drawn prediction: three commands, their times, and what the start is worth.
 
-    python benchmarks/own_photos.py INSTANCES.json IMAGES BACKGROUNDS [--every 50] [OVERRIDES]
+    python benchmarks/own_photos.py INSTANCES.json IMAGES BACKGROUNDS [--format voc] [--every 50] [OVERRIDES]
 
 Cuts the objects of a COCO file out of their photos, pastes them into other photos and writes the pictures as
-a YOLO export, as many for validation as for training; then runs `ufo data import`, `ufo train` and
-`ufo predict` as a user would, once from the shipped model and once from random weights. `--every N` validates
-every N steps, for the curve of mAP50. The last command scores the pictures of the training themselves.
+a label tool's export (`--format`, YOLO's by default), as many for validation as for training; then runs
+`ufo data import`, `ufo train` and `ufo predict` as a user would, once from the shipped model and once from
+random weights. `--every N` validates every N steps, for the curve of mAP50. The last command scores the
+pictures of the training themselves.
 On a busy machine `--clock cpu` with OMP_NUM_THREADS=1 in the environment counts processor seconds.
 """
 
@@ -21,11 +22,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import show
+from label_layouts import LAYOUTS, Layout, Scene, Thing
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -74,9 +77,9 @@ def background(path: Path, draw: random.Random) -> np.ndarray:
     return np.array(photo.crop((x, y, x + WIDTH, y + HEIGHT)))
 
 
-def picture(things: list[Cut], behind: np.ndarray, draw: random.Random) -> tuple[np.ndarray, list]:
-    """One to three objects that do not touch, and their names and boxes (xyxy, pixels)."""
-    image, taken, boxes = behind.copy(), np.zeros((HEIGHT, WIDTH), bool), []
+def picture(things: list[Cut], behind: np.ndarray, draw: random.Random) -> tuple[np.ndarray, list[Thing]]:
+    """One to three objects that do not touch, and what they are and where."""
+    image, taken, found = behind.copy(), np.zeros((HEIGHT, WIDTH), bool), []
     for _ in range(draw.randint(1, 3)):
         thing = draw.choice(things)
         scale = draw.uniform(*SIDES) / max(thing.mask.shape)
@@ -91,28 +94,23 @@ def picture(things: list[Cut], behind: np.ndarray, draw: random.Random) -> tuple
             if not taken[place].any():
                 taken[place] = True
                 image[place][mask] = pixels[mask]
-                boxes.append((thing.name, x, y, x + width, y + height))
+                found.append(Thing(thing.name, (x, y, x + width, y + height)))
                 break
-    return image, boxes
+    return image, found
 
 
-def export(out: Path, things: list[Cut], behind: list[Path], count: int, seed: int) -> None:
-    """A folder as YOLO's tools write it: pictures, a text of boxes for each, the names in a yaml."""
-    draw, names = random.Random(seed), sorted({thing.name for thing in things})
+def export(
+    out: Path, layout: Layout, things: list[Cut], behind: list[Path], count: int, seed: int
+) -> list[Scene]:
+    """A folder as a label tool writes it. Returns what is in the pictures; no two have the same name."""
+    draw, scenes = random.Random(seed), []
     for split in ("train", "val"):
-        for folder in ("images", "labels"):
-            (out / folder / split).mkdir(parents=True)
-        for number in range(count):
-            image, boxes = picture(things, background(draw.choice(behind), draw), draw)
-            Image.fromarray(image).save(out / "images" / split / f"{number:03}.jpg", quality=92)
-            lines = ""
-            for name, *corners in boxes:
-                x1, y1, x2, y2 = np.divide(corners, [WIDTH, HEIGHT, WIDTH, HEIGHT])
-                numbers = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
-                lines += " ".join([str(names.index(name)), *(f"{number:.6f}" for number in numbers)]) + "\n"
-            (out / "labels" / split / f"{number:03}.txt").write_text(lines)
-    listed = "".join(f"  {i}: {name}\n" for i, name in enumerate(names))
-    (out / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnames:\n{listed}")
+        for _ in range(count):
+            image, found = picture(things, background(draw.choice(behind), draw), draw)
+            save = partial(Image.fromarray(image).save, quality=92)
+            scenes.append(Scene(f"{len(scenes):03}.jpg", (HEIGHT, WIDTH), found, save, split))
+    layout.write(out, scenes, sorted({thing.name for thing in things}))
+    return scenes
 
 
 def ufo(home: Path, now: Callable[[], float], *arguments: str) -> float:
@@ -151,6 +149,7 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("annotations", "images", "backgrounds"):
         made.add_argument(name, type=Path)
+    made.add_argument("--format", choices=LAYOUTS, default="yolo")
     made.add_argument("--out", type=Path, default=Path("own_photos"))
     made.add_argument("--count", type=int, default=20)
     made.add_argument("--every", type=int)
@@ -163,23 +162,25 @@ def main() -> None:
         sys.exit(f"{home} exists; give another --out")
     behind = [path for path in sorted(arguments.backgrounds.iterdir()) if path.suffix in (".jpg", ".png")]
     things = cuts(arguments.annotations, arguments.images)
-    export(home / "photos", things, behind, arguments.count, arguments.seed)
-    imported = ufo(home, now, "data", "import", "yolo", "photos")
+    layout = LAYOUTS[arguments.format]
+    scenes = export(home / "photos", layout, things, behind, arguments.count, arguments.seed)
+    imported = ufo(home, now, "data", "import", layout.format, "photos")
+    (unseen,) = home.rglob(next(scene.name for scene in scenes if scene.split == "val"))
     often = [f"trainer.val_check_interval={arguments.every}", "logger=csv"] if arguments.every else []
     rows = []
     for start in arguments.starts:
         run, own = home / "runs" / start, [*STARTS[start], *often, *overrides]
         trained = ufo(home, now, "train", "mine/source/photos.yaml", *own, f"name={start}")
         options = ("--ckpt", f"runs/{start}", "--task", "detection", "--out", f"{start}.png")
-        predicted = ufo(home, now, "predict", "photos/images/val/000.jpg", *options)
+        predicted = ufo(home, now, "predict", str(unseen.relative_to(home)), *options)
         learnt = f"sources.photos.dataset.val.annotations={home.resolve() / 'mine' / 'photos' / 'train.json'}"
         ufo(home, now, "evaluate", f"ckpt=runs/{start}", learnt, f"name={start}_learnt")
         seconds = [f"{value:.0f} s" for value in (imported, trained, predicted)]
         found = [mAP50(run), mAP50(home / "runs" / f"{start}_learnt" / "evaluate")]
         rows.append([start, *seconds, *(f"{value:.3f}" for value in found), curve(run)])
     columns = ["start", "data import", "train", "predict", "mAP50, unseen", "learnt", "step: mAP50, unseen"]
-    title = f"{arguments.count} photos, {torch.get_num_threads()} threads, {arguments.clock} s"
-    show(title, columns, rows)
+    title = f"{arguments.format}: {arguments.count} photos, {torch.get_num_threads()} threads"
+    show(f"{title}, {arguments.clock} s", columns, rows)
 
 
 if __name__ == "__main__":

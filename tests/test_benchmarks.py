@@ -74,8 +74,8 @@ def test_the_pictures_of_own_photos_are_labelled_right(tmp_path, monkeypatch):
     coco = {"images": [image], "annotations": [thing], "categories": [{"id": 7, "name": "disc"}]}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     things = own_photos.cuts(tmp_path / "coco.json", tmp_path)
-    own_photos.export(tmp_path / "out", things, [tmp_path / "behind.png"], 3, 0)
-    assert "0: disc" in (tmp_path / "out" / "data.yaml").read_text()
+    own_photos.export(tmp_path / "out", own_photos.LAYOUTS["yolo"], things, [tmp_path / "behind.png"], 3, 0)
+    assert 'names: ["disc"]' in (tmp_path / "out" / "data.yaml").read_text()
     for picture in (tmp_path / "out" / "images").rglob("*.jpg"):
         pixels = np.array(Image.open(picture)).astype(int)
         red = pixels[..., 0] - pixels[..., 1] > 100

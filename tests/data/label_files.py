@@ -1,4 +1,4 @@
-"""The same few labels in the layouts of label tools: what each of them exports, written by hand here.
+"""The same few labels in the layouts of label tools, as `benchmarks/label_layouts` writes them.
 
 `TRUTH` has boxes in whole pixels x1, y1, x2, y2 and polygons as COCO writes them.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
+import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,14 @@ from ufo.data.labels.record import Labels
 from ufo.data.labels.shapes import around, mask_rle, pairs_of
 from ufo.data.labels.tidy import tidy
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # which write such exports, too
+
+from label_layouts import LAYOUTS, Scene, Thing, by_project
+
 HEIGHT, WIDTH = 48, 64
 OWL, TIT = "owl", "great tit"
 CLASSES = [TIT, OWL]  # not in the order of the alphabet reversed, nor in that of appearance
 POLYGON = [10.0, 8.0, 40.0, 10.0, 30.0, 40.0]
-
-
-@dataclass
-class Thing:
-    label: str
-    box: tuple[float, float, float, float]
-    polygon: list[float] = field(default_factory=list)
-
 
 TRUTH: dict[str, list[Thing]] = {
     "a.jpg": [Thing(OWL, (4, 8, 24, 24)), Thing(TIT, (10, 8, 40, 40), POLYGON)],
@@ -91,236 +87,51 @@ def png(mask: np.ndarray) -> bytes:
 # --- one function per tool: writes into a folder, returns what is imported
 
 
-def yolo(root: Path) -> Path:
-    for name, things in TRUTH.items():
-        split = "val" if name == "c.jpeg" else "train"
-        pictures(root / "images" / split, name)
-        lines = []
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            values = [(x1 + x2) / 2 / WIDTH, (y1 + y2) / 2 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT]
-            if thing.polygon:
-                values = [v / (HEIGHT if k % 2 else WIDTH) for k, v in enumerate(thing.polygon)]
-            lines.append(" ".join(map(repr, [CLASSES.index(thing.label), *values])))
-        path = (root / "labels" / split / name).with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines))
-    names = json.dumps(CLASSES)
-    (root / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnc: 2\nnames: {names}\n")
-    return root
+OWN_SPLIT = ("yolo", "voc", "roboflow", "supervisely", "imagefolder")
 
 
-def voc(root: Path) -> Path:
-    pictures(root / "JPEGImages")
-    splits: dict[str, list[str]] = {"train": [], "val": []}
-    for name, things in TRUTH.items():
-        stem = Path(name).stem
-        splits["val" if name == "c.jpeg" else "train"].append(stem)
-        found = ""
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            found += (
-                f"<object><name>{thing.label}</name><difficult>0</difficult><bndbox><xmin>{x1 + 1}</xmin>"
-                f"<ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
-            )
-        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
-        path = root / "Annotations" / f"{stem}.xml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"<annotation><filename>{name}</filename>{size}{found}</annotation>")
-    for split, stems in splits.items():
-        path = root / "ImageSets" / "Main" / f"{split}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{stem}\n" for stem in stems))
-    return root
+def scenes(divided: bool, *names: str) -> list[Scene]:
+    """The pictures of `TRUTH`, or some of them; `divided` puts the last one into validation."""
+    found = []
+    for name in names or TRUTH:
+        split = ("val" if name == "c.jpeg" else "train") if divided else ""
+        found.append(Scene(name, (HEIGHT, WIDTH), TRUTH[name], _save, split))
+    return found
 
 
-def labelme(root: Path) -> Path:
-    pictures(root)
-    for name, things in TRUTH.items():
-        shapes = []
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            kind = "polygon" if thing.polygon else "rectangle"
-            points = pairs_of(thing.polygon) if thing.polygon else [(x2, y1), (x1, y2)]
-            shapes.append({"label": thing.label, "shape_type": kind, "points": points, "group_id": None})
-        content = {
-            "version": "5.4.1",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": name,
-            "imageData": None,
-            "imageHeight": HEIGHT,
-            "imageWidth": WIDTH,
-        }
-        write_json((root / name).with_suffix(".json"), content)
-    (root / "labels.txt").write_text("__ignore__\n_background_\n" + "\n".join(CLASSES))
-    return root
+def _save(path: Path) -> None:
+    write_image(path, HEIGHT, WIDTH)
+
+
+def write_layout(tool: str, root: Path) -> Path:
+    return LAYOUTS[tool].write(root, scenes(tool in OWN_SPLIT), CLASSES)
+
+
+yolo = partial(write_layout, "yolo")
+voc = partial(write_layout, "voc")
+labelme = partial(write_layout, "labelme")
+cvat = partial(write_layout, "cvat")
+coco = partial(write_layout, "cvat_coco")
+roboflow = partial(write_layout, "roboflow")
+label_studio = partial(write_layout, "label_studio")
+supervisely = partial(write_layout, "supervisely")
+via = partial(write_layout, "via")
+imagefolder = partial(write_layout, "imagefolder")
+table = partial(write_layout, "csv")
 
 
 def cvat_text(images: str = "") -> str:
-    names = "".join(f"<label><name>{name}</name></label>" for name in CLASSES)
-    head = f"<version>1.1</version><meta><task><name>birds</name><labels>{names}</labels></task></meta>"
-    return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>{head}{images}</annotations>'
-
-
-def cvat(root: Path) -> Path:
-    pictures(root / "images")
-    images = ""
-    for place, (name, things) in enumerate(TRUTH.items()):
-        images += f'<image id="{place}" name="{name}" width="{WIDTH}" height="{HEIGHT}">'
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            head = f'label="{thing.label}" source="manual" occluded="0" z_order="0"'
-            if thing.polygon:
-                points = ";".join(f"{x},{y}" for x, y in pairs_of(thing.polygon))
-                images += f'<polygon {head} points="{points}"></polygon>'
-            else:
-                images += f'<box {head} xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}"></box>'
-        images += "</image>"
-    (root / "annotations.xml").write_text(cvat_text(images))
-    return root
+    return by_project.cvat_text(CLASSES, images)
 
 
 def coco_content(names: list[str]) -> dict[str, Any]:
-    content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
-    content["categories"] = [{"id": 10 * k + 3, "name": name} for k, name in enumerate(CLASSES)]
-    for place, name in enumerate(names, start=5):
-        content["images"].append({"id": place, "file_name": name, "height": HEIGHT, "width": WIDTH})
-        for thing in TRUTH[name]:
-            x1, y1, x2, y2 = thing.box
-            record = {
-                "id": len(content["annotations"]),
-                "image_id": place,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-            }
-            record |= {"category_id": 10 * CLASSES.index(thing.label) + 3, "iscrowd": 0, "area": 1}
-            record |= {"segmentation": [thing.polygon] if thing.polygon else []}
-            content["annotations"].append(record)
-    return content
-
-
-def coco(root: Path) -> Path:
-    pictures(root / "images" / "default")
-    write_json(root / "annotations" / "instances_default.json", coco_content(list(TRUTH)))
-    return root
-
-
-def roboflow(root: Path) -> Path:
-    """COCO per split, with Roboflow's first category, which stands above the others."""
-    for split, names in {"train": ["a.jpg", "b 1.png"], "valid": ["c.jpeg"]}.items():
-        pictures(root / split, *names)
-        content = coco_content(names)
-        above = {"id": 0, "name": "birds", "supercategory": "none"}
-        for entry in content["categories"]:
-            entry["supercategory"] = "birds"
-        content["categories"].insert(0, above)
-        write_json(root / split / "_annotations.coco.json", content)
-    (root / "README.roboflow.txt").write_text("birds - v1\n")
-    return root
-
-
-def label_studio(root: Path) -> Path:
-    pictures(root)
-    tasks = []
-    for place, (name, things) in enumerate(TRUTH.items()):
-        results = []
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            value: dict[str, Any] = {"x": x1 / WIDTH * 100, "y": y1 / HEIGHT * 100, "rotation": 0}
-            value |= {"width": (x2 - x1) / WIDTH * 100, "height": (y2 - y1) / HEIGHT * 100}
-            kind = "rectanglelabels"
-            if thing.polygon:
-                kind = "polygonlabels"
-                value = {
-                    "points": [[x / WIDTH * 100, y / HEIGHT * 100] for x, y in pairs_of(thing.polygon)],
-                    "closed": True,
-                }
-            sizes = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
-            names = {"id": f"r{len(results)}", "from_name": "label", "to_name": "image", "type": kind}
-            results.append({**sizes, **names, "value": {**value, kind: [thing.label]}})
-        annotation = {"id": place, "was_cancelled": False, "ground_truth": False, "result": results}
-        image = f"/data/upload/1/0a1b2c3d-{name.replace(' ', '%20')}"
-        tasks.append({"id": place, "annotations": [annotation], "predictions": [], "data": {"image": image}})
-    write_json(root / "project-1-at-2026-01-01.json", tasks)
-    return root
-
-
-def supervisely(root: Path) -> Path:
-    classes = [{"title": name, "shape": "any", "color": "#112233"} for name in CLASSES]
-    write_json(root / "meta.json", {"classes": classes, "tags": [], "projectType": "images"})
-    for name, things in TRUTH.items():
-        dataset = root / ("val" if name == "c.jpeg" else "train")
-        pictures(dataset / "img", name)
-        objects = []
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            # the last pixel of a rectangle belongs to it
-            points = pairs_of(thing.polygon) if thing.polygon else [(x1, y1), (x2 - 1, y2 - 1)]
-            kind = "polygon" if thing.polygon else "rectangle"
-            shape = {"points": {"exterior": points, "interior": []}, "geometryType": kind}
-            objects.append({"id": len(objects), "classTitle": thing.label, "description": "", **shape})
-        content = {"size": {"height": HEIGHT, "width": WIDTH}, "tags": [], "objects": objects}
-        write_json(dataset / "ann" / f"{name}.json", content)
-    return root
+    return by_project.coco_content(scenes(False, *names) if names else [], CLASSES)
 
 
 def bitmap(mask: np.ndarray, left: int, top: int) -> dict[str, Any]:
     """A figure of Supervisely: a packed PNG at its place."""
     data = base64.b64encode(zlib.compress(png(mask))).decode()
     return {"classTitle": OWL, "geometryType": "bitmap", "bitmap": {"origin": [left, top], "data": data}}
-
-
-def via(root: Path) -> Path:
-    pictures(root)
-    files = {}
-    for name, things in TRUTH.items():
-        regions = []
-        for thing in things:
-            x1, y1, x2, y2 = thing.box
-            shape: dict[str, Any] = {"name": "rect", "x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
-            if thing.polygon:
-                shape = {
-                    "name": "polygon",
-                    "all_points_x": thing.polygon[::2],
-                    "all_points_y": thing.polygon[1::2],
-                }
-            regions.append({"shape_attributes": shape, "region_attributes": {"bird": thing.label}})
-        files[f"{name}123"] = {"filename": name, "size": 123, "regions": regions, "file_attributes": {}}
-    options = {"bird": {"type": "dropdown", "options": {name: "" for name in CLASSES}}}
-    project = {
-        "_via_settings": {},
-        "_via_img_metadata": files,
-        "_via_attributes": {"region": options, "file": {}},
-    }
-    write_json(root / "via_project.json", project)
-    return root
-
-
-def imagefolder(root: Path) -> Path:
-    head = "dataset_info:\n  features:\n  - name: category\n    dtype:\n      class_label:\n        names:\n"
-    head += "\n".join(f"          '{k}': {name}" for k, name in enumerate(CLASSES))
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "README.md").write_text(f"---\n{head}\n---\n# birds\n")
-    for split, chosen in {"train": ["a.jpg", "b 1.png"], "validation": ["c.jpeg"]}.items():
-        pictures(root / split, *chosen)
-        lines = []
-        for name in chosen:
-            found = [[t.box[0], t.box[1], t.box[2] - t.box[0], t.box[3] - t.box[1]] for t in TRUTH[name]]
-            labels = [CLASSES.index(thing.label) for thing in TRUTH[name]]
-            objects = {"bbox": found, "categories": labels}
-            lines.append(json.dumps({"file_name": name, "objects": objects}))
-        (root / split / "metadata.jsonl").write_text("\n".join(lines))
-    return root
-
-
-def table(root: Path) -> Path:
-    pictures(root / "pictures")
-    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
-    for name, things in TRUTH.items():
-        lines += [f"{name},{WIDTH},{HEIGHT},{t.label},{','.join(map(str, t.box))}" for t in things]
-    (root / "labels.csv").write_text("\n".join(lines))
-    (root / "classes.csv").write_text("\n".join(f"{name},{k}" for k, name in enumerate(CLASSES)))
-    return root
 
 
 def masks(root: Path) -> Path:
@@ -358,7 +169,6 @@ TOOLS: dict[str, Callable[[Path], Path]] = {
 }
 """By format: writes an export; all but `BOXES` keep the polygon."""
 BOXES = ("voc", "imagefolder", "csv")
-OWN_SPLIT = ("yolo", "voc", "roboflow", "supervisely", "imagefolder")
 NO_ORDER = ("voc", "label_studio")
 """Formats that do not list their classes: they come in the order of the alphabet."""
 

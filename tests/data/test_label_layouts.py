@@ -25,7 +25,8 @@ from label_shapes import only
 from ufo.data.datasets.coco_file import LEAVING
 from ufo.data.formats import format_named
 from ufo.data.formats.masks import NO_COLOUR, NO_NUMBER
-from ufo.data.labels.reading import ONE_PICTURE, OWN_NAME
+from ufo.data.labels.finding import ONE_PICTURE
+from ufo.data.labels.reading import OWN_NAME
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,19 @@ def test_yolo_without_yaml_and_with_bad_lines(tmp_path):
         "box without area": 1,
     }
     assert labels.problems.doubtful == {"picture without a text file, taken as one without objects": 1}
+
+
+def test_voc_corners_count_from_one_unless_one_of_an_export_is_zero(tmp_path):
+    """One pixel of a side is little, but it is that of every object."""
+    root = voc(tmp_path)
+    path = root / "Annotations" / "c.xml"
+    assert boxes(imported(format_named("voc"), root))["c.jpeg"] == [(TIT, (30, 20, 50, 41))]
+    other = root / "Annotations" / "b 1.xml"
+    other.write_text(other.read_text().replace("<xmin>1<", "<xmin>0<"))
+    labels = imported(format_named("voc"), root)
+    assert boxes(labels)["c.jpeg"] == [(TIT, (31, 21, 50, 41))] and "<xmin>31<" in path.read_text()
+    assert boxes(labels)["b 1.png"][0][1] == (0, 1, 64, 48)
+    assert any("count from 0" in note for note in labels.notes)
 
 
 def test_voc_class_maps(tmp_path):

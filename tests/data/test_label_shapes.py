@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from ufo.data.formats import format_named
 from ufo.data.labels.brush import brush_mask, brush_rle
+from ufo.data.labels.reading import Source
 from ufo.data.labels.shapes import area
 
 # ---------------------------------------------------------------- CVAT
@@ -98,6 +99,29 @@ def label_studio(root, *results, data=None):
     task = {"id": 1, "annotations": [cancelled, annotation], "data": data or {"image": "s3://bucket/a.jpg"}}
     write_json(root / "export.json", [task])
     return imported(format_named("label_studio"), root)
+
+
+def test_label_studio_tasks_that_nobody_finished_say_nothing(tmp_path):
+    """A skipped task does not say that its picture is empty; a finished one without a region does."""
+    cancelled = {"was_cancelled": True, "result": []}
+    given = {
+        "a.jpg": {"annotations": [{"result": []}]},
+        "b 1.png": {"annotations": [cancelled]},
+        "c.jpeg": {"annotations": [], "predictions": [{"result": []}]},
+        "d.jpg": {"annotations": []},
+        "e.jpg": {"annotations": [cancelled, {"result": [{"id": "1", "type": "choices", "value": {}}]}]},
+    }
+    pictures(tmp_path, *given)
+    write_json(tmp_path / "export.json", [{**task, "data": {"image": n}} for n, task in given.items()])
+    labels = format_named("label_studio").read(source := Source(tmp_path))
+    assert not source.unnamed()
+    assert [picture.path.name for picture in labels.pictures] == ["a.jpg", "e.jpg"]
+    assert labels.problems.left_out == {
+        "cancelled annotation": 2,
+        "task without an annotation": 2,
+        "task with predictions only, which are not taken": 1,
+        "result of the kind choices": 1,
+    }
 
 
 def test_label_studio_brush_is_the_opacity_of_its_bytes(tmp_path):

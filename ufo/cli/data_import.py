@@ -23,7 +23,8 @@ from ufo.cli.data_place import (
 from ufo.data.datasets.naming import read_names
 from ufo.data.errors import DataError
 from ufo.data.formats import Format, format_named, recognised
-from ufo.data.labels.reading import Source, walk
+from ufo.data.labels.finding import walk
+from ufo.data.labels.reading import Source
 from ufo.data.labels.record import Labels
 from ufo.data.labels.split import divide
 from ufo.data.labels.tidy import tidy
@@ -32,6 +33,7 @@ from ufo.data.problems import DOUBTFUL, EFFECTS, LEFT_OUT, Problems
 from ufo.ops.nearest import beside
 
 AUTO = "auto"
+UNNAMED = "picture beside labelled ones that no label file names"
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 
@@ -72,6 +74,9 @@ def _read(name: str, source: Source, classes: list[str] | None) -> tuple[Format,
         found = _format(name, source)
         with _bar() as source.seen:
             labels = found.read(source)
+        if not labels.map_classes:  # else the maps are pictures without labels, too
+            for path in source.unnamed():
+                source.problems.report(UNNAMED, source.place(path))
         tidy(labels, classes)
     except (CommandError, DataError) as error:
         if packed := source.files(*PACKED, under=source.folder):

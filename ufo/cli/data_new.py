@@ -29,7 +29,7 @@ from ufo.cli.data_place import (
 from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.image_files import IMAGE_SUFFIXES
 from ufo.data.json_stream import EMPTY, json_records
-from ufo.data.labels.reading import walk
+from ufo.data.labels.finding import walk
 from ufo.data.labels.sources import BOX_TEXTS, BOXES, CLASS_MAPS, MASK_TEXTS, MASKS, TALKS, SourceFile
 from ufo.data.labels.split import SHARE, chosen_by_hash
 from ufo.data.pictures import MAP_SUFFIXES

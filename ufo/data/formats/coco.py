@@ -14,7 +14,7 @@ from ufo.data.datasets.coco_file import flag, key_of
 from ufo.data.errors import DataError
 from ufo.data.json_stream import json_records
 from ufo.data.labels.reading import Source, peek
-from ufo.data.labels.record import SPLITS, Labels, Picture, Thing, split_of
+from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import checked_rle, numbers
 from ufo.data.problems import DOUBTFUL
 
@@ -65,7 +65,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _read_file(source: Source, labels: Labels, path: Path) -> None:
-    split = _split(source, path)
+    split = source.split(path)
     pictures: dict[Any, Picture | None] = {}
     categories: dict[Any, str] = {}
     parents: set[str] = set()
@@ -112,21 +112,13 @@ def _read_file(source: Source, labels: Labels, path: Path) -> None:
     labels.pictures += [picture for picture in pictures.values() if picture is not None]
 
 
-def _split(source: Source, path: Path) -> str:
-    """The split that the file is named after, or the folder it is in."""
-    inside = path.relative_to(source.folder).parts if path.is_relative_to(source.folder) else (path.name,)
-    if found := split_of(path.stem):
-        return found
-    return next((SPLITS[part.lower()] for part in reversed(inside[:-1]) if part.lower() in SPLITS), "")
-
-
 def _picture(source: Source, record: dict[str, Any], path: Path, split: str) -> Picture | None:
     name = record.get("file_name")
     if not isinstance(name, str):
         source.problems.report("image record without a file name", source.place(path))
         return None
     size = (record.get("height"), record.get("width"))
-    return source.open(source.find(name, path.parent), name, size=size, split=split)
+    return source.open(source.find(name, path.parent, split), name, size=size, split=split)
 
 
 def _thing(

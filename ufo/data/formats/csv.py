@@ -7,7 +7,6 @@ order. Files called after a split, or a column `split`, are one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from ufo.data.errors import DataError
@@ -129,14 +128,14 @@ def _row(
     cells = {key: row[place] for key, place in columns.items() if place < len(row)}
     where, name = source.place(path, line), cells.get("file", "")
     said = cells.get("split", "")
-    split = split_of(said) or _split(source, path, name)
+    split = split_of(said) or source.split(path, name)
     if said and not split:
         source.problems.report(
             "split of an unknown name, taken as none", f"{where}: {said[:40]}", effect=DOUBTFUL
         )
     if (name, split) not in pictures:
         size = (cells.get("height"), cells.get("width"))
-        found = source.find(name, path.parent) or source.with_stem(name, path.parent)
+        found = source.find(name, path.parent, split) or source.with_stem(name, path.parent)
         pictures[name, split] = source.open(found, f"{where}: {name[:200]}", size=size, split=split)
     picture = pictures[name, split]
     values = {key: cells.get(key, "") for key in SIDES if key in columns}
@@ -152,13 +151,3 @@ def _row(
         a, b, c, d = a * width, b * height, c * width, d * height
     box = corners((a, b), (c, d)) if "x1" in values else (a, b, a + c, b + d)
     picture.things.append(Thing(cells.get("class", ""), box, where=where))
-
-
-def _split(source: Source, path: Path, name: str) -> str:
-    """The split after which the file, its folder, or the picture's folder is called."""
-    inside = path.relative_to(source.folder).parts[:-1] if path.is_relative_to(source.folder) else ()
-    return next(_named([path.stem, *reversed(inside), *name.replace("\\", "/").split("/")[:-1]]), "")
-
-
-def _named(words: list[str]) -> Iterator[str]:
-    return (split for word in words if (split := split_of(word)))

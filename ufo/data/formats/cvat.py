@@ -64,7 +64,7 @@ def read(source: Source) -> Labels:
         for name in root.iterfind("meta//labels/label/name"):
             labels.add_class((name.text or "").strip())
         for place, element in enumerate(root.iterfind("image"), start=1):
-            if picture := _picture(source, element, f"{source.place(path)}, image {place}"):
+            if picture := _picture(source, element, path, f"{source.place(path)}, image {place}"):
                 labels.pictures.append(picture)
     return labels
 
@@ -73,13 +73,12 @@ def _files(source: Source) -> list[Path]:
     return [path for path in source.files(".xml") if "<annotations" in peek(path)]
 
 
-def _picture(source: Source, element: Element, where: str) -> Picture | None:
+def _picture(source: Source, element: Element, path: Path, where: str) -> Picture | None:
     name = element.get("name", "")
     size = (element.get("height"), element.get("width"))
-    split = split_of(element.get("subset", "")) or next(
-        (split_of(part) for part in name.split("/")[:-1] if split_of(part)), ""
-    )
-    picture = source.open(source.find(name), f"{where}: {name}", size=size, split=split)
+    split = split_of(element.get("subset", "")) or source.split(path, name)
+    found = source.find(name, path.parent, split)
+    picture = source.open(found, f"{where}: {name}", size=size, split=split)
     if picture is None:
         return None
     for place, shape in enumerate(element, start=1):

@@ -46,8 +46,7 @@ def read(source: Source) -> Labels:
     numbered = _numbered(source)
     labels.classes = list(numbered)
     for path in files:
-        inside = path.relative_to(source.folder).parts[:-1]
-        split = next((split_of(part) for part in reversed(inside) if split_of(part)), "")
+        split = source.split(path)
         for line, record in _records(path):
             where = source.place(path, line)
             if not isinstance(record, dict):

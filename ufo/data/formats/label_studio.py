@@ -2,7 +2,7 @@
 
 A rectangle's rotation is in degrees, clockwise, about its left upper corner. The text of a region refers to
 it; a text of the whole picture is a caption. Of several annotations of a task the first one that was not
-cancelled counts.
+cancelled counts. A task without any is left out: nobody has said that its picture shows nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read(source: Source) -> Labels:
     for path in files:
         for place, (_, task) in enumerate(json_records(path), start=1):
             where = f"{source.place(path)}, task {place}"
-            if isinstance(task, dict) and (picture := _picture(source, task, where)):
+            if isinstance(task, dict) and (picture := _picture(source, task, path, where)):
                 labels.pictures.append(picture)
     labels.notes.append("classes in the order of the alphabet: the export has no list of them")
     return labels
@@ -67,15 +67,19 @@ def _files(source: Source) -> list[Path]:
     return found
 
 
-def _picture(source: Source, task: dict[str, Any], where: str) -> Picture | None:
+def _picture(source: Source, task: dict[str, Any], path: Path, where: str) -> Picture | None:
     """A task's picture with what was said about it."""
     data = task["data"] if isinstance(task.get("data"), dict) else task
-    results = _results(source, task, where)
     name = _name(data)
     if name is None:
         source.problems.report("task without a picture", where)
         return None
-    picture = source.open(source.find(name), f"{where}: {name[:200]}", size=_original(results), exact=False)
+    split = source.split(path)
+    found = source.find(name, path.parent, split)
+    results = _results(source, task, where)
+    if results is None:
+        return None
+    picture = source.open(found, f"{where}: {name[:200]}", size=_original(results), split=split, exact=False)
     if picture is None:
         return None
     texts: dict[Any, str] = {}
@@ -108,8 +112,8 @@ def _picture(source: Source, task: dict[str, Any], where: str) -> Picture | None
     return picture
 
 
-def _results(source: Source, task: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """The results of the annotation that counts; of json-min, of all its keys."""
+def _results(source: Source, task: dict[str, Any], where: str) -> list[dict[str, Any]] | None:
+    """The results of the annotation that counts, None without any; of json-min, of all its keys."""
     given = task.get("annotations", task.get("completions"))
     if not isinstance(given, list):
         return list(_short_results(task))
@@ -119,9 +123,11 @@ def _results(source: Source, task: dict[str, Any], where: str) -> list[dict[str,
         source.problems.report("further annotation of a task", where, number=len(done) - 1)
     if cancelled := len(given) - len(done):
         source.problems.report("cancelled annotation", where, number=cancelled)
-    if task.get("predictions") and not done:
-        source.problems.report("task with predictions only, which are not taken", where)
-    results = done[0].get("result") if done else []
+    if not done:
+        predicted = "task with predictions only, which are not taken"
+        source.problems.report(predicted if task.get("predictions") else "task without an annotation", where)
+        return None
+    results = done[0].get("result")
     return [r for r in results if isinstance(r, dict)] if isinstance(results, list) else []
 
 

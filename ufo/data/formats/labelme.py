@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from ufo.data.errors import DataError
 from ufo.data.labels.reading import Source, json_of, lines_of, peek
-from ufo.data.labels.record import Labels, Picture, Thing, split_of
+from ufo.data.labels.record import Labels, Picture, Thing
 from ufo.data.labels.shapes import (
     around,
     corners,
@@ -96,8 +96,7 @@ def _picture(source: Source, content: dict[str, Any], path: Path) -> Picture | N
         source.problems.report(
             "picture that only the json holds, written as a file", source.place(path), effect=DOUBTFUL
         )
-    parts = path.relative_to(source.folder).parts[:-1] if path.is_relative_to(source.folder) else ()
-    split = next((split_of(part) for part in parts if split_of(part)), "")
+    split = source.split(path, stem=False)
     size = (content.get("imageHeight"), content.get("imageWidth"))
     return source.open(found, f"{source.place(path)}: {said}", size=size, split=split)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ufo.data.errors import DataError
 from ufo.data.labels.reading import Source, json_of, peek, rows_of
-from ufo.data.labels.record import Labels, Thing, split_of
+from ufo.data.labels.record import Labels, Thing
 from ufo.data.labels.shapes import ellipse, flat, number, numbers
 
 ABOUT = "VGG Image Annotator json and csv: rect, polygon, circle, ellipse"
@@ -25,8 +25,8 @@ ORDER = 10
 USUAL = ("class", "label", "name", "category", "type", "object", "class_name", "object_name")
 PARTS = ("filename", "region_shape_attributes", "region_attributes")
 
-Entry = tuple[str, str, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]
-"""Where, file name, attributes of the file, and shape and attributes of its regions."""
+Entry = tuple[Path, str, str, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]
+"""Label file, place in it, name and attributes of the picture, and shape and attributes of its regions."""
 
 
 def recognise(source: Source) -> str:
@@ -48,14 +48,14 @@ def read(source: Source) -> Labels:
             content = json_of(path)
             options.update(_options(content))
             entries += _of_json(source, content, path)
-    key = _attribute([attributes for _, _, _, regions in entries for _, attributes in regions])
+    key = _attribute([attributes for *_, regions in entries for _, attributes in regions])
     if key:
         labels.notes.append(f"the class of a region is its attribute {key!r}")
     for name in options.get(key, ()):
         labels.add_class(name)
-    for where, name, about, regions in entries:
-        split = next((split_of(part) for part in where.split("/")[:-1] if split_of(part)), "")
-        picture = source.open(source.find(name), f"{where}: {name}", split=split)
+    for path, where, name, about, regions in entries:
+        split = source.split(path, name)
+        picture = source.open(source.find(name, path.parent, split), f"{where}: {name}", split=split)
         if picture is None:
             continue
         if isinstance(said := about.get("caption"), str) and said.strip():
@@ -93,7 +93,7 @@ def _of_json(source: Source, content: Any, path: Path) -> Iterator[Entry]:
             for region in (regions if isinstance(regions, list) else ())
             if isinstance(region, dict)
         ]
-        yield source.place(path), entry["filename"], _dict(entry.get("file_attributes")), known
+        yield path, source.place(path), entry["filename"], _dict(entry.get("file_attributes")), known
 
 
 def _of_csv(source: Source, path: Path) -> list[Entry]:
@@ -107,11 +107,10 @@ def _of_csv(source: Source, path: Path) -> list[Entry]:
         cells = dict(zip(head, row, strict=False))
         shape, attributes = _object(cells.get(PARTS[1])), _object(cells.get(PARTS[2]))
         name = cells.get("filename", "")
-        entry = found.setdefault(
-            name, (source.place(path, line), name, _object(cells.get("file_attributes")), [])
-        )
+        about = _object(cells.get("file_attributes"))
+        entry = found.setdefault(name, (path, source.place(path, line), name, about, []))
         if shape:
-            entry[3].append((shape, attributes))
+            entry[-1].append((shape, attributes))
         elif cells.get(PARTS[1], "").strip() not in ("", "{}"):
             source.problems.report("region that cannot be read", source.place(path, line))
     return list(found.values())

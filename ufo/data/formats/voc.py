@@ -1,7 +1,8 @@
 """Pascal VOC: an XML file per picture, splits in `ImageSets/Main`, class maps in `SegmentationClass`.
 
-Corners count pixels from 1 and include the last one. Also as Roboflow writes it: XML files among the pictures
-of `train/` and `valid/`, some with a polygon.
+Corners count pixels from 1 and include the last one, unless one of an export is 0, which other tools write:
+then all of them count from 0 and are edges. Also as Roboflow writes it: XML files among the pictures of
+`train/` and `valid/`, some with a polygon.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from ufo.data.datasets.naming import read_split
 from ufo.data.datasets.voc import MAX_XML, corners_of, is_difficult, name_of
 from ufo.data.errors import DataError
 from ufo.data.formats.masks import add_maps
-from ufo.data.labels.reading import Source, lines_of, peek, spelled, xml_of
-from ufo.data.labels.record import SPLITS, Labels, Picture, Thing, split_of
+from ufo.data.labels.finding import spelled
+from ufo.data.labels.reading import Source, lines_of, peek, xml_of
+from ufo.data.labels.record import SPLITS, Labels, Picture, Thing
 from ufo.data.labels.shapes import number
 from ufo.data.problems import DOUBTFUL
 
@@ -53,6 +55,7 @@ def read(source: Source) -> Labels:
             continue
         picture.things = [t for t in _things(source, root, path) if t is not None]
         labels.pictures.append(picture)
+    _count_from_zero(labels)
     names = sorted({t.label for p in labels.pictures for t in p.things} | set(labels.classes))
     add_maps(source, labels, names, splits)
     if not labels.pictures:
@@ -95,10 +98,7 @@ def _picture(source: Source, root: Element, path: Path, splits: dict[str, str]) 
     """The picture that the file names, or the one that is called as the file is."""
     said = (root.findtext("filename") or "").strip()
     found = source.own(said, path)
-    split = splits.get(path.stem, "")
-    if not split:
-        inside = path.relative_to(source.folder).parts[:-1] if path.is_relative_to(source.folder) else ()
-        split = next((split_of(part) for part in inside if split_of(part)), "")
+    split = splits.get(path.stem) or source.split(path, stem=False)
     size = (root.findtext("size/height"), root.findtext("size/width"))
     return source.open(found, said or path.stem, size=size, split=split)
 
@@ -118,6 +118,15 @@ def _things(source: Source, root: Element, path: Path) -> Iterator[Thing | None]
         if (polygon := element.find("polygon")) is not None:
             thing.polygons = _polygon(polygon)
         yield thing
+
+
+def _count_from_zero(labels: Labels) -> None:
+    """Undo that the first pixel was taken for number 1, if a box then begins before its picture."""
+    boxes = [(thing, thing.box) for picture in labels.pictures for thing in picture.things if thing.box]
+    if any(-1 <= side < 0 for _, box in boxes for side in box[:2]):
+        for thing, (x1, y1, x2, y2) in boxes:
+            thing.box = (x1 + 1, y1 + 1, x2, y2)
+        labels.notes.append("some corners are 0: all count from 0, and not from 1 as those of Pascal VOC")
 
 
 def _polygon(element: Element) -> list[list[float]]:

@@ -17,7 +17,8 @@ import yaml
 
 from ufo.data.errors import DataError
 from ufo.data.image_files import IMAGE_SUFFIXES
-from ufo.data.labels.reading import Source, bounded, lines_of, peek, spelled, text_of, walk
+from ufo.data.labels.finding import spelled, walk
+from ufo.data.labels.reading import Source, bounded, lines_of, peek, text_of
 from ufo.data.labels.record import Box, Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import numbers
 from ufo.data.problems import DOUBTFUL
@@ -48,7 +49,7 @@ def read(source: Source) -> Labels:
         labels.notes.append("a set for poses: its boxes are taken, its keypoints are not")
     texts = Texts(source)
     known: dict[Path, Picture | None] = {}  # what is wrong with a picture of two splits is counted once
-    for path, split in _pictures(source, config, found):
+    for path, split in _pictures(source, labels, config, found):
         if path not in known:
             where = source.place(path)
             picture = source.open(path if path.is_file() else source.find(str(path)), where, split=split)
@@ -123,7 +124,9 @@ def _names(config: dict[str, Any], source: Source) -> list[str]:
     )
 
 
-def _pictures(source: Source, config: dict[str, Any], path: Path | None) -> Iterator[tuple[Path, str]]:
+def _pictures(
+    source: Source, labels: Labels, config: dict[str, Any], path: Path | None
+) -> Iterator[tuple[Path, str]]:
     """(picture, split) of every split of the yaml; without one, all pictures there are."""
     splits = {key: config[key] for key in ("train", "val", "valid", "test") if config.get(key)}
     if not splits or path is None:
@@ -138,12 +141,19 @@ def _pictures(source: Source, config: dict[str, Any], path: Path | None) -> Iter
         bases = [path.parent / config["path"], path.parent / Path(config["path"]).name, *bases]
     for split, said in splits.items():
         for entry in said if isinstance(said, list) else [said]:
-            for found in _entry(source, str(entry), bases):
-                yield found, split_of(split)
+            listed = _entry(source, str(entry), bases)
+            if listed is None and split == "test":  # Roboflow names it always
+                labels.notes.append(f"there is no {entry}, which is the test split; training needs none")
+            elif listed is None:
+                source.problems.report("split whose folder is not below the imported one", str(entry))
+            yield from ((picture, split_of(split)) for picture in listed or ())
 
 
-def _entry(source: Source, entry: str, bases: list[Path]) -> Iterator[Path]:
-    """The pictures of one entry: a folder, or a text file that lists them. Only below the imported folder."""
+def _entry(source: Source, entry: str, bases: list[Path]) -> list[Path] | None:
+    """The pictures of one entry: a folder, or a text file that lists them. Only below the imported folder.
+
+    None if it is neither.
+    """
     words = [word for word in entry.replace("\\", "/").split("/") if word not in ("", ".")]
     inner = "/".join(word for word in words if word != "..")
     ends = ["/".join(words[k:]) for k in range(1, len(words))]  # of a path on another machine its last parts
@@ -155,14 +165,11 @@ def _entry(source: Source, entry: str, bases: list[Path]) -> Iterator[Path]:
         if not (known.is_relative_to(root) or known.is_relative_to(source.images.resolve())):
             continue
         if path.is_dir():
-            yield from (p for p in walk(path) if p.suffix.lower() in IMAGE_SUFFIXES)
-            return
+            return [p for p in walk(path) if p.suffix.lower() in IMAGE_SUFFIXES]
         if path.is_file() and path.suffix.lower() == ".txt":
-            for line in lines_of(path):
-                if line.strip():
-                    yield source.find(line.strip(), path.parent) or path.parent / Path(line.strip()).name
-            return
-    source.problems.report("split whose folder is not below the imported one", entry)
+            names = [line.strip() for line in lines_of(path) if line.strip()]
+            return [source.find(name, path.parent) or path.parent / Path(name).name for name in names]
+    return None
 
 
 # --- their labels

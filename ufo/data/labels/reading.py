@@ -1,7 +1,6 @@
-"""What the readers of label formats read with: files of bounded size, and pictures found by their names.
+"""What the readers of label formats read with: files of bounded size, and pictures that can be read.
 
-A name leads only to pictures in the folders that the user gave: `../` and absolute paths are names like any
-other. XML with a document type is refused, since those define entities that grow without bound.
+XML with a document type is refused, since those define entities that grow without bound.
 """
 
 from __future__ import annotations
@@ -10,21 +9,18 @@ import codecs
 import csv
 import io
 import json
-import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import PIL.Image
 
 from ufo.data.datasets.base import read_json
 from ufo.data.errors import DataError
-from ufo.data.image_files import IMAGE_SUFFIXES
-from ufo.data.labels.record import Picture
+from ufo.data.labels.finding import Pictures, stem_of, walk
+from ufo.data.labels.record import Picture, split_of
 from ufo.data.pictures import IMAGE_FORMATS, image_sizes
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import is_writable
@@ -32,18 +28,14 @@ from ufo.data.xml_files import parse_xml
 
 MAX_FILE = 512 << 20
 """Bytes of the largest annotation file that is read as a whole."""
-MAX_FILES = 5_000_000
-UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-"""What Label Studio puts before the name of an uploaded file."""
 
 MISSING = "picture that is not there"
 OTHER_SIZE = "picture of another size than its labels say"
 SWAPPED = "picture whose labels name its height as its width"
 OWN_NAME = "label file that says another picture's name than its own, which counts"
-ONE_PICTURE = "picture that labels of another file count for, too, since there is only one of the name"
 
 
-class Source:
+class Source(Pictures):
     """The folder or file that is imported, and its pictures.
 
     Args:
@@ -62,13 +54,10 @@ class Source:
     ) -> None:
         self.path, self.scratch, self.classes = path, scratch, classes
         self.folder = path if path.is_dir() else path.parent
-        self.problems = Problems(str(path), quiet=True)
-        self.images = images or self.folder
+        super().__init__(images or self.folder, Problems(str(path), quiet=True))
         self.seen: Callable[[], None] = lambda: None  # called for every picture that is read
         self._all: list[Path] | None = None
-        self._found: dict[str, list[Path]] | None = None
         self._seen: dict[Path, list[tuple[int, int]] | None] = {}
-        self._named: dict[Path, list[str]] = {}  # how labels have called a picture, its last part first
 
     # --- files
 
@@ -94,68 +83,17 @@ class Source:
         """By what a format is recognised: the first of its files as messages name it; empty without any."""
         return next((self.place(path) for path in paths), "")
 
-    # --- pictures
+    def split(self, path: Path, name: str = "", *, stem: bool = True) -> str:
+        """The split after which a label file is called, or a folder of it, or one of the picture it names.
 
-    @property
-    def pictures(self) -> dict[str, list[Path]]:
-        """All pictures by their names as `spelled` has them."""
-        if self._found is None:
-            self._found = {}
-            for path in walk(self.images):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    self._found.setdefault(spelled(path.name), []).append(path)
-        return self._found
-
-    @property
-    def stems(self) -> dict[str, str]:
-        """The names of all pictures without suffix, by `spelled`."""
-        return {spelled(path.stem): path.stem for paths in self.pictures.values() for path in paths}
-
-    def find(self, name: str, near: Path | None = None) -> Path | None:
-        """The picture that a label file names: as a path, a URL or a bare name, with any slashes.
-
-        Of several with the name, the one in `near`, else the one with most of the path's last folders.
+        A file for one picture (no `stem`) is called as the picture is, which says nothing.
         """
-        if "?d=" in name:  # of Label Studio's local files
-            path = unquote(urlsplit(name).query.removeprefix("d="))
-        elif "://" in name:
-            path = unquote(name.split("?")[0])
-        else:
-            path = name
-        words = [word for word in re.split(r"[\\/]+", path) if word not in ("", ".", "..")]
-        if not words:
-            return None
-        last = spelled(words[-1])
-        spellings = [last, unquote(last)]
-        spellings += [UPLOADED.sub("", spelling) for spelling in spellings]
-        found = next((self.pictures[s] for s in spellings if s in self.pictures), [])
-        if not found:
-            return None
-        if len(found) == 1:
-            self._note_name(found[0], [spelled(word) for word in reversed(words)])
-            return found[0]
-        ranked = sorted(((_alike(p, words, near), p) for p in found), key=lambda pair: pair[0], reverse=True)
-        if ranked[0][0] == ranked[1][0]:
-            self.problems.report("name of several pictures", name[:200])
-            return None
-        return ranked[0][1]
+        inside = path.relative_to(self.folder).parts[:-1] if path.is_relative_to(self.folder) else ()
+        words = [*([path.stem] if stem else []), *reversed(inside)]
+        words += reversed(name.replace("\\", "/").split("/")[:-1])
+        return next((split for word in words if (split := split_of(word))), "")
 
-    def _note_name(self, path: Path, name: list[str]) -> None:
-        """Count a picture that labels have called otherwise before, as frames of a folder that is missing."""
-        other = self._named.setdefault(path, name)
-        shared = min(len(name), len(other))
-        if name[:shared] != other[:shared]:
-            said = ["/".join(reversed(words))[:100] for words in (other, name)]
-            self.problems.report_once(ONE_PICTURE, " and ".join(said), effect=DOUBTFUL)
-
-    def with_stem(self, stem: str, near: Path | None = None) -> Path | None:
-        """The picture of a name without suffix."""
-        for suffix in sorted(IMAGE_SUFFIXES, key=lambda s: (s not in (".jpg", ".jpeg", ".png"), s)):
-            if spelled(stem + suffix).rsplit("/", 1)[-1] in self.pictures and (
-                found := self.find(stem + suffix, near)
-            ):
-                return found
-        return None
+    # --- pictures
 
     def own(self, said: str, file: Path) -> Path | None:
         """The picture of a label file: the one of the file's own name, else the one that it says.
@@ -190,6 +128,7 @@ class Source:
         if not is_writable(str(path)):
             self.problems.report("picture whose name is not UTF-8: rename it", repr(str(path)))
             return None
+        self._meant.add(path)
         sizes = self._sizes(path)
         if sizes is None:
             return None
@@ -224,27 +163,6 @@ class Source:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return path
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, without hidden ones; links in a circle are followed once."""
-    seen: set[tuple[int, int]] = set()
-    count = 0
-    for base, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(base)
-        if (status.st_dev, status.st_ino) in seen:
-            folders[:] = []
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        for name in sorted(files):
-            if not name.startswith("."):
-                count += 1
-                if count > MAX_FILES:
-                    raise DataError(
-                        f"{folder} has more than {MAX_FILES} files; name the folder of one data set."
-                    )
-                yield Path(base) / name
 
 
 def bounded(path: Path, most: int = MAX_FILE) -> Path:
@@ -316,24 +234,8 @@ def peek(path: Path, count: int = 4096) -> str:
     return content.decode(_encoding(content), "replace")
 
 
-def spelled(name: str) -> str:
-    """A name so that two spellings of it are equal: in lower case, each letter with its marks as one."""
-    return unicodedata.normalize("NFC", name).lower()
-
-
 def _encoding(content: bytes) -> str:
     return "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
-def _alike(path: Path, words: list[str], near: Path | None) -> tuple[int, int]:
-    """How well a picture fits a name: in the folder `near`, and how many last parts are the same."""
-    same = 0
-    for ours, theirs in zip(reversed(path.parts), reversed(words), strict=False):
-        if spelled(ours) != spelled(theirs):
-            break
-        same += 1
-    close = 0 if near is None else len(os.path.commonpath([path.resolve(), near.resolve()]))
-    return same, close
 
 
 def _size(size: tuple[Any, Any] | None) -> tuple[int, int] | None:
@@ -353,8 +255,3 @@ def _decode(path: Path) -> None:
             image.load()
     except Exception as error:  # whatever PIL's plug-ins raise on broken files
         raise DataError(f"{path}: the image is corrupt or cut short ({error}).") from error
-
-
-def stem_of(name: str) -> str:
-    """A file's name without folders and suffix."""
-    return PurePosixPath(name.replace("\\", "/")).stem
