@@ -1,9 +1,13 @@
-"""The same scenes as every label tool writes them: `ufo data import` makes the same training data of all."""
+"""The same scenes as every label tool writes them: `ufo data import` makes the same training data of all.
+
+By how much a box may differ is in `benchmarks/label_layouts`, tool by tool: the rounding of its numbers.
+"""
 
 from __future__ import annotations
 
 import math
 import random
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # the exports of label tools
 
-from label_files import LAYOUTS, Scene, Thing
+from label_files import LAYOUTS, Scene, Thing, coco
 
 from ufo.cli import data_find
 from ufo.types import Target
@@ -128,3 +132,12 @@ def test_a_picture_that_no_label_file_names_is_counted(name, ufo_data, tmp_path)
     else:
         number = 3 if name == "roboflow_csv" else 1  # it does not name pictures without objects
         assert f"{number}x picture beside labelled ones that no label file names, left out" in said
+
+
+def test_the_commands_that_come_next_can_be_copied(ufo_data, tmp_path):
+    """Also where a folder's name has blanks."""
+    code, said = ufo_data("import", coco(tmp_path / "birds"), "--out", tmp_path / "my data" / "owls")
+    assert code == 0
+    show, train = (shlex.split(line) for line in said.split("next:\n")[1].splitlines())
+    assert show == ["ufo", "data", "show", "my data/source/owls.yaml", "-n", "16"]
+    assert train == ["ufo", "train", "my data/source/owls.yaml", "name=owls"]

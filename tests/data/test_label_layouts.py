@@ -80,7 +80,10 @@ def test_voc_corners_count_from_one_unless_one_of_an_export_is_zero(tmp_path):
     labels = imported(format_named("voc"), root)
     assert boxes(labels)["c.jpeg"] == [(TIT, (31, 21, 50, 41))] and "<xmin>31<" in path.read_text()
     assert boxes(labels)["b 1.png"][0][1] == (0, 1, 64, 48)
-    assert any("count from 0" in note for note in labels.notes)
+    assert any("some corners are 0: all corners count from 0" in note for note in labels.notes)
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nowl:1,2,3::\n")  # of CVAT
+    other.write_text(other.read_text().replace("<xmin>0<", "<xmin>1<"))
+    assert boxes(imported(format_named("voc"), root))["c.jpeg"] == [(TIT, (31, 21, 50, 41))]
 
 
 def test_voc_class_maps(tmp_path):

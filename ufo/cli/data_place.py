@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -190,10 +191,8 @@ def check_sources(paths: Sequence[Path], args: argparse.Namespace) -> int:
 
 def say_next(place: Place, paths: Sequence[Path]) -> None:
     """The commands that come next."""
-    print(
-        f"\nnext:\n  ufo data show {short(paths[0])} -n 16\n"
-        f"  ufo train {' '.join(map(short, paths))} name={place.name}"
-    )
+    words = [shlex.quote(short(path)) for path in paths]
+    print(f"\nnext:\n  ufo data show {words[0]} -n 16\n  ufo train {' '.join(words)} name={place.name}")
 
 
 def short(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Pascal VOC: an XML file per picture, splits in `ImageSets/Main`, class maps in `SegmentationClass`.
 
-Corners count pixels from 1 and include the last one, unless one of an export is 0, which other tools write:
-then all of them count from 0 and are edges. Also as Roboflow writes it: XML files among the pictures of
-`train/` and `valid/`, some with a polygon.
+Corners count pixels from 1 and include the last one. They count from 0 and are edges where one of an export
+is 0, or where there is a `labelmap.txt`, as of CVAT. Also as Roboflow writes it: XML files among the pictures
+of `train/` and `valid/`, some with a polygon.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read(source: Source) -> Labels:
             continue
         picture.things = [t for t in _things(source, root, path) if t is not None]
         labels.pictures.append(picture)
-    _count_from_zero(labels)
+    _count_from_zero(labels, sure=listed is not None)
     names = sorted({t.label for p in labels.pictures for t in p.things} | set(labels.classes))
     add_maps(source, labels, names, splits)
     if not labels.pictures:
@@ -120,13 +120,14 @@ def _things(source: Source, root: Element, path: Path) -> Iterator[Thing | None]
         yield thing
 
 
-def _count_from_zero(labels: Labels) -> None:
-    """Undo that the first pixel was taken for number 1, if a box then begins before its picture."""
+def _count_from_zero(labels: Labels, sure: bool) -> None:
+    """Undo that the first pixel was taken for number 1: if `sure`, or if a box begins before its picture."""
     boxes = [(thing, thing.box) for picture in labels.pictures for thing in picture.things if thing.box]
-    if any(-1 <= side < 0 for _, box in boxes for side in box[:2]):
+    if sure or any(-1 <= side < 0 for _, box in boxes for side in box[:2]):
         for thing, (x1, y1, x2, y2) in boxes:
             thing.box = (x1 + 1, y1 + 1, x2, y2)
-        labels.notes.append("some corners are 0: all count from 0, and not from 1 as those of Pascal VOC")
+        why = "there is a labelmap.txt, as CVAT writes it" if sure else "some corners are 0"
+        labels.notes.append(f"{why}: all corners count from 0, and not from 1 as those of Pascal VOC")
 
 
 def _polygon(element: Element) -> list[list[float]]:
