@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,3 +92,22 @@ def test_the_pictures_of_own_photos_are_labelled_right(tmp_path, monkeypatch):
             ]
             red[around] = False  # JPEG spreads colours
         assert len(boxes) and not red.any()
+
+
+def test_the_pictures_of_own_photos_are_the_same_in_every_layout(tmp_path, monkeypatch):
+    """Each is there once, with its bytes, wherever a tool puts it: one of them is predicted by its name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    own_photos = importlib.import_module("own_photos")
+    cut = own_photos.Cut("disc", np.full((60, 50, 3), 200, np.uint8), np.ones((60, 50), bool))
+    Image.new("RGB", (64, 90), (128, 128, 128)).save(tmp_path / "behind.png")
+    found = {}
+    for name, layout in own_photos.LAYOUTS.items():
+        scenes = own_photos.export(tmp_path / name, layout, [cut], [tmp_path / "behind.png"], 2, 0)
+        assert [scene.split for scene in scenes] == ["train", "train", "val", "val"]
+        found[name] = [(scene.things, read_once(tmp_path / name, scene.name)) for scene in scenes]
+    assert all(pictures == found["yolo"] for pictures in found.values())
+
+
+def read_once(folder: Path, name: str) -> bytes:
+    (path,) = folder.rglob(name)
+    return path.read_bytes()

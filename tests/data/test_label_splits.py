@@ -43,6 +43,17 @@ def test_uploads_of_label_studio_lose_blanks_brackets_and_marks(form, quoted, tm
     assert [picture.path.name for picture in labels.pictures] == [name] and not labels.problems.counts
 
 
+def test_text_files_of_label_studios_yolo_have_umlauts_as_in_a_url(tmp_path):
+    write_image(tmp_path / "images" / "0a1b2c3d-Käuz_2.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0a1b2c3d-K%C3%A4uz_2.txt").write_text("0 .5 .5 .5 .5\n")
+    (tmp_path / "labels" / "0a1b2c3d-100%.txt").write_text("0 .5 .5 .5 .5\n")
+    (tmp_path / "classes.txt").write_text("owl\n")
+    labels = imported(format_named("yolo"), tmp_path)
+    assert [thing.box for picture in labels.pictures for thing in picture.things] == [(16, 12, 48, 36)]
+    assert labels.problems.counts == {"text file without its picture": 1}
+
+
 def test_uploads_of_two_pictures_that_become_one_name_are_left_out(tmp_path):
     for name in ("a 1.jpg", "a (1).jpg"):
         write_image(tmp_path / "photos" / name)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -186,8 +187,10 @@ class Texts:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        paths = source.files(".txt", under=source.folder)
-        self._by_path = {_key(path): path for path in paths}
+        self._paths = paths = source.files(".txt", under=source.folder)
+        # Label Studio writes an umlaut of a text file's name as %C3%A4, and not that of its picture
+        self._by_path = {_key(unquote(str(path))): path for path in paths}
+        self._by_path |= {_key(path): path for path in paths}
         self._used: set[str] = set()
         # pictures elsewhere (--images) have their text files by name alone
         apart = not source.images.resolve().is_relative_to(source.folder.resolve())
@@ -211,14 +214,15 @@ class Texts:
     def left_over(self) -> Iterator[Path]:
         """Text files that begin as labels do and whose picture is nowhere."""
         stems = self.source.stems
-        for key, path in self._by_path.items():
-            if key not in self._used and spelled(path.stem) not in stems:
+        for path in self._paths:
+            named = spelled(path.stem) in stems or spelled(unquote(path.stem)) in stems
+            if _key(path) not in self._used and not named:
                 first = peek(path, 200).strip().split("\n")[0].split()
                 if len(first) >= 5 and first[0].isdigit() and numbers(first):
                     yield path
 
 
-def _key(path: Path) -> str:
+def _key(path: Path | str) -> str:
     return spelled(os.path.abspath(path))
 
 
