@@ -70,6 +70,24 @@ def test_yolo_without_yaml_and_with_bad_lines(tmp_path):
     assert labels.problems.doubtful == {"picture without a text file, taken as one without objects": 1}
 
 
+def test_voc_of_pictures_in_folders(tmp_path):
+    """As CVAT writes them: the same folders below `Annotations`, below `JPEGImages` and in split files."""
+    for split, folder in {"train": "one 1", "val": "two"}.items():
+        root = voc(tmp_path / folder)
+        for kind in ("JPEGImages", "Annotations"):
+            (tmp_path / "birds" / kind).mkdir(parents=True, exist_ok=True)
+            (root / kind).rename(tmp_path / "birds" / kind / folder)
+        path = tmp_path / "birds" / "ImageSets" / "Main" / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{folder}/{stem}\n" for stem in ("a", "b 1", "c")))
+    other = tmp_path / "birds" / "Annotations" / "two" / "c.xml"
+    other.write_text(other.read_text().replace("<xmax>50<", "<xmax>55<"))
+    labels = imported(format_named("voc"), tmp_path / "birds")
+    assert not labels.problems.counts
+    found = {p.path.parent.name: (p.split, p.things[0].box) for p in labels.pictures if p.path.stem == "c"}
+    assert found == {"one 1": ("train", (30, 20, 50, 41)), "two": ("val", (30, 20, 55, 41))}
+
+
 def test_voc_corners_count_from_one_unless_one_of_an_export_is_zero(tmp_path):
     """One pixel of a side is little, but it is that of every object."""
     root = voc(tmp_path)
@@ -172,6 +190,8 @@ def test_imagefolder_csv_captions_and_names(tmp_path):
     [
         "pictures/a.jpg,16,12,48,36,owl\nc.jpeg,,,,,\n",
         "image;label;left;top;right;bottom\na.jpg;owl;16;12;48;36\n",
+        "image;label;left;top;right;bottom\na.jpg;owl;16,0;12,00;48;36,0\n",
+        "image;label;left;top;right;bottom\na.jpg;owl;0,25;0,25;0,75;0,75\n",
         "image_path,class,x,y,width,height\nC:\\data\\a.jpg,owl,16,12,32,24\n",
         "filename,xmin,ymin,xmax,ymax,class,split\na.jpg,0.25,0.25,0.75,0.75,owl,test\n",
     ],

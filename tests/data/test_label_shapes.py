@@ -177,6 +177,9 @@ def test_label_studio_json_min(tmp_path):
     pictures(tmp_path, "a.jpg")
     box = {"x": 25, "y": 50, "width": 50, "height": 25, "rotation": 0, "rectanglelabels": [OWL]}
     image = "/data/local-files/?d=birds%2Fa.jpg"
-    task = {"image": image, "id": 1, "label": [{**box, "original_width": WIDTH}]}
-    write_json(tmp_path / "min.json", [task])
-    assert only(imported(format_named("label_studio"), tmp_path)).box == (16, 24, 48, 36)
+    task = {"image": image, "id": 1, "label": [{**box, "original_width": WIDTH}], "annotation_id": 5}
+    other = {**task, "label": [{**box, "x": 20}], "annotation_id": 6}  # of a second annotator
+    write_json(tmp_path / "min.json", [task, other])
+    labels = imported(format_named("label_studio"), tmp_path)
+    assert only(labels).box == (16, 24, 48, 36)
+    assert labels.problems.left_out == {"further annotation of a task": 1}

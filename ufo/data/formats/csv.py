@@ -7,6 +7,7 @@ order. Files called after a split, or a column `split`, are one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ufo.data.errors import DataError
@@ -76,7 +77,7 @@ def read(source: Source) -> Labels:
 def _in_shares(rows: list[tuple[int, list[str]]], columns: dict[str, int]) -> bool:
     """Whether the boxes of a file are shares of their pictures: no number in it is larger than that."""
     places = [place for key, place in columns.items() if key in SIDES]
-    found = [number(row[place]) for _, row in rows for place in places if place < len(row)]
+    found = [_number(row[place]) for _, row in rows for place in places if place < len(row)]
     known = [abs(value) for value in found if value is not None]
     return bool(known) and max(known) <= MOST_SHARE
 
@@ -109,10 +110,15 @@ def _columns(row: list[str]) -> dict[str, int]:
             if found.get(side) == found.get(key):
                 found.pop(key, None)
         return {**found, "head": 1}
-    filled = [number(cell) is not None for cell in row[1:5]]
+    filled = [_number(cell) is not None for cell in row[1:5]]
     if len(row) == 6 and number(row[0]) is None and (all(filled) or not any(row[1:])):
         return {key: place for place, key in enumerate(RETINANET)}
     return {}
+
+
+def _number(cell: str) -> float | None:
+    """A number, also with a comma in place of the point, as tables of many countries have it."""
+    return number(re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell))
 
 
 def _row(
@@ -141,7 +147,7 @@ def _row(
     values = {key: cells.get(key, "") for key in SIDES if key in columns}
     if picture is None or not any(values.values()):
         return
-    known = [number(value) for value in values.values()]
+    known = [_number(value) for value in values.values()]
     if len(known) < 4 or None in known:
         source.problems.report("row without four numbers", where)
         return

@@ -2,7 +2,8 @@
 
 A rectangle's rotation is in degrees, clockwise, about its left upper corner. The text of a region refers to
 it; a text of the whole picture is a caption. Of several annotations of a task the first one that was not
-cancelled counts. A task without any is left out: nobody has said that its picture shows nothing.
+cancelled counts, and of json-min's lines of a task the first one. A task without any is left out: nobody has
+said that its picture shows nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +44,14 @@ def read(source: Source) -> Labels:
     if not files:
         raise DataError(f"There is no Label Studio json in {source.path}: export the project as JSON.")
     for path in files:
+        told: set[str] = set()  # tasks of json-min, which has a line for each annotation
         for place, (_, task) in enumerate(json_records(path), start=1):
             where = f"{source.place(path)}, task {place}"
+            if isinstance(task, dict) and "annotation_id" in task:
+                if str(task.get("id")) in told:
+                    source.problems.report("further annotation of a task", where)
+                    continue
+                told.add(str(task.get("id")))
             if isinstance(task, dict) and (picture := _picture(source, task, path, where)):
                 labels.pictures.append(picture)
     labels.notes.append("classes in the order of the alphabet: the export has no list of them")
@@ -272,13 +279,8 @@ def _written(thing: Thing, size: tuple[int, int], place: int) -> Iterator[dict[s
         for part, polygon in enumerate(thing.polygons):
             shares = [[x * 100 / width, y * 100 / height] for x, y in pairs_of(polygon)]
             value: dict[str, Any] = {"points": shares, "closed": True, "polygonlabels": [thing.label]}
-            yield {
-                "id": f"object{place}_{part}",
-                "type": "polygonlabels",
-                "from_name": "polygon",
-                **head,
-                "value": value,
-            }
+            kind = {"type": "polygonlabels", "from_name": "polygon"}
+            yield {"id": f"object{place}_{part}", **kind, **head, "value": value}
     elif thing.rle is not None:
         mask = np.asarray(coco_mask.decode(thing.rle))
         value = {"format": "rle", "rle": brush_rle(mask), "brushlabels": [thing.label]}

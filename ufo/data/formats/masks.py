@@ -67,7 +67,7 @@ def read(source: Source) -> Labels:
     """The maps of every split."""
     labels = Labels([], source.problems)
     if not source.first("_classes.csv"):
-        add_maps(source, labels, [], {})
+        add_maps(source, labels, [])
         return labels
     tables = [path for path in source.files(".csv") if path.name == "_classes.csv"]
     for path in tables:
@@ -90,7 +90,9 @@ def read(source: Source) -> Labels:
     return labels
 
 
-def add_maps(source: Source, labels: Labels, names: Sequence[str], splits: dict[str, str]) -> None:
+def add_maps(
+    source: Source, labels: Labels, names: Sequence[str], split: Callable[[Path], str] = lambda _: ""
+) -> None:
     """The maps in `SegmentationClass`; `names` are their classes in order, if no list of them is there."""
     maps = _maps(source)
     if not maps:
@@ -108,9 +110,8 @@ def add_maps(source: Source, labels: Labels, names: Sequence[str], splits: dict[
             )
     numbers = {k: k for k in range(len(labels.map_classes))}
     for path in maps:
-        picture = source.open(
-            source.with_stem(path.stem, path.parent), source.place(path), split=splits.get(path.stem, "")
-        )
+        found = source.with_stem(path.stem, path.parent)
+        picture = source.open(found, source.place(path), split=split(path))
         if picture is not None and _fits(source, picture, path):
             picture.class_map = _reader(path, list(colours.values()), numbers, source.problems)
             labels.pictures.append(picture)

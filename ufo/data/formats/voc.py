@@ -40,7 +40,7 @@ def read(source: Source) -> Labels:
     if listed := source.first("labelmap.txt"):
         names = [line.split(":")[0].strip() for line in lines_of(listed) if not line.startswith("#")]
         labels.classes = [name for name in names if name and name != "background"]
-    splits = _split_files(source)
+    splits = Splits(source)
     for path in source.files(".xml"):
         try:
             root = xml_of(path, MAX_XML)
@@ -57,48 +57,51 @@ def read(source: Source) -> Labels:
         labels.pictures.append(picture)
     _count_from_zero(labels, sure=listed is not None)
     names = sorted({t.label for p in labels.pictures for t in p.things} | set(labels.classes))
-    add_maps(source, labels, names, splits)
+    add_maps(source, labels, names, splits.of)
     if not labels.pictures:
         raise DataError(f"No VOC annotation in {source.path} can be used: {source.problems.summary()}.")
     return labels
 
 
-class Known:
-    """Names of pictures, some with blanks, in any spelling."""
+class Splits:
+    """Splits by the files of `ImageSets` called `train.txt` and so on, not `bird_train.txt`."""
 
     def __init__(self, source: Source) -> None:
-        self.stems = source.stems
+        self._stems = source.stems
+        self._found: dict[str, str] = {}  # by name, with the folders that a split file says
+        for path in source.files(".txt"):
+            if "ImageSets" in path.parts and (split := SPLITS.get(path.stem.lower())):
+                self._read(source, path, split)
+
+    def _read(self, source: Source, path: Path, split: str) -> None:
+        try:
+            names = read_split(path, self)
+        except DataError as error:
+            source.problems.report("split file that cannot be used", str(error), effect=DOUBTFUL)
+            return
+        for name in names:
+            where = f"{source.place(path)}: {name[:80]}"
+            if name not in self:
+                source.problems.report("name in a split file without its picture", where)
+            elif self._found.setdefault(spelled(name), split) != split:
+                source.problems.report("picture in two splits, kept in the first", where, effect=DOUBTFUL)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and spelled(name) in self.stems
+        """Whether there is a picture of a name, which may have blanks and any spelling."""
+        return isinstance(name, str) and spelled(name).rsplit("/", 1)[-1] in self._stems
+
+    def of(self, path: Path) -> str:
+        """The split of a label file, or an empty text."""
+        parts = path.with_suffix("").parts
+        names = (spelled("/".join(parts[k:])) for k in range(len(parts)))
+        return next((self._found[name] for name in names if name in self._found), "")
 
 
-def _split_files(source: Source) -> dict[str, str]:
-    """Split by name, of the files of `ImageSets` called `train.txt` and so on, not `bird_train.txt`."""
-    found: dict[str, str] = {}
-    stems = source.stems
-    for path in source.files(".txt"):
-        if "ImageSets" in path.parts and (split := SPLITS.get(path.stem.lower())):
-            try:
-                names = read_split(path, Known(source))
-            except DataError as error:
-                source.problems.report("split file that cannot be used", str(error), effect=DOUBTFUL)
-                continue
-            for name in names:
-                stem = stems.get(spelled(name))
-                where = f"{source.place(path)}: {name[:80]}"
-                if stem is None:
-                    source.problems.report("name in a split file without its picture", where)
-                elif found.setdefault(stem, split) != split:
-                    source.problems.report("picture in two splits, kept in the first", where, effect=DOUBTFUL)
-    return found
-
-
-def _picture(source: Source, root: Element, path: Path, splits: dict[str, str]) -> Picture | None:
+def _picture(source: Source, root: Element, path: Path, splits: Splits) -> Picture | None:
     """The picture that the file names, or the one that is called as the file is."""
     said = (root.findtext("filename") or "").strip()
     found = source.own(said, path)
-    split = splits.get(path.stem) or source.split(path, stem=False)
+    split = splits.of(path) or source.split(path, stem=False)
     size = (root.findtext("size/height"), root.findtext("size/width"))
     return source.open(found, said or path.stem, size=size, split=split)
 

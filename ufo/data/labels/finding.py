@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -72,7 +73,8 @@ class Pictures:
         """The picture that a label file names: as a path, a URL or a bare name, with any slashes.
 
         Of several with the name, the one with most of the path's last folders, then the one in a folder that
-        is called after the split, then the one nearest to the folder `near`.
+        is called after the split, then the one nearest to the folder `near`, then the one whose last folders
+        are called as those of `near` (`Annotations/one/a.xml` is about `JPEGImages/one/a.jpg`).
         """
         if "?d=" in name:  # of Label Studio's local files
             path = unquote(urlsplit(name).query.removeprefix("d="))
@@ -152,16 +154,20 @@ def spelled(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
-def _alike(path: Path, words: list[str], near: Path | None, split: str) -> tuple[int, bool, int]:
+def _alike(path: Path, words: list[str], near: Path | None, split: str) -> tuple[int, bool, int, int]:
     """How well a picture fits a name: how many last parts are the same, and where it is (see `find`)."""
-    same = 0
-    for ours, theirs in zip(reversed(path.parts), reversed(words), strict=False):
-        if spelled(ours) != spelled(theirs):
-            break
-        same += 1
-    close = 0 if near is None else len(os.path.commonpath([path.resolve(), near.resolve()]))
+    same = _same_end(path.parts, words)
     inside = bool(split) and any(split_of(part) == split for part in path.parts[:-1])
-    return same, inside, close
+    if near is None:
+        return same, inside, 0, 0
+    close = len(os.path.commonpath([path.resolve(), near.resolve()]))
+    return same, inside, close, _same_end(path.parent.parts, near.parts)
+
+
+def _same_end(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """How many of the last parts of two paths are the same."""
+    pairs = zip(reversed(ours), reversed(theirs), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: spelled(pair[0]) == spelled(pair[1]), pairs))
 
 
 def stem_of(name: str) -> str:
