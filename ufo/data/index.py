@@ -24,7 +24,7 @@ from ufo.files import scratch_for
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Of the tables' meaning: an index of another version is built again."""
 SMALL = 32 << 20
 """Annotation files of fewer bytes are read every time, in memory."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ufo.data.datasets.segmentations import Segmentations, areas
 from ufo.data.errors import DataError
 from ufo.data.pictures import MAX_PIXELS, find_file, image_size
 from ufo.data.problems import DOUBTFUL, NEGATIVE_SIZE, Problems
@@ -140,10 +141,21 @@ def stated_area(record: dict[str, Any]) -> float | None:
     return area if area is not None and area > 0 else None
 
 
-def area_of(record: dict[str, Any], box: Box) -> float:
-    """The annotation's area in square pixels, that of its box (x, y, w, h) if it states none."""
-    area = stated_area(record)
-    return box[2] * box[3] if area is None else area
+def area_of(record: dict[str, Any], box: Box, size: tuple[int, int] | None) -> float:
+    """What COCO's AP takes an object's size from, in validations and `ufo score` alike, in square pixels.
+
+    The annotation's area; if it states none the pixels of its mask, and without a usable mask those of its
+    box (x, y, w, h). `size` is the image's (height, width); None: masks cannot be drawn.
+    """
+    stated = stated_area(record)
+    if stated is not None:
+        return stated
+    found = Segmentations()
+    if size is not None and found.append(record.get("segmentation"), size) is None:
+        rle = found.rle(0, size)
+        if rle is not None and (pixels := float(areas([rle])[0])):
+            return pixels
+    return box[2] * box[3]
 
 
 def some_classes_only(record: dict[str, Any]) -> bool:

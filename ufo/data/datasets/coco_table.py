@@ -21,6 +21,7 @@ from ufo.data.datasets.coco_file import (
     FEDERATED,
     LEAVING,
     ODD_AREA,
+    Box,
     FileName,
     area_of,
     box_of,
@@ -38,7 +39,7 @@ from ufo.data.datasets.coco_file import (
     stated_area,
     unusable,
 )
-from ufo.data.datasets.segmentations import Segmentations, areas
+from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.data.index import BESIDE, Arrays, times_of
 from ufo.data.json_stream import EMPTY, json_records
@@ -247,7 +248,7 @@ class CocoReader:
             rows.append(row)
             labels.append(label)
             boxes.extend((x, y, x + w, y + h))
-            covered.append(self._area(record, (x, y, w, h), segmentations, self.sizes[row]))
+            covered.append(self._area(record, (x, y, w, h), self.sizes[row]))
             crowd.append(marked)
         table = np.frombuffer(rows, dtype=np.int32) if rows else np.zeros(0, np.int32)
         order = np.argsort(table, kind="stable")
@@ -264,21 +265,11 @@ class CocoReader:
         without.report(self.mask_problems)
         return {**arrays, **segmentations.arrays(order)}, True
 
-    def _area(
-        self,
-        record: dict[str, Any],
-        box: tuple[float, float, float, float],
-        segmentations: Segmentations,
-        size: tuple[int, int],
-    ) -> float:
-        """What COCO's AP takes an object's size from: the stated area, else the mask's, else the box's."""
-        if stated_area(record) is None and not self.train:
-            if record.get("area") is not None:
-                self.problems.report(ODD_AREA, where(record), effect=DOUBTFUL)
-            rle = segmentations.rle(len(segmentations) - 1, size) if self.masks else None
-            if rle is not None and (pixels := float(areas([rle])[0])):
-                return pixels
-        return area_of(record, box)
+    def _area(self, record: dict[str, Any], box: Box, size: tuple[int, int]) -> float:
+        """How large an object is; a training does not ask, and draws no mask for it."""
+        if record.get("area") is not None and stated_area(record) is None and not self.train:
+            self.problems.report(ODD_AREA, where(record), effect=DOUBTFUL)
+        return area_of(record, box, None if self.train else size)
 
     def _usable(self) -> Iterator[tuple[dict[str, Any], int, int, tuple[float, float, float, float]]]:
         """Annotations to keep, with image row, label and box; counts what is wrong with any."""

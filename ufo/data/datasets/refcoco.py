@@ -158,7 +158,7 @@ class RefCocoDataset(ImageDataset):
             if problem and annotation.get("segmentation"):
                 self.problems.report(problem, where)
         x, y, w, h = box
-        return x, y, x + w, y + h, area_of(annotation, box)
+        return x, y, x + w, y + h, area_of(annotation, box, None if self.train else size)
 
     def __len__(self) -> int:
         return len(self._texts)

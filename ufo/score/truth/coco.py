@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from ufo.data.datasets.base import read_json
 from ufo.data.datasets.coco_file import (
     FEDERATED,
     ODD_AREA,
+    area_of,
     box_of,
     coco_sections,
     flag,
@@ -21,7 +21,7 @@ from ufo.data.datasets.coco_file import (
     some_classes_only,
     stated_area,
 )
-from ufo.data.datasets.segmentations import Segmentations, areas
+from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.score.truth.examples import Example, Truth, encode
 
@@ -54,7 +54,7 @@ def read_coco(path: Path) -> Truth:
         example.boxes.append(list(box))
         example.labels.append(label)
         example.crowd.append(flag(record, "iscrowd"))
-        example.areas.append(stated_area(record) or math.nan)
+        example.areas.append(area_of(record, box, example.size))
         doubts[ODD_AREA] += record.get("area") is not None and stated_area(record) is None
         segmented[example.image].append(record.get("segmentation"))
     masks = any(segmentation for found in segmented.values() for segmentation in found)
@@ -62,8 +62,6 @@ def read_coco(path: Path) -> Truth:
     remarks += [f"{number}x {kind}" for kind, number in doubts.items() if number]
     if masks:
         remarks += _attach_masks(examples, segmented, path)
-    for example in examples.values():
-        _fill_areas(example)
     return Truth(path, list(examples.values()), tuple(names), categories, masks=masks, remarks=remarks)
 
 
@@ -94,12 +92,3 @@ def _attach_masks(examples: dict[Any, Example], segmented: dict[Any, list[Any]],
         f"{len(unusable)} annotated objects have no usable mask: where masks are scored they are neither "
         f"found nor missed (first: {unusable[0]})"
     ]
-
-
-def _fill_areas(example: Example) -> None:
-    """Sizes of the objects that state none: those of their masks, without one those of their boxes."""
-    unknown = [i for i, area in enumerate(example.areas) if math.isnan(area)]
-    found = areas(example.masks()).tolist() if unknown else []
-    for i in unknown:
-        _, _, width, height = example.boxes[i]
-        example.areas[i] = float(found[i] if i < len(found) and found[i] else width * height)

@@ -91,7 +91,7 @@ def _of_ref(
             continue
         example.boxes.append(list(box))
         example.labels.append(labels.get(key_of(annotation, "category_id"), -1))
-        example.areas.append(area_of(annotation, box))
+        example.areas.append(area_of(annotation, box, example.size))
         segmentations.append(annotation.get("segmentation"))
     if example.size is not None:
         example.masks = partial(encode, segmentations, example.size)
