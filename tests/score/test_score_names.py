@@ -153,3 +153,50 @@ def test_refs_whose_annotation_is_of_another_image_are_remarked(tmp_path):
     words = ("--split", "val", "--boxes", "xywh")
     _, remarks = scored(tmp_path, write(tmp_path / "f.jsonl", found), folder, "grounding", *words)
     assert "1x ref whose annotation is of another image" in remarks
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"image_id": 4, "image": "val/000.jpg"}, None),
+        ({"image_id": 4, "file_name": "000.jpg", "image_path": "/data/val/000.jpg"}, None),
+        ({"image_id": None, "image": "val/000.jpg"}, None),
+        ({"image_id": 4, "image": {"bytes": None}}, None),
+        ({"image_id": 4, "image": "val/001.jpg"}, "two images in the annotations"),
+        ({"image_id": 4, "image": "000.jpg", "img": "001.jpg"}, "two images in the annotations"),
+        ({"image": "000.jpg", "image_path": "/data/val/001.jpg"}, "two images in the annotations"),
+        ({"image_id": 4, "image": 14}, "two images in the annotations"),
+    ],
+)
+def test_a_record_names_one_image(tmp_path, capsys, names, expected):
+    """Its `image_id` won without a word."""
+    truth = write(tmp_path / "truth.json", coco(images=2))
+    path = write(tmp_path / "found.json", [{**names, "category_id": 3, "bbox": OWL, "score": 0.5}])
+    code = main(["score", str(path), "--against", str(truth), "--task", "detection", "--resamples", "0"])
+    out, error = capsys.readouterr()
+    assert code == int(expected is not None) and (expected or "") in error
+    assert len(error.splitlines()) == code and "warning" not in out
+
+
+def test_a_strange_file_beside_an_id_is_counted_and_named(tmp_path):
+    truth = write(tmp_path / "truth.json", coco(images=2))
+    found = [{"image_id": 4, "file_name": name, "category_id": 3, "bbox": OWL} for name in ("owl.jpg", "000")]
+    _, remarks = scored(tmp_path, write(tmp_path / "found.json", found), truth, "detection")
+    said = [remark for remark in remarks if "a file that the annotations do not have" in remark]
+    assert len(said) == 1 and said[0].startswith("warning: 1 records") and "owl.jpg beside 4" in said[0]
+
+
+@pytest.mark.parametrize(("key", "fits"), [("sent_id", False), ("sentence_id", False), ("id", True)])
+def test_a_record_names_one_sentence(tmp_path, capsys, key, fits):
+    """`id` may also number the record."""
+    content = coco(images=3)
+    folder = refcoco(tmp_path / "refcoco", content)
+    one, other = refs(content)[:2]
+    text = one["sentences"][0]["sent"]
+    record = {"image_id": one["image_id"], "text": text, "bbox": OWL}
+    right, wrong = one["sentences"][0]["sent_id"], other["sentences"][0]["sent_id"]
+    for number, code in ((right, 0), (wrong, 0 if fits else 1), (9999, 0)):
+        path = write(tmp_path / "found.jsonl", [{**record, key: number}])
+        words = ("--against", folder, "--split", "val", "--task", "grounding", "--boxes", "xywh")
+        assert main(["score", str(path), *map(str, words), "--resamples", "0"]) == code
+    assert fits or "leave the wrong one out" in capsys.readouterr().err

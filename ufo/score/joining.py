@@ -56,6 +56,7 @@ class Names:
         self._exact: dict[Any, Any] = {}
         self._tolerant: dict[str, Any] = {}
         self._said: dict[Any, str] = {}  # by image: how a prediction has called it
+        self._strange: list[str] = []  # records that also name a file which the annotations do not have
         for example in examples:
             self._exact[example.image] = example.image
             for name in _called(example):
@@ -63,13 +64,38 @@ class Names:
                 if other != example.image:
                     self._tolerant[name] = None
 
+    def of(self, answer: Answer) -> Any:
+        """The id of the image that a record is about, or None. Raises DataError where it names two."""
+        if answer.image is None:
+            return None
+        image = self.find(answer.image)
+        for name in answer.names if image is not None else ():
+            other = self.find(name)
+            if other not in (None, image):
+                raise DataError(
+                    f"{answer.where} is about image {short(answer.image)} and about {short(name)}, which are "
+                    "two images in the annotations; leave the wrong name out."
+                )
+            if other is None and not any(t in self._tolerant for t in _spellings(name)):
+                self._strange.append(f"{short(name)} beside {short(answer.image)}")
+        return image
+
+    def remarks(self) -> list[str]:
+        """What was odd about the names, in a sentence each."""
+        if not self._strange:
+            return []
+        return [
+            f"warning: {len(self._strange)} records name a file that the annotations do not have (first: "
+            f"{self._strange[0]}) and count for the image of their id; check that the ids are those of the "
+            "annotations"
+        ]
+
     def find(self, name: int | str) -> Any:
         """The image's id, or None. Raises DataError where two names mean one image, but not one file."""
         if name in self._exact:
             return self._exact[name]
-        text = str(name).replace("\\", "/")  # as Windows writes paths
-        path = PurePosixPath(text)
-        tries = (str(name), text, path.name, path.stem, text.removesuffix(".png"))
+        tries = _spellings(name)
+        text = tries[1]
         found = next((i for t in tries if (i := self._tolerant.get(t)) is not None), None)
         other = text if found is None else self._said.setdefault(found, text)
         if not _one_file(other, text):
@@ -78,6 +104,13 @@ class Names:
                 f"{short(found)}; name images as the annotations do."
             )
         return found
+
+
+def _spellings(name: int | str) -> tuple[str, ...]:
+    """A prediction's name of an image as it is, as a path, as a file and without its suffix."""
+    text = str(name).replace("\\", "/")  # as Windows writes paths
+    path = PurePosixPath(text)
+    return str(name), text, path.name, path.stem, text.removesuffix(".png")
 
 
 def _one_file(one: str, other: str) -> bool:
@@ -101,12 +134,13 @@ def _images(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
     joined = Joined([[] for _ in truth.examples])
     unknown = []
     for answer in answers:
-        image = None if answer.image is None else names.find(answer.image)
+        image = names.of(answer)
         if image is None:
             unknown.append(answer)
         else:
             joined.answers[row[image]].append(answer)
     _refuse_unknown(unknown, len(answers), truth, path)
+    joined.remarks += names.remarks()
     return joined
 
 
@@ -133,19 +167,12 @@ def _expressions(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
     for answer in answers:
         if answer.image is None and answer.id is None and answer.text is None:
             return _in_order(truth, answers, path)
-        image = None if answer.image is None else names.find(answer.image)
+        image = names.of(answer)
         if image is None and answer.image is not None and answer.image != answer.id:
             unknown.append(answer)
             rows.append([])
         elif answer.text is not None and image is not None:
-            places = by_text.get((image, clean_text(answer.text)), [])
-            if not places:
-                raise DataError(
-                    f'{answer.where}: the text "{short(answer.text)}" is not asked about image '
-                    f"{short(answer.image)} "
-                    f"in {truth.path}; give the annotations that were predicted on."
-                )
-            rows.append(places)
+            rows.append(_of_text(answer, by_text.get((image, clean_text(answer.text)), []), ids, truth))
         elif answer.id is not None and str(answer.id) in ids:
             place = ids[str(answer.id)]
             if image not in (None, truth.examples[place].image) and answer.id != answer.image:
@@ -167,7 +194,25 @@ def _expressions(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
             unknown.append(answer)
             rows.append([])
     _refuse_unknown(unknown, len(answers), truth, path)
-    return _placed(truth, answers, rows)
+    joined = _placed(truth, answers, rows)
+    joined.remarks += names.remarks()
+    return joined
+
+
+def _of_text(answer: Answer, places: list[int], ids: dict[str, int], truth: Truth) -> list[int]:
+    """The places of a text about an image, checked."""
+    asked = f'"{short(answer.text)}"'
+    if not places:
+        raise DataError(
+            f"{answer.where}: the text {asked} is not asked about image {short(answer.image)} in "
+            f"{truth.path}; give the annotations that were predicted on."
+        )
+    if answer.numbered and ids.get(str(answer.id), places[0]) not in places:
+        raise DataError(
+            f"{answer.where}: sentence {short(answer.id)} is not {asked} about image "
+            f"{short(answer.image)} in {truth.path}; leave the wrong one out."
+        )
+    return places
 
 
 def _rows(truth: Truth) -> tuple[dict[tuple[Any, str], list[int]], dict[Any, list[int]]]:

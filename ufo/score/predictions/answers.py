@@ -30,6 +30,8 @@ FIELDS = {
     "masks": ("masks", "segmentations", "segmentation", "mask", "rle"),
     "nothing": ("no_target", "nothing"),
 }
+SENTENCE = ("sent_id", "sentence_id")
+"""Fields that number sentences; `id` may also number the record."""
 
 
 @dataclass
@@ -38,7 +40,9 @@ class Answer:
 
     where: str
     id: int | str | None = None
+    numbered: bool = False  # `id` is said to be that of a sentence
     image: int | str | None = None
+    names: tuple[int | str, ...] = ()  # what else the record calls its image
     text: str | None = None
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     scores: list[float] | None = None  # N; None: the record states none
@@ -67,10 +71,13 @@ def read_record(
         whole: the record is kept as it is.
     """
     number = _of(record, "id")
+    images = _images(record)
     answer = Answer(
         where,
         id=key_of(record, number) if number else None,
-        image=_image(record),
+        numbered=number in SENTENCE,
+        image=images[0] if images else None,
+        names=tuple(images[1:]),
         text=None if (asked := _of(record, "text")) is None else str(record[asked]),
         nothing=bool(record.get(_of(record, "nothing") or "", False)),
     )
@@ -107,9 +114,10 @@ def _of(record: dict[str, Any], what: str) -> str | None:
     return next((key for key in FIELDS[what] if key in record), None)
 
 
-def _image(record: dict[str, Any]) -> int | str | None:
-    key = _of(record, "image")
-    return None if key is None else key_of(record, key)
+def _images(record: dict[str, Any]) -> list[int | str]:
+    """All that a record calls its image, an id before file names."""
+    found = [key_of(record, key) for key in FIELDS["image"]]
+    return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def _read_text(answer: Answer, record: dict[str, Any], texts: TextFormat) -> None:
