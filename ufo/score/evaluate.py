@@ -6,23 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from ufo.data.errors import DataError
 from ufo.kinds import Objects
 from ufo.metrics.calibration import calibration, reliability
 from ufo.score.bootstrap import Difference, Interval, compare, draw, intervals
-from ufo.score.convention import Convention, Pair, doubt, read_of, read_scale
+from ufo.score.convention import Convention, doubt, read_of, read_scale
 from ufo.score.joining import Joined, join
 from ufo.score.predictions import Answer, is_coco_results, read_predictions
 from ufo.score.predictions.answers import without_scores
+from ufo.score.relation import pairs, unrelated
 from ufo.score.tasks import Rules, Scorer, answer_key, make_scorer, reads
 from ufo.score.tasks.base import Rows
 from ufo.score.tasks.objects import ObjectScorer
 from ufo.score.texts import FORMATS, TextFormat
 from ufo.score.truth import Truth
 from ufo.tasks import kind_of, task_class
+
+NOTHING = 0.005
+"""Of masks a headline metric below which they have next to nothing to do with the annotated ones."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     for example, given in zip(truth.examples, joined.answers, strict=True):
         scorer.add(example, given)
     remarks = [*truth.remarks, *joined.remarks, *_remarks(answers, scorer)]
-    if convention is not None and (warning := doubt(convention, list(_pairs(truth, joined)))):
-        remarks.insert(0, f"warning: {warning}")
     weights = draw(len(scorer.rows), resampling.resamples, resampling.seed)
     values = scorer.values()
+    if warning := _warning(truth, joined, scorer, values[scorer.headline]):
+        remarks.insert(0, f"warning: {warning}")
     resampled = scorer.resampled(weights) if resampling.resamples else {}
     tables = scorer.tables()
     sums = scorer.certainty()
@@ -151,6 +154,19 @@ def _are_probabilities(answers: Sequence[Answer], remarks: list[str]) -> bool:
     return not outside
 
 
+def _warning(truth: Truth, joined: Joined, scorer: Scorer, headline: float) -> str:
+    """What is probably wrong with all of a file, where metrics only say that it is bad; empty: nothing."""
+    if convention := scorer.rules.convention:
+        return doubt(convention, pairs(truth, joined)) or unrelated(convention, truth, joined)
+    drawn = any(answer.masks for answers in joined.answers for answer in answers)
+    if scorer.reads == "masks" and drawn and headline < NOTHING:
+        return (
+            f"hardly any mask overlaps with an annotated one ({scorer.headline} {headline:.3f}); check that "
+            "the predictions name their images and classes as the annotations do"
+        )
+    return ""
+
+
 def _remarks(answers: Sequence[Answer], scorer: Scorer) -> list[str]:
     found = []
     ranked = isinstance(scorer, ObjectScorer)
@@ -164,18 +180,3 @@ def _remarks(answers: Sequence[Answer], scorer: Scorer) -> list[str]:
     if first is not None:
         found.append(f"first answer not in its format: {first.where}: {first.broken}")
     return found
-
-
-def _pairs(truth: Truth, joined: Joined) -> list[Pair]:
-    """Boxes as written beside annotated ones: of an image as many of the best as it has objects."""
-    pairs: list[Pair] = []
-    for example, answers in zip(truth.examples, joined.answers, strict=True):
-        boxes = [box for answer in answers for box in answer.boxes]
-        if not boxes or not example.boxes:
-            continue
-        scores = [s for a in answers for s in (a.scores or [1.0] * a.count)]
-        best = np.argsort(-np.array(scores), kind="stable")[: len(example.boxes)]
-        wanted = np.array(example.boxes, dtype=np.float64)
-        wanted[:, 2:] += wanted[:, :2]
-        pairs.append((np.array(boxes)[best], wanted, example.size))
-    return pairs

@@ -49,6 +49,7 @@ class Truth:
     classes: tuple[str, ...] = ()
     categories: dict[Any, int] = field(default_factory=dict)  # a file's category id -> label
     expressions: bool = False  # examples are expressions
+    lines: bool = False  # their ids are those of lines, which no prediction needs to know
     generalized: bool = False  # some may mean nothing, or several objects
     boxes: bool = True
     masks: bool = True

@@ -29,6 +29,7 @@ def read_jsonl(path: Path, images: Path | None) -> Truth:
     """
     data = JsonlDataset(images or path.parent, path, check_images=False)
     truth = _of_targets(path, (data.target(i) for i in range(len(data))), masks="masks" in data.provides)
+    truth.lines = True
     for i, example in enumerate(truth.examples):
         example.id, example.names = data.line(i), (str(example.image),)
         if not any(example.areas):  # an empty list of masks: the text means nothing

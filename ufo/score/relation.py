@@ -1,0 +1,77 @@
+"""Whether predictions are about the images that they name: told, and scored as named all the same.
+
+Boxes of a model that has learned anything lie nearer to the objects of their image than to those of another.
+Classes do not count here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ufo.score.convention import AT_LEAST, FAR_BETTER, SAMPLE, Convention, Pair, fit
+from ufo.score.joining import Joined
+from ufo.score.truth import Truth
+
+HARDLY = 0.05
+"""A mean IoU below which boxes have next to nothing to do with the annotated ones."""
+ENOUGH = 20  # images or expressions from which chance can be told from skill
+CHANCE = 1.15  # times the mean IoU with objects of other images
+RIGHT = 0.5  # a mean IoU from which boxes are right, also where all pictures look alike
+PARTS = (2, 3, 5, 7)  # of the file that those are away
+
+
+def pairs(truth: Truth, joined: Joined, shift: int = 0) -> list[Pair]:
+    """Boxes as written beside annotated ones: of an image as many of the best as it has objects.
+
+    With a `shift` they stand beside the annotations of the example so many places behind theirs.
+    """
+    found: list[Pair] = []
+    number = len(truth.examples)
+    for place, (example, answers) in enumerate(zip(truth.examples, joined.answers, strict=True)):
+        other = truth.examples[(place + shift) % number]
+        boxes = [box for answer in answers for box in answer.boxes]
+        if not boxes or not other.boxes:
+            continue
+        scores = [s for a in answers for s in (a.scores or [1.0] * a.count)]
+        best = np.argsort(-np.array(scores), kind="stable")[: len(other.boxes)]
+        wanted = np.array(other.boxes, dtype=np.float64)
+        wanted[:, 2:] += wanted[:, :2]
+        found.append((np.array(boxes)[best], wanted, example.size))
+    return found
+
+
+def unrelated(convention: Convention, truth: Truth, joined: Joined) -> str:
+    """A warning if boxes seem to be about other images than those they name; empty if they do not."""
+    what = "expression" if truth.expressions else "image"
+    own = _fit(convention, pairs(truth, joined))
+    if own is None:
+        return ""
+    for shift, where in ((1, "next"), (-1, "previous")):
+        shifted = _fit(convention, pairs(truth, joined, shift)) or 0.0
+        if shifted >= own + AT_LEAST and shifted >= own * FAR_BETTER:
+            return (
+                f"the boxes fit the annotations of the {where} {what} far better (mean IoU {shifted:.2f}) "
+                f"than those of their own ({own:.2f}); they are scored as named: check that names are not "
+                "shifted"
+            )
+    if own < HARDLY:
+        return (
+            f"hardly any box overlaps with an annotated one of its {what} (mean IoU {own:.2f}); check that "
+            f"the predictions name their {what}s as the annotations do, and that these are the right ones"
+        )
+    shifts = {max(1, len(truth.examples) // part) for part in PARTS}
+    others = [_fit(convention, pairs(truth, joined, shift)) or 0.0 for shift in shifts]
+    other = sum(others) / len(others)
+    if own < min(CHANCE * other, RIGHT) and len(truth.examples) >= ENOUGH:
+        return (
+            f"the boxes fit annotations of other {what}s as well (mean IoU {other:.2f}) as those of their "
+            f"own ({own:.2f}); check that the predictions name their {what}s as the annotations do"
+        )
+    return ""
+
+
+def _fit(convention: Convention, beside: Sequence[Pair]) -> float | None:
+    """The mean IoU of some of the pairs; None without any."""
+    return fit(convention, beside[:: max(1, len(beside) // SAMPLE)]) if beside else None
