@@ -206,6 +206,25 @@ def test_annotations_that_the_task_is_not_about(tmp_path, folder, capsys):
     assert "give --split with one of: val" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["f.json", "f.jsonl"])
+@pytest.mark.parametrize("expressed", [False, True])
+def test_files_the_wrong_way_round_are_told(tmp_path, folder, capsys, name, expressed):
+    truth = folder if expressed else write(tmp_path / "t.json", coco())
+    found = write(tmp_path / name, list(expressions(coco())) if expressed else detections(coco()))
+    task = "grounding" if expressed else "detection"
+    assert run(truth, "--against", found, "--task", task, "--boxes", "xywh") == 1
+    error = capsys.readouterr().err.strip()
+    assert f"write ufo score {found} --against {truth}" in error and len(error.splitlines()) == 1
+
+
+def test_a_list_of_results_is_no_annotations(tmp_path, capsys):
+    found = write(tmp_path / "f.json", detections(coco()))
+    assert run(found, "--against", found, "--task", "detection") == 1
+    error = capsys.readouterr().err.strip()
+    assert "holds no annotations; write ufo score PREDICTIONS --against" in error
+    assert len(error.splitlines()) == 1
+
+
 def test_label_maps(tmp_path, capsys):
     rng = np.random.default_rng(0)
     (tmp_path / "names.txt").write_text("sky\nroad\ntree\n")

@@ -83,22 +83,31 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{written} is a folder; give the name of a file")
     if args.diagram and args.diagram.suffix.lower() not in PICTURE_SUFFIXES:
         raise CommandError(f"--diagram {args.diagram}: pictures are {', '.join(PICTURE_SUFFIXES)} files")
+    from ufo.data.errors import DataError
     from ufo.draw.reliability import reliability_diagram
     from ufo.files import save_picture, write_text
     from ufo.score.evaluate import Declared, Resampling, differences, score
     from ufo.score.report import as_json, log_to_wandb, markdown
     from ufo.score.tasks import scored_tasks
-    from ufo.score.truth import Wanted, read_truth
+    from ufo.score.truth import Wanted, is_annotations, read_truth
 
     if args.task not in scored_tasks():
         raise CommandError(
             f"--task {args.task} is not scored from files; {instead(args.task, scored_tasks(), 'there are')}"
         )
     wanted = Wanted(args.split, args.refs, args.images, args.classes, args.reduce_zero_label)
-    truth = read_truth(args.against, wanted)
     declared = Declared(args.answers, args.boxes, args.scale, args.of, args.min_score)
     resampling = Resampling(args.resamples, args.seed)
-    result = score(args.predictions, truth, args.task, declared, resampling)
+    try:
+        truth = read_truth(args.against, wanted)
+        result = score(args.predictions, truth, args.task, declared, resampling)
+    except DataError as error:
+        if is_annotations(args.predictions) and not is_annotations(args.against):
+            raise CommandError(
+                f"{args.predictions} holds annotations and {args.against} none: the two are the wrong way "
+                f"round; write ufo score {args.against} --against {args.predictions}"
+            ) from error
+        raise
     other = score(args.versus, truth, args.task, declared, resampling) if args.versus else None
     diff = differences(result, other) if other is not None else {}
     against = f"{args.against}" + (f" ({args.split})" if args.split else "")

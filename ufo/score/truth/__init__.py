@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ufo.data.errors import DataError
+from ufo.data.json_stream import json_records
 from ufo.ops.nearest import beside
 from ufo.score.truth.coco import read_coco
 from ufo.score.truth.examples import Example, Truth
 from ufo.score.truth.folders import read_jsonl, read_maps, read_reasonseg
 from ufo.score.truth.refer import read_refer
 
-__all__ = ["Example", "Truth", "Wanted", "read_truth"]
+__all__ = ["Example", "Truth", "Wanted", "is_annotations", "read_truth"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,30 @@ def read_truth(path: Path, wanted: Wanted) -> Truth:
                 "ReasonSeg or label maps; `ufo data import` makes a COCO .json of other files."
             )
         return read_jsonl(path, wanted.images) if suffix == ".jsonl" else read_coco(path)
-    if wanted.refs or any(path.glob("refs(*).p")) or any(path.glob("grefs(*).json")):
+    if wanted.refs or _of_expressions(path):
         return read_refer(path, wanted.split, wanted.refs)
     if any(map(_of_reasonseg, sorted(path.glob("*.json"))[:3])):
         return read_reasonseg(path)
     return read_maps(path, wanted.classes, wanted.reduce_zero_label)
+
+
+def is_annotations(path: Path) -> bool:
+    """Whether a file or folder shows by its layout that it holds annotations and no predictions."""
+    if path.is_dir():
+        return _of_expressions(path) or any(map(_of_reasonseg, sorted(path.glob("*.json"))[:3]))
+    sections = set()
+    try:
+        for section, _ in json_records(path):
+            sections.add(section)
+            if {"images", "categories", "annotations"} <= sections:
+                return True
+    except (OSError, DataError):
+        pass
+    return False
+
+
+def _of_expressions(folder: Path) -> bool:
+    return any(folder.glob("refs(*).p")) or any(folder.glob("grefs(*).json"))
 
 
 def _is_json(path: Path) -> bool:

@@ -28,7 +28,13 @@ from ufo.score.truth.examples import Example, Truth, encode
 
 def read_coco(path: Path) -> Truth:
     """Raises DataError if the file is none or two images have one id."""
-    content = coco_sections(read_json(path), path)
+    content = read_json(path)
+    if isinstance(content, list):
+        raise DataError(
+            f"{path} is a list, as predictions are, and holds no annotations; write ufo score PREDICTIONS "
+            "--against ANNOTATIONS."
+        )
+    content = coco_sections(content, path)
     names = [str(category["name"]) for category in content["categories"]]
     categories = {key_of(category, "id"): i for i, category in enumerate(content["categories"])}
     if len(categories) < len(names):
