@@ -187,6 +187,19 @@ def test_mistakes_are_one_sentence(words, message, ufo, tmp_path):
     assert not (tmp_path / "mine").exists() or not any((tmp_path / "mine").rglob("*.yaml"))
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_another_format_than_the_named_one_is_told(tool, ufo, tmp_path):
+    """Whatever is named: the format that the files show is in the sentence, or the import works."""
+    path = TOOLS[tool](tmp_path / "birds")
+    for name in TOOLS:
+        code, said = ufo("import", name, path, "--force")
+        if code:
+            assert f"write ufo data import {tool} {path}" in said and f"no export of {name}," in said
+            assert len(said.strip().splitlines()) == 1 and said.count(". ") == 0
+        else:
+            assert name == tool or {name, tool} & {"roboflow", "cvat"}  # which export in others' formats
+
+
 def test_what_is_left_out_is_printed(ufo, tmp_path):
     path = coco(tmp_path / "birds")
     (path / "images" / "default" / "c.jpeg").unlink()

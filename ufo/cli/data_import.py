@@ -83,8 +83,21 @@ def _read(name: str, source: Source, classes: list[str] | None) -> tuple[Format,
             raise CommandError(
                 f"{error} There are packed files: unpack {source.place(packed[0])} and import what is in it."
             ) from error
+        _say_format(name, source, error)
         raise
     return found, labels
+
+
+def _say_format(name: str, source: Source, error: Exception) -> None:
+    """Raises CommandError where files are of no use in the format that was named, and show another one."""
+    others = [] if name == AUTO else recognised(source)
+    if not others or format_named(name) in [other for other, _ in others]:
+        return
+    other, sign = others[0]
+    raise CommandError(
+        f"{source.path} is no export of {format_named(name).name}, it looks like {other.name} ({sign}); "
+        f"write ufo data import {other.name} {source.path}"
+    ) from error
 
 
 def class_names(given: str | None) -> list[str] | None:
