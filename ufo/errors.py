@@ -6,6 +6,7 @@ state. `sentence` keeps what was wrong and adds the nearest name that exists.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -36,6 +38,8 @@ ELSEWHERE = {
     "lr0": "optimizer.lr",
 }
 """What other trainers call a setting, and what is the nearest to it here."""
+_CALLED = re.compile(r"target '([\w.]+)'.*?(?:full_key: (\S+))?$", re.DOTALL)
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _UNSET_KEY = re.compile(r"Interpolation key '(.+)' not found")
 
 
@@ -45,6 +49,8 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     Of an error in a constructor that Hydra called it is the constructor's message.
     """
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        if unread := _unread(error):
+            return unread
         error = error.__cause__
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
@@ -68,6 +74,17 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     if text.startswith("Caught ") and "Original Traceback" in text:  # by a worker of torch's data loader
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
+
+
+def _unread(error: InstantiationException) -> str:
+    """What is said of a key that the code it is for does not take; "" of anything else."""
+    called, name = _CALLED.search(str(error)), _UNEXPECTED.search(str(error.__cause__))
+    if not called or not name or not isinstance(error.__cause__, TypeError):
+        return ""
+    parameters = inspect.signature(get_object(called[1])).parameters.values()
+    known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    key = f"{called[2]}.{name[1]}" if called[2] else name[1]
+    return f"nothing reads the config key '{key}'; {instead(name[1], known, 'keys are')}"
 
 
 def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:

@@ -82,3 +82,39 @@ def test_config_dir_in_any_place_and_its_sources_by_name(ufo, tmp_path, monkeypa
         assert seen[0].name == str(Path(folder) / "source" / "birds.yaml")
         assert seen[0].overrides[1:] == ["resolution='224'"]
     assert main.main(["config", "sources.birds.task", "--config-dir", folder, "+source=birds"]) == 0
+
+
+SOURCE = """
+name: mine/detection
+task: detection
+dataset:
+  train: {{_target_: ufo.data.datasets.coco.CocoDataset, _partial_: true, images: ., annotations: a.json}}
+transform:
+  train: {{_target_: ufo.data.transforms.{train}, size: 64}}
+  val: {{_target_: ufo.data.transforms.square_resize, size: 64}}
+"""
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ("detection_train, smal: 0.2", "'transform.train.smal'; did you mean 'small'?"),
+        ("plain, jiter: 0.2", "'transform.train.jiter'; did you mean 'jitter'?"),
+        ("plian", "transform.train: there is no 'ufo.data.transforms.plian'"),
+    ],
+)
+def test_a_mistyped_option_of_a_transform_has_its_nearest_name(
+    tmp_path, monkeypatch, capsys, command, train, expected
+):
+    """Whichever command reads the source: in a yaml as among the overrides."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(SOURCE.format(train=train))
+    assert main.main(["data", command, "mine.yaml"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: mine/detection: ") and expected in error and len(error.splitlines()) == 1
+    if "." in train:
+        option = train.partition(", ")[2].replace(": ", "=")
+        words = [f"sources.detection.transform.train.{option}", "mixture=digits"]
+        assert main.main(["data", command, "digits/detection", *words]) == 1
+        assert f"'transform.train.{option.partition('=')[0]}'" in capsys.readouterr().err

@@ -6,12 +6,13 @@ lengths of answers (`answers`); and how an entry point says it (`errors`).
 """
 
 from ufo.check.classes import check_fit, check_known, check_source
-from ufo.check.config import check_config, check_run
+from ufo.check.config import check_arguments, check_config, check_run
 from ufo.check.errors import RUNNING, SETUP, clear_errors
 
 __all__ = [
     "RUNNING",
     "SETUP",
+    "check_arguments",
     "check_config",
     "check_fit",
     "check_known",

@@ -84,7 +84,7 @@ def check_config(cfg: DictConfig) -> None:
                 f"source '{key}' trains the task '{source.task}', which the mixture does not define; "
                 f"it has: {', '.join(tasks)}{mend}"
             )
-    _check_arguments(OmegaConf.to_container(cfg, resolve=False))
+    check_arguments(OmegaConf.to_container(cfg, resolve=False))
     for name in tasks:
         check_settings(instantiate(cfg.tasks[name]))
 
@@ -120,7 +120,7 @@ def _check_names(group: str, key: str, entries: DictConfig) -> None:
             raise ValueError(f"the config has no {group}.{name} to give settings to{whose}; {hint}")
 
 
-def _check_arguments(value: Any, where: str = "") -> None:
+def check_arguments(value: Any, where: str = "") -> None:
     """Raises ValueError where a node gives the code that it names an argument which that does not take.
 
     Some of them (optimizer, schedule) would be called in the midst of training only.
@@ -128,7 +128,7 @@ def _check_arguments(value: Any, where: str = "") -> None:
     if not isinstance(value, dict):
         return
     for key, child in value.items():
-        _check_arguments(child, f"{where}.{key}" if where else key)
+        check_arguments(child, f"{where}.{key}" if where else key)
     if "_target_" not in value:
         return
     try:

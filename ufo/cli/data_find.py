@@ -224,6 +224,8 @@ def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig |
         if not isinstance(options, dict) or "_target_" not in options:
             raise CommandError(f"the config of {name} has no `_target_` in `{split}`: it names the loader")
         _check_arguments(name, split, options)
+    if source is not None:
+        _check_transforms(name, source)
     return found
 
 
@@ -241,6 +243,19 @@ def _check_arguments(name: str, split: str, options: dict[str, Any]) -> None:
     needed = {p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
     if missing := sorted(needed - given):
         raise CommandError(f"{name}: the loader of `{split}` needs `{'`, `'.join(missing)}`")
+
+
+def _check_transforms(name: str, source: DictConfig) -> None:
+    """CommandError for a transform that is not there and for options that it does not take."""
+    from ufo.check import check_arguments
+
+    transform = source.get("transform")
+    if not OmegaConf.is_config(transform):
+        return
+    try:
+        check_arguments(OmegaConf.to_container(transform, resolve=False), "transform")
+    except ValueError as error:
+        raise CommandError(f"{name}: {error}") from error
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
