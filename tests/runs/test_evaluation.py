@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from ufo.checkpoints.errors import CheckpointError
+from ufo.entry import evaluate
 from ufo.runs import evaluation
 from ufo.runs.evaluation import MIXTURE, of_the_run, read_config, run_of
 
@@ -173,3 +174,30 @@ def test_a_run_may_be_called_anything(name, tmp_path, arguments):
     overrides = OverridesParser.create().parse_overrides(arguments(f"ckpt={run}")[:2])
     values = {o.key_or_group: o.value() for o in overrides}
     assert OmegaConf.create(values).name == name
+
+
+@pytest.mark.parametrize("written", ["runs/owl", "'runs/owl'", "runs/owl/checkpoints/last.ckpt", "owl.pth"])
+@pytest.mark.parametrize("told", [(), ("experiment=digits",), ("name=x", "paths.runs=runs")])
+def test_nothing_is_written_where_there_is_no_checkpoint(written, told, tmp_path, monkeypatch, capsys):
+    """The folder of the results made the run that was asked for, which then lacked its files."""
+    a_run(tmp_path / "runs" / "owls")
+    (tmp_path / "owls.pth").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", f"ckpt={written}", *told])
+    with pytest.raises(SystemExit) as ended:
+        evaluate.evaluate()
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 1 and len(error.splitlines()) == 1
+    assert error.startswith(
+        f"error: no checkpoint at {written}" if "'" in written else "error: no checkpoint at"
+    )
+    assert "last.ckpt" in written or "owls" in error.partition("did you mean")[2]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "written", ["???", "${base}", "runs/a,runs/b", "choice(runs/a,runs/b)", "runs/it\\'s"]
+)
+def test_what_hydra_still_has_to_read_is_not_looked_for(written):
+    evaluation.check_there([f"ckpt={written}"])

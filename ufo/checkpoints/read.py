@@ -45,20 +45,13 @@ def read(
         overrides: of the config that describes a released one, as `experiment=NAME`; default: what its
             name tells.
     """
-    path = places.shipped(path) or Path(path)
-    last = path / "checkpoints" / "last.ckpt"  # a run's folder stands for its last checkpoint
-    path = last if last.is_file() else path
-    path = path if path.exists() or not previous(path).is_dir() else previous(path)
+    path = place_of(path)
     if released.is_released(path):
         return _described(released.open_released(path, base), complete, overrides)
     if path.is_dir():
         description, weights = read_folder(path)
         bounds.check_description(description, path)
         return description, weights
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at '{path}'; give a model folder, a run, a .ckpt or a .pth file{beside(path)}"
-        )
     if path.suffix == ".safetensors":
         return _described(released.open_released(path, base), complete, overrides)
     content = read_pickle(path)
@@ -73,6 +66,22 @@ def read(
         bounds.check_description(content["ufo"], path)
         return content["ufo"], weights
     return _described(released.recognise(content, path, base), complete, overrides)
+
+
+def place_of(path: str | Path) -> Path:
+    """The file or folder that a path stands for: of a run its last checkpoint, of a shipped model its folder.
+
+    Raises CheckpointError if there is none.
+    """
+    path = places.shipped(path) or Path(path)
+    last = path / "checkpoints" / "last.ckpt"
+    path = last if last.is_file() else path
+    path = path if path.exists() or not previous(path).is_dir() else previous(path)
+    if not path.is_dir() and not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at '{path}'; give a model folder, a run, a .ckpt or a .pth file{beside(path)}"
+        )
+    return path
 
 
 def _described(

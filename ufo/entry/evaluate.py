@@ -1,5 +1,6 @@
 """Evaluation: `python evaluate.py ckpt=runs/digits`, or `ufo evaluate ckpt=runs/digits` from any folder."""
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -11,7 +12,7 @@ from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import load
 from ufo.command_line import chosen_experiment, clear_command_line
 from ufo.runs import results
-from ufo.runs.evaluation import check_told, of_the_run
+from ufo.runs.evaluation import check_there, check_told, of_the_run
 from ufo.sweeps.record import recorded
 
 
@@ -46,6 +47,8 @@ def main(cfg: DictConfig) -> float | None:
 
 def evaluate() -> None:
     """Evaluate as the command line says."""
+    with clear_errors():
+        check_there(sys.argv[1:])
     with of_the_run(), clear_command_line("resolution"):  # which puts options before overrides
         main()
 

@@ -22,7 +22,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from ufo.checkpoints.errors import CheckpointError
-from ufo.checkpoints.hub_models import hub_name
+from ufo.checkpoints.hub_models import fetch_model, hub_name
+from ufo.checkpoints.read import place_of
 from ufo.command_line import as_written, quoted
 from ufo.runs.naming import LONGEST
 from ufo.yaml_files import check_yaml
@@ -34,6 +35,8 @@ LARGEST = 4 << 20  # bytes
 METRICS = "ufo.metrics."
 OURS = ("ufo.data.", "ufo.tasks.", METRICS)
 ADD = "add experiment=..., mixture=... or +source=... to say what it is to be scored on"
+
+_WRITTEN = re.compile(r"[,\\]|\$\{|^\?+$|^\w+\(")  # several values, a quote in quotes, a reference, none
 
 
 def run_of(ckpt: str | Path) -> Path | None:
@@ -66,6 +69,20 @@ def of_the_run() -> Iterator[None]:
         yield
     finally:
         sys.argv[:] = before
+
+
+def check_there(arguments: Sequence[str]) -> None:
+    """Raises CheckpointError where there is nothing at the `ckpt=` of a command line, also on the hub.
+
+    Asked before Hydra makes the folder of the results, which may be the very folder that is not there.
+    """
+    ckpt = _given(arguments).get("ckpt")
+    if not ckpt or (_WRITTEN.search(ckpt) and not Path(ckpt).exists()):
+        return
+    if name := hub_name(ckpt):
+        fetch_model(name)
+    else:
+        place_of(ckpt)
 
 
 def further(ckpt: str | Path | None, overrides: Sequence[str]) -> list[str]:
