@@ -179,3 +179,16 @@ def test_calibration_is_the_share_that_is_right():
     counts[1, 150], counts[0, 150] = 3, 1
     [(score, share)] = tallies.calibration(counts)
     assert score == pytest.approx(0.7525) and share == 0.75
+
+
+def test_numbers_of_a_part_stand_in_for_none_of_all_data(tmp_path):
+    """They are shown where there are no others, and called what they are."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("{}")
+    evaluated(run / "evaluate_part", ("caption",), name="few")
+    assert "val/few" in gather(run).measured and gather(run).name == "run (a part of its data)"
+    evaluated(run / "evaluate", ("caption",), name="all")
+    assert "val/all" in gather(run).measured and gather(run).name == "run"
+    part = gather(run / "evaluate_part")
+    assert "val/few" in part.measured and "run (a part of its data)" in page(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from commands import compose
 
-from ufo.runs.naming import LONGEST, own_sources, run_name
+from ufo.runs.naming import LONGEST, evaluation_folder, own_sources, part_of, run_name
 
 ON, OFF = {"weight": 1.0}, None
 
@@ -45,3 +45,23 @@ def test_the_config_has_it():
     assert "grounding" in compose("sources.caption=null").name
     assert compose("experiment=digits").name == "digits"
     assert compose("name=mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "part"),
+    [
+        ({}, None),
+        ({"limit_val_batches": None}, None),
+        ({"limit_val_batches": 1.0}, None),
+        ({"limit_val_batches": 1}, "trainer.limit_val_batches=1"),
+        ({"limit_val_batches": 0.5}, "trainer.limit_val_batches=0.5"),
+        ({"fast_dev_run": True}, "trainer.fast_dev_run=True"),
+    ],
+)
+def test_an_evaluation_of_a_part_has_its_own_folder(trainer, part):
+    """It overwrote the numbers of all data."""
+    assert part_of(trainer) == part
+    assert evaluation_folder(trainer) == ("evaluate" if part is None else "evaluate_part")
+    words = [f"trainer.{key}={'null' if value is None else value}" for key, value in trainer.items()]
+    cfg = compose("experiment=digits", "ckpt=x", "name=run", "paths.runs=runs", *words, config="evaluate")
+    assert cfg.hydra.run.dir == f"runs/run/{evaluation_folder(trainer)}"

@@ -13,6 +13,7 @@ from ufo.checkpoints.load import load
 from ufo.command_line import chosen_experiment, clear_command_line
 from ufo.runs import results
 from ufo.runs.evaluation import check_there, check_told, of_the_run
+from ufo.runs.naming import part_of
 from ufo.sweeps.record import recorded
 
 
@@ -40,6 +41,8 @@ def main(cfg: DictConfig) -> float | None:
     measured = results.measured(trainer)
     if trainer.is_global_zero:
         print(results.text(measured, results.published(cfg)))
+        if part := part_of(cfg.trainer):
+            print(f"a part of the data: {part} was set; numbers of all of them need an evaluation without it")
         report.of_evaluation(Path(HydraConfig.get().runtime.output_dir), measured, results.published(cfg))
     with clear_errors():
         return build.objective(cfg, measured)

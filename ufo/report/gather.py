@@ -13,11 +13,12 @@ import yaml
 
 from ufo.files import write_json
 from ufo.runs import results
+from ufo.runs.naming import PART, WHOLE
 from ufo.yaml_files import check_yaml
 
 EVIDENCE = "evidence.json"  # of ufo.callbacks.evidence
 EVALUATION = "evaluation.json"
-INSIDE = "evaluate"  # folder of a run's evaluation
+INSIDE = (WHOLE, PART)  # folders of a run's evaluation, the better one first
 AGAIN = "evaluate again (ufo evaluate), which writes it anew"
 LARGEST = 64 << 20  # bytes of a file that is read
 MOST_POINTS = 500  # of a curve
@@ -52,9 +53,8 @@ def gather(run: Path) -> Gathered:
     """
     if not run.is_dir():
         raise ValueError(f"{run} is not a folder; name that of a run, runs/<name>")
-    inside = run / INSIDE
-    evaluation = inside if (inside / EVALUATION).is_file() else run
-    whole = run.parent if run.name == INSIDE and (run.parent / "config.yaml").is_file() else run
+    evaluation = next((run / name for name in INSIDE if (run / name / EVALUATION).is_file()), run)
+    whole = run.parent if run.name in INSIDE and (run.parent / "config.yaml").is_file() else run
     evidence = _json(evaluation / EVIDENCE)
     numbers = _json(evaluation / EVALUATION) or results.read(whole) or {}
     if not numbers.get("measured"):
@@ -62,8 +62,10 @@ def gather(run: Path) -> Gathered:
         if below:
             raise ValueError(f"{run} is no run; name one of those in it: {', '.join(map(str, below[:5]))}")
         raise ValueError(f"{run} has not been evaluated; run: ufo evaluate ckpt={whole}")
+    name = (run.parent if run.name in INSIDE else whole).resolve().name
+    part = " (a part of its data)" if evaluation.name == PART else ""
     return Gathered(
-        name=(run.parent if run.name == INSIDE else whole).resolve().name,
+        name=f"{name}{part}",
         folder=evaluation,
         measured=results.numbers(_dict(numbers, "measured")),
         published={str(w): _numbers(found) for w, found in _dict(numbers, "published").items()},

@@ -18,6 +18,7 @@ from ufo.command_line import as_written
 OWN = "own"  # the mixture without sources
 LONGEST = 100  # characters; file systems take 255 bytes
 RESOLVER = "run_name"
+WHOLE, PART = "evaluate", "evaluate_part"  # folders of a run's evaluation
 
 
 def run_name(mixture: str, backbone: str, sources: Mapping[str, Any], own: Iterable[str] = ()) -> str:
@@ -42,6 +43,20 @@ def run_name(mixture: str, backbone: str, sources: Mapping[str, Any], own: Itera
     return name
 
 
+def evaluation_folder(trainer: Mapping[str, Any]) -> str:
+    """Where an evaluation writes in the folder of its run: one of some batches replaces none of all data."""
+    return WHOLE if part_of(trainer) is None else PART
+
+
+def part_of(trainer: Mapping[str, Any]) -> str | None:
+    """The setting, `key=value`, that lets a trainer validate on some batches only; None: on all."""
+    limit, tried = trainer.get("limit_val_batches"), trainer.get("fast_dev_run")
+    if tried:
+        return f"trainer.fast_dev_run={tried}"
+    whole = limit is None or (isinstance(limit, float) and limit >= 1)  # 1 is a batch, 1.0 is all
+    return None if whole else f"trainer.limit_val_batches={limit}"
+
+
 def own_sources(overrides: Iterable[str]) -> list[str]:
     """The options that the overrides of a command line choose in the group `source`."""
     found = []
@@ -53,8 +68,9 @@ def own_sources(overrides: Iterable[str]) -> list[str]:
 
 
 def register() -> None:
-    """Make `${run_name:}` known to OmegaConf."""
+    """Make `${run_name:}` and `${evaluation_folder:}` known to OmegaConf."""
     OmegaConf.register_new_resolver(RESOLVER, _resolve, replace=True)
+    OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
 
 
 def _resolve(*, _root_: DictConfig) -> str:
@@ -64,6 +80,10 @@ def _resolve(*, _root_: DictConfig) -> str:
     choices = hydra.runtime.choices
     own = own_sources(as_written(hydra.overrides.task))
     return run_name(str(choices["mixture"]), str(choices["backbone"]), _root_.get("sources") or {}, own)
+
+
+def _evaluation_folder(*, _root_: DictConfig) -> str:
+    return evaluation_folder(_root_.get("trainer") or {})
 
 
 def _weight(source: Mapping[str, Any]) -> float:
