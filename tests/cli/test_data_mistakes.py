@@ -118,3 +118,20 @@ def test_a_mistyped_option_of_a_transform_has_its_nearest_name(
         words = [f"sources.detection.transform.train.{option}", "mixture=digits"]
         assert main.main(["data", command, "digits/detection", *words]) == 1
         assert f"'transform.train.{option.partition('=')[0]}'" in capsys.readouterr().err
+
+
+@pytest.mark.heavy
+def test_a_check_repeats_what_the_import_left_out(tmp_path, monkeypatch, capsys):
+    """An unreadable picture is in no file that a check reads, whether something is labelled in it or not."""
+    monkeypatch.chdir(tmp_path)
+    folder = coco(tmp_path / "birds") / "images" / "default"
+    whole = (folder / "c.jpeg").read_bytes()
+    said = {}
+    for content in (b"no picture", whole):
+        (folder / "c.jpeg").write_bytes(content)
+        for words in (["import", "birds"], ["check", "mine/source/birds.yaml"]):
+            main.main(["data", *words])
+            said[words[0]] = capsys.readouterr().out
+        assert "when it was imported" not in said["import"]  # which has just said it
+        repeated = [line for line in said["check"].splitlines() if "left out when it was imported" in line]
+        assert bool(repeated) == (content != whole) and all("c.jpeg" in line for line in repeated[:1])

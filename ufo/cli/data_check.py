@@ -25,6 +25,7 @@ from ufo.cli.data_find import Found, find, quiet, tasks_for
 from ufo.cli.data_folders import image_paths, missing_files, unused_files
 from ufo.cli.data_list import paths
 from ufo.cli.data_outline import described, outline
+from ufo.cli.data_place import lost_at_import
 from ufo.cli.data_samples import Seen, decode, map_warnings, text_warnings
 from ufo.data.datasets.coco_file import LEAVING, short
 from ufo.data.errors import DataError
@@ -74,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         if data is not None:
             reports[split].warnings += _problems(*data)
     whole.warnings += _folders(datasets)
+    if getattr(args, "imports", True):
+        files = [path for split in found.splits.values() for path in paths(split).values()]
+        whole.facts += lost_at_import(files)
     _report_shared(datasets, whole)
     for title, report in {**reports, "all": whole}.items():
         _print(title, report)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ufo.cli import CommandError
 from ufo.cli.data_place import (
+    LOST,
     Place,
     check_free,
     check_sources,
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
         check_free(texts, place, args.force)
         problems = labels.problems
         counts = {split: len(part) for split, part in splits.items()}
-        note(scratch, texts, format=found.name, path=str(path.absolute()), pictures=counts, split=how)
+        lost = {kind: [number, problems.first[kind]] for kind, number in problems.left_out.items()}
+        about_it = {"format": found.name, "path": str(path.absolute()), "pictures": counts, "split": how}
+        note(scratch, texts, **about_it, **{LOST: lost})
     write_sources(texts)
     _say(labels, written, place, {s: len(p) for s, p in splits.items()}, how)
     say_problems(problems)

@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from ufo.files import replace_folder, write_json, write_text
 
 NOTE = "import.json"
 """The file that says what a folder was written from."""
+LOST = "left_out"
+"""Its key for what could not be imported: how many of each kind, and the first place."""
 GENERIC = re.compile(
     r"^(annotations?|labels?|maps|masks|instances?_?\w*|export|result|data|dataset|images?|train|val|valid|test|default|"
     r"project-\d+-at-.*|via_.*|_annotations.*|metadata|task.*)$",
@@ -177,6 +179,15 @@ def note(scratch: Path, texts: dict[Path, str], **about: Any) -> None:
     write_json(scratch / NOTE, {"ufo": ufo.__version__, **about, **written}, indent=1)
 
 
+def lost_at_import(files: Iterable[Path]) -> Iterator[str]:
+    """What the import that wrote some of the files could not take, a line for each kind, from its note."""
+    for folder in dict.fromkeys(file.parent for file in files):
+        lost = _note(folder).get(LOST)
+        for kind, found in lost.items() if isinstance(lost, dict) else ():
+            if isinstance(found, list) and len(found) == 2 and isinstance(found[0], int):
+                yield f"left out when it was imported: {found[0]:,}x {kind} (first: {found[1]})"
+
+
 def check_sources(paths: Sequence[Path], args: argparse.Namespace) -> int:
     """`ufo data check` of every source, at once; 1 if one of them is not usable."""
     from ufo.cli.data_check import run
@@ -185,6 +196,7 @@ def check_sources(paths: Sequence[Path], args: argparse.Namespace) -> int:
     for path in paths:
         print(f"\ncheck of {short(path)}")
         options = {"name": str(path), "root": args.root, "overrides": [], "decode": "200", "strict": False}
+        options["imports"] = False  # what was left out has just been said
         code |= run(argparse.Namespace(**options))
     return code
 
