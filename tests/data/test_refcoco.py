@@ -10,11 +10,14 @@ import torch
 from files import coco_content, write_image, write_json
 from pycocotools import mask as coco_mask
 
+from ufo.cli.data_advice import advice
 from ufo.data.datasets import RefCocoDataset
 from ufo.data.datasets.coco_file import LEAVING
 from ufo.data.datasets.refcoco import OTHER_IMAGE, read_refs
 from ufo.data.errors import DataError
+from ufo.data.problems import NEGATIVE_SIZE
 from ufo.data.texts import NO_TEXT
+from ufo.score.truth.refer import read_refer
 
 REFS = "refs(unc).p"
 
@@ -117,11 +120,38 @@ def test_bad_refs_are_counted_in_training_and_kept_at_evaluation(tmp_path):
     assert data.problems.counts == {
         "empty sentence": 1,
         "box outside its image": 1,
-        "ref without image or box": 2,
+        "ref whose annotation is not in the instances file": 1,
+        "ref whose image is not in the instances file": 1,
     }
-    with pytest.raises(DataError, match="ref 999 has no image or no box"):
+    with pytest.raises(DataError, match="ref 999 is a ref whose annotation is not in the instances file"):
         make(tmp_path, refs, annotations)
     assert len(make(tmp_path, refs[:2], annotations)) == 3
+
+
+@pytest.mark.parametrize(
+    ("box", "kind", "refused"),
+    [
+        (None, "ref whose annotation has no usable box", True),
+        ([1, 2, 3], "ref whose annotation has no usable box", True),
+        ([float("nan"), 1, 5, 5], "ref whose annotation has no usable box", True),
+        ([5, 5, -3, 4], NEGATIVE_SIZE, False),
+        ([5, 5, 0, 4], "box smaller than a pixel", False),
+        ([70, 8, 5, 5], "box outside its image", False),
+    ],
+)
+def test_a_box_of_no_use_is_called_so(tmp_path, box, kind, refused):
+    """The ref was said to lack its image, or its box to be outside."""
+    refs = [ref(100, "train", "good"), ref(101, "train", "bad")]
+    annotations = ({}, {"bbox": box})
+    data = make(tmp_path, refs, annotations, train=True)
+    assert len(data) == 1 and data.problems.left_out == {kind: 1} and advice(kind, scored=False)
+    if not refused:
+        assert make(tmp_path, refs, annotations).problems.doubtful == {kind: 1}
+        return
+    with pytest.raises(DataError, match=f"ref 101 is a {kind}"):
+        make(tmp_path, refs, annotations)
+    with pytest.raises(DataError, match=f"ref 101 is a {kind}"):
+        read_refer(tmp_path / "ref", "train", REFS)
 
 
 # --- pickles from outside

@@ -59,9 +59,13 @@ ADVICE = {
     "PNG",
     "object mask with more than two numbers": "a map of several objects needs a file for each, a soft mask a "
     "threshold",
-    "ref whose annotation": "the ref's `image_id` is not that of its annotation in the instances file",
+    "ref whose image is not in": "its `image_id` is not an `id` of the file's `images`",
+    "ref whose annotation is not in": "its `ann_id` is not an `id` of the file's `annotations`",
+    "ref whose annotation has no usable box": "every annotation needs `bbox`: four numbers "
+    "x, y, width, height",
+    "ref whose annotation is of another": "the ref's `image_id` is not that of its annotation in the "
+    "instances file",
     "image whose id another": "give every record its own `image_id`, or every file a number at the end",
-    "ref without image or box": "the ref's `ann_id` or `image_id` is not in the instances file",
 }
 
 

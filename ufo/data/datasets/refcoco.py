@@ -33,7 +33,7 @@ from ufo.data.datasets.coco_file import (
 from ufo.data.datasets.refs import read_refs
 from ufo.data.datasets.segmentations import Segmentations, decode_masks, empty_rle
 from ufo.data.errors import DataError
-from ufo.data.problems import DOUBTFUL, LEFT_OUT, Problems
+from ufo.data.problems import DOUBTFUL, LEFT_OUT, NEGATIVE_SIZE, Problems
 from ufo.data.texts import usable_text
 from ufo.types import Sample, Target
 
@@ -95,14 +95,15 @@ class RefCocoDataset(ImageDataset):
         self._segmentations = Segmentations()
         for ref in refs:
             where = f"ref {short(ref.get('ref_id'))}"
-            annotations = [annotation_of.get(key, {}) for key in _referred(ref)]
             record = image_of.get(ref["image_id"])
-            boxes = [box for annotation in annotations if (box := box_of(annotation))]
-            if record is None or len(boxes) < len(annotations):
+            if problem := incomplete(ref, record, annotation_of):
                 if not self.train:
-                    raise DataError(f"{path}: {where} has no image or no box in the instances file.")
-                self.problems.report("ref without image or box", where)
+                    raise DataError(f"{path}: {where} is a {problem}; correct the file or leave it out.")
+                self.problems.report(problem, where)
                 continue
+            assert record is not None  # or it would be incomplete
+            annotations = [annotation_of[key] for key in _referred(ref)]
+            boxes = [box for annotation in annotations if (box := box_of(annotation))]
             try:
                 size = size_of(record, self.images, self.problems)
             except DataError as error:
@@ -110,9 +111,9 @@ class RefCocoDataset(ImageDataset):
                     raise
                 self.problems.report("image without a usable size", str(error))
                 continue
-            if any(outside(box, size) for box in boxes):
+            if lost := next((box for box in boxes if outside(box, size)), None):
                 effect = LEFT_OUT if self.train else DOUBTFUL
-                self.problems.report("box outside its image", where, effect=effect)
+                self.problems.report(_why_outside(lost), where, effect=effect)
                 if self.train:
                     continue
             elif any(leaves_image(box, size) for box in boxes):
@@ -246,6 +247,23 @@ def _referred(ref: dict[str, Any]) -> list[Any]:
     """The ids of the annotations that a reference means; gRefCOCO writes -1 for none."""
     ids = ref["ann_id"] if isinstance(ref["ann_id"], (list, tuple)) else [ref["ann_id"]]
     return [key for key in ids if key != -1]
+
+
+def incomplete(ref: dict[str, Any], image: Any, annotation_of: dict[Any, dict[str, Any]]) -> str | None:
+    """What the instances file lacks of a reference and its `image`, as a kind of problem; None: nothing."""
+    if image is None:
+        return "ref whose image is not in the instances file"
+    annotations = [annotation_of.get(key) for key in _referred(ref)]
+    if None in annotations:
+        return "ref whose annotation is not in the instances file"
+    boxed = all(annotation and box_of(annotation) for annotation in annotations)
+    return None if boxed else "ref whose annotation has no usable box"
+
+
+def _why_outside(box: Box) -> str:
+    """What is wrong with a box that has no area in common with its image."""
+    side = min(box[2:])
+    return NEGATIVE_SIZE if side < 0 else "box smaller than a pixel" if side < 1 else "box outside its image"
 
 
 def is_of_another_image(ref: dict[str, Any], annotation_of: dict[Any, dict[str, Any]]) -> bool:

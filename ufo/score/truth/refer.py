@@ -12,7 +12,7 @@ from typing import Any
 
 from ufo.data.datasets.base import read_json, require
 from ufo.data.datasets.coco_file import area_of, box_of, coco_sections, flag, key_of, short
-from ufo.data.datasets.refcoco import OTHER_IMAGE, is_of_another_image
+from ufo.data.datasets.refcoco import OTHER_IMAGE, incomplete, is_of_another_image
 from ufo.data.datasets.refs import read_refs
 from ufo.data.errors import DataError
 from ufo.score.truth.coco import size_of
@@ -74,19 +74,19 @@ def _of_ref(
 ) -> Example:
     """What all sentences of a ref have in common."""
     where = f"ref {short(ref.get('ref_id'))}"
-    ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    ids = ref["ann_id"] if isinstance(ref["ann_id"], (list, tuple)) else [ref["ann_id"]]
     record = images.get(key_of(ref, "image_id"))
-    if record is None:
-        raise DataError(f"{path}: {where} is about an image that instances.json does not have.")
+    if problem := incomplete(ref, record, objects):
+        raise DataError(f"{path}: {where} is a {problem}; correct the file or leave it out.")
+    assert record is not None  # or it would be incomplete
     example = Example(key_of(record, "id") or 0, (str(record["file_name"]),), size_of(record))
     segmentations = []
     for key in ids:
         if key == NONE:
             continue
-        annotation = objects.get(key)
-        box = box_of(annotation) if annotation else None
-        if annotation is None or box is None:
-            raise DataError(f"{path}: {where} has no object or no box in instances.json.")
+        annotation = objects[key]
+        box = box_of(annotation)
+        assert box is not None  # or it would be incomplete
         if len(ids) > 1 and flag(annotation, "iscrowd"):  # gRefCOCO's own reader leaves them out
             continue
         example.boxes.append(list(box))
