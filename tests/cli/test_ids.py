@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from ufo.cli import CommandError
+from ufo.cli.data_export import _ids as export_ids
 from ufo.cli.ids import read_ids
+from ufo.data.errors import DataError
 
 
 @pytest.fixture
@@ -47,6 +49,27 @@ def test_names_that_do_not_say_which_image_is_meant(file):
         read_ids(file(images=()))
     with pytest.raises(CommandError, match="no such file"):
         read_ids(Path("nowhere.json"))
+
+
+@pytest.mark.parametrize("section", ["images", "categories"])
+@pytest.mark.parametrize("entry", [None, 3, {}, {"id": None}, {"id": 7, "file_name": None, "name": None}])
+def test_an_entry_of_no_use_is_refused_by_whoever_reads_it(file, section, entry):
+    """It was passed over without a word."""
+    path = file()
+    content = json.loads(path.read_text())
+    content[section].append(entry)
+    path.write_text(json.dumps(content))
+    for read in (read_ids, export_ids):
+        with pytest.raises(DataError, match=rf"own\.json: an entry of `{section}` (is not|has no usable)"):
+            read(path)
+
+
+def test_images_may_have_ids_alone(file):
+    path = file()
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 3, "coco_url": "http://somewhere/3.jpg"})
+    path.write_text(json.dumps(content))
+    assert set(read_ids(path).images) == {"1.jpg", "2.png"} and set(export_ids(path)[0]) == {"a", "b"}
 
 
 def test_predict_writes_them(ufo, ckpt, images, file, tmp_path):

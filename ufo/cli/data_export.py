@@ -13,6 +13,7 @@ from typing import Any
 from ufo.cli import CommandError
 from ufo.cli.data_import import say_problems
 from ufo.cli.data_place import short
+from ufo.cli.ids import id_records
 from ufo.data.datasets.coco_file import key_of
 from ufo.data.formats import Format, format_named, formats
 from ufo.data.json_stream import EMPTY, json_records
@@ -114,11 +115,11 @@ def _records(path: Path, task: str | None) -> Iterator[dict[str, Any]]:
 def _ids(path: Path) -> tuple[dict[Any, str], dict[Any, str]]:
     """File names by image id and class names by category id, of a COCO json."""
     names, classes = {}, {}
-    for section, record in json_records(bounded(path)):
-        if isinstance(record, dict) and section == "images" and isinstance(record.get("file_name"), str):
-            names[key_of(record, "id")] = record["file_name"]
-        elif isinstance(record, dict) and section == "categories":
-            classes[key_of(record, "id")] = str(record.get("name", ""))
+    for section, record in id_records(bounded(path)):
+        if section == "categories":
+            classes[key_of(record, "id")] = str(record["name"])
+        elif "file_name" in record:
+            names[key_of(record, "id")] = str(record["file_name"])
     return names, classes
 
 

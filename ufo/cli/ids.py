@@ -7,13 +7,14 @@ user's file, whatever ids that has: from 0, with gaps, as texts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ufo.cli import CommandError
-from ufo.data.json_stream import json_records
+from ufo.data.errors import DataError
+from ufo.data.json_stream import EMPTY, json_records
 from ufo.ops.names import find_class
 
 Id = int | str
@@ -59,20 +60,40 @@ class Ids:
         return f"left out, as {self.path} has no such category: {names}"
 
 
+def id_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(section, record) of the images and categories of an `--ids` file, the records checked.
+
+    Raises DataError for an entry that is null or has no usable id or name, which would name nothing.
+    """
+    from ufo.data.datasets.coco_file import key_of, no_object  # which imports torch
+
+    for section, record in json_records(path):
+        if section not in ("images", "categories") or record is EMPTY:
+            continue
+        if not isinstance(record, dict):
+            raise no_object(section, path)
+        name = "file_name" if section == "images" else "name"
+        for key in ("id", name):
+            # images may be called otherwise, as those of LVIS are; their ids then have to do
+            if key_of(record, key) is None and (key in record or key != "file_name"):
+                raise DataError(
+                    f"{path}: an entry of `{section}` has no usable `{key}`; correct it, or leave it out."
+                )
+        yield section, record
+
+
 def read_ids(path: Path) -> Ids:
     """The ids of a COCO file. Raises CommandError if names do not say which image is meant, DataError."""
     images: dict[str, Id] = {}
     categories: dict[str, Id] = {}
     if not path.is_file():
         raise CommandError(f"--ids {path}: there is no such file")
-    for section, record in json_records(path):
-        if not isinstance(record, dict) or "id" not in record:
-            continue
-        if section == "images" and isinstance(record.get("file_name"), str):
-            name = PurePosixPath(record["file_name"].replace("\\", "/")).name
+    for section, record in id_records(path):
+        if section == "images" and "file_name" in record:
+            name = PurePosixPath(str(record["file_name"]).replace("\\", "/")).name
             if images.setdefault(name, record["id"]) != record["id"]:
                 raise CommandError(f"--ids {path}: two images are called {name}; their names must differ")
-        elif section == "categories" and "name" in record:
+        elif section == "categories":
             categories.setdefault(str(record["name"]), record["id"])
     if not images:
         raise CommandError(f"--ids {path} lists no images; give a COCO file with `images` and `categories`")
