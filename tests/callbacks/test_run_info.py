@@ -177,6 +177,26 @@ def test_repository_around_an_installed_package_is_not_its_own(package, tmp_path
     assert git_revision()["dirty"] is False
 
 
+def test_a_repository_around_the_current_folder_does_not_say_what_code_runs(package, tmp_path, monkeypatch):
+    """In a container with the user's project mounted: the variable, or the code's own repository, does."""
+    project = tmp_path / "elsewhere"
+    (project / "thesis.tex").write_text("")
+    git(project, "init")
+    git(project, "add", ".")
+    git(project, "commit", "-m", "a thesis")
+    theirs = git_revision()
+    monkeypatch.setenv("UFO_REVISION", "0123abcd")
+    assert theirs is not None and git_revision() == {"revision": "0123abcd", "dirty": None}
+    repo = package.parent
+    git(repo, "init")
+    git(repo, "add", ".")
+    git(repo, "commit", "-m", "first")
+    for revision in ("0123abcd", ""):
+        monkeypatch.setenv("UFO_REVISION", revision)
+        own = git_revision()
+        assert len(own["revision"]) == 40 and own["revision"] != theirs["revision"]
+
+
 def test_git_may_be_missing(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert git_revision() is None

@@ -117,17 +117,24 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
 
 def git_revision() -> dict[str, Any] | None:
     """Commit, and whether tracked files differ from it: of the package's own code if that is under
-    version control, else of the current folder. If neither is, or git is missing: the commit that
-    UFO_REVISION names, as the Dockerfile's build does, or None.
+    version control, else the commit that UFO_REVISION names, as the Dockerfile's build does. If nothing
+    says what code runs: of the current folder, or None where that is in no repository or git is missing.
     """
     code = Path(__file__).parents[1]
     # installed into an environment inside somebody's repository, the code is not part of it
     tracked = _git(code, "ls-files", "--error-unmatch", "__init__.py") is not None
-    folder = code if tracked else Path.cwd()
+    if found := _revision_of(code) if tracked else None:
+        return found
+    if built_from := os.environ.get("UFO_REVISION"):
+        return {"revision": built_from, "dirty": None}
+    return _revision_of(Path.cwd())
+
+
+def _revision_of(folder: Path) -> dict[str, Any] | None:
+    """The commit of the repository around a folder; None if there is none."""
     revision = _git(folder, "rev-parse", "HEAD")
     if revision is None:
-        built_from = os.environ.get("UFO_REVISION")
-        return {"revision": built_from, "dirty": None} if built_from else None
+        return None
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"revision": revision, "dirty": None if changes is None else bool(changes)}
 
