@@ -18,7 +18,6 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -28,6 +27,7 @@ from omegaconf.errors import (
 )
 
 from ufo.ops.nearest import instead
+from ufo.ops.targets import find_target
 
 _UNSET_GROUP = re.compile(r"Could not override '(.+?)'\.\s*No match.*use (\+\S+)", re.DOTALL)
 ELSEWHERE = {
@@ -39,6 +39,7 @@ ELSEWHERE = {
 }
 """What other trainers call a setting, and what is the nearest to it here."""
 _CALLED = re.compile(r"target '([\w.]+)'.*?(?:full_key: (\S+))?$", re.DOTALL)
+_LOCATED = re.compile(r"Error locating target '([^']*)'")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _UNSET_KEY = re.compile(r"Interpolation key '(.+)' not found")
 
@@ -48,6 +49,8 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
 
     Of an error in a constructor that Hydra called it is the constructor's message.
     """
+    if isinstance(error, InstantiationException) and (misspelt := _misspelt(error)):
+        return misspelt
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         if unread := _unread(error):
             return unread
@@ -76,12 +79,23 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     return " ".join(text.split())
 
 
+def _misspelt(error: InstantiationException) -> str:
+    """What is said of a `_target_` that names nothing; "" of anything else."""
+    named = _LOCATED.search(str(error))
+    try:
+        if named:
+            find_target(named[1])
+    except ValueError as why:
+        return str(why)
+    return ""
+
+
 def _unread(error: InstantiationException) -> str:
     """What is said of a key that the code it is for does not take; "" of anything else."""
     called, name = _CALLED.search(str(error)), _UNEXPECTED.search(str(error.__cause__))
     if not called or not name or not isinstance(error.__cause__, TypeError):
         return ""
-    parameters = inspect.signature(get_object(called[1])).parameters.values()
+    parameters = inspect.signature(find_target(called[1])).parameters.values()
     known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     key = f"{called[2]}.{name[1]}" if called[2] else name[1]
     return f"nothing reads the config key '{key}'; {instead(name[1], known, 'keys are')}"

@@ -138,7 +138,7 @@ def test_strict_check(ufo, birds):
     [
         ("annotations:", "anotations:", "did you mean 'annotations'"),
         ("    annotations: FOLDER/birds.json\n", "", "needs `annotations`"),
-        ("CocoDataset", "Cocos", "a loader that is not there: ufo.data.datasets.Cocos"),
+        ("CocoDataset", "Cocos", "did you mean 'ufo.data.datasets.CocoDataset'?"),
         ("    _target_: ufo.data.datasets.CocoDataset\n", "", "has no `_target_` in `train`"),
         ("dataset:", "data:", "describes no data set"),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Set
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ufo.check.data import check_files
@@ -17,6 +17,7 @@ from ufo.command_line import chosen_experiment
 from ufo.errors import sentence
 from ufo.head.strategy import check_settings
 from ufo.ops.nearest import instead
+from ufo.ops.targets import find_target
 from ufo.tasks import task_names
 
 # every key that `ufo.build` or an entry point reads; a key that nothing reads is an error
@@ -132,9 +133,13 @@ def check_arguments(value: Any, where: str = "") -> None:
     if "_target_" not in value:
         return
     try:
-        parameters = inspect.signature(get_object(value["_target_"])).parameters
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}: there is no '{value['_target_']}' ({sentence(error)})") from error
+        target = find_target(value["_target_"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: '{value['_target_']}' is no class and no function") from error
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = {k for k in value if not (k.startswith("_") and k.endswith("_"))}
         _check_keys(where, given, set(parameters))

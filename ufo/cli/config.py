@@ -160,7 +160,7 @@ def _table(cfg: DictConfig, setters: Setters, keys: list[Key]) -> list[str]:
 
 def _default(cfg: DictConfig, key: Key) -> str:
     """What the code does without a setting of this key; empty if it is not an argument of any code."""
-    from hydra.utils import get_object
+    from ufo.ops.targets import find_target
 
     node: Any = cfg
     for name in key[:-1]:
@@ -169,9 +169,9 @@ def _default(cfg: DictConfig, key: Key) -> str:
     if not target:
         return ""
     try:
-        code = get_object(target)
+        code = find_target(target)
         parameter = inspect.signature(code).parameters.get(key[-1])
-    except (ImportError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return ""
     if parameter is None or parameter.default is parameter.empty:
         return ""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +28,7 @@ from ufo.cli import CommandError
 from ufo.command_line import quoted, searched
 from ufo.errors import sentence
 from ufo.ops.nearest import beside, instead
+from ufo.ops.targets import find_target
 from ufo.yaml_files import check_yaml
 
 SPLITS = ("train", "val")
@@ -71,7 +72,7 @@ def provided(options: dict[str, Any]) -> set[str]:
     """The annotations that the loader of one split may have."""
     if parts := options.get("parts"):  # several data sets as one
         return set.intersection(*(provided(part[options["split"]]) for part in parts.values() if part))
-    target = get_object(options["_target_"])
+    target = find_target(options["_target_"])
     has = set(getattr(target, "provides", ()))
     masks = inspect.signature(target).parameters.get("masks")
     if masks is not None and not options.get("masks", masks.default):
@@ -231,11 +232,10 @@ def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig |
 
 def _check_arguments(name: str, split: str, options: dict[str, Any]) -> None:
     """CommandError for a loader that is not there and for arguments that it does not take or lacks."""
-    target = options["_target_"]
     try:
-        parameters = inspect.signature(get_object(target)).parameters
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CommandError(f"the config of {name} names a loader that is not there: {target}") from error
+        parameters = inspect.signature(find_target(options["_target_"])).parameters
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"{name}, {split}: {error}") from error
     given = {key for key in options if not key.startswith("_")}
     for key in sorted(given - set(parameters)):
         hint = instead(key, parameters, "it takes")

@@ -18,13 +18,13 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.hub_models import fetch_model, hub_name
 from ufo.checkpoints.read import place_of
 from ufo.command_line import as_written, quoted
+from ufo.ops.targets import find_target
 from ufo.runs.naming import LONGEST
 from ufo.yaml_files import check_yaml
 
@@ -217,7 +217,7 @@ def _check_targets(value: Any) -> None:
         return
     target = str(value["_target_"])
     try:
-        known = target.startswith(OURS) and str(getattr(get_object(target), "__module__", "")).startswith(
+        known = target.startswith(OURS) and str(getattr(find_target(target), "__module__", "")).startswith(
             OURS
         )
     except Exception:  # there is no such thing
