@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from ufo.backbones import lora
 from ufo.callbacks.final_validation import FinalValidation
 from ufo.callbacks.loggers import forgiving
+from ufo.callbacks.nonfinite import NonFinite
 from ufo.callbacks.progress import Progress
 from ufo.callbacks.run_info import RunInfo
 from ufo.checkpoints.load import prepare_training
@@ -297,6 +298,14 @@ def check_trained(trainer: L.Trainer) -> None:
         )
     if failed := getattr(trainer.strategy.checkpoint_io, "failed", None):
         raise OSError(f"{failed} could not be written; free space and start the same command again")
+
+
+def check_last_step(trainer: L.Trainer) -> None:
+    """Raises NonFiniteError if the last step of a training had no finite gradient and was left out."""
+    callbacks: list[L.Callback] = getattr(trainer, "callbacks", [])  # Lightning adds them when it is built
+    for callback in callbacks:
+        if isinstance(callback, NonFinite):
+            callback.check_end(trainer)
 
 
 def objective(cfg: DictConfig, measured: Mapping[str, float | None]) -> float | None:

@@ -30,6 +30,7 @@ def fit(
     trainer.fit(module, data, ckpt_path=start.path if start else None, weights_only=True)
     # `every_n_train_steps` need not divide `max_steps`: the run's last checkpoint is that of its last step
     trainer.save_checkpoint(folder / LAST)
+    build.check_last_step(trainer)
 
 
 def _base(module: UFOModule) -> str | None:

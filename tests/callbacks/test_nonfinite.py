@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
+from ufo.build import check_last_step
 from ufo.callbacks.nonfinite import NonFinite, NonFiniteError
 from ufo.cli.main import main
 from ufo.modules.base import UFOModule
@@ -78,6 +80,27 @@ def test_only_steps_in_a_row_end_the_run(make_model, batches, tmp_path):
     train(make_model(), [bad, good, bad, good, bad], NonFinite(tmp_path, 2))
     with pytest.raises(NonFiniteError, match=r"2 steps in a row.*samples 5, 9.*ufo replay .*step_000003"):
         train(make_model(), [bad, good, bad, bad, good], NonFinite(tmp_path, 2))
+
+
+def test_a_training_whose_last_step_was_left_out_does_not_end_well(make_model, batches, tmp_path):
+    """It was only logged; the weights before the step are saved, and the bundle repeats it."""
+    good, bad = batches
+    for kinds in ([bad, good], [good, bad], [bad, bad]):
+        callback = NonFinite(tmp_path, 3)
+        module, trainer = train(make_model(), kinds, callback)
+        assert all(weight.isfinite().all() for weight in module.model.parameters())
+        if kinds[-1] is good:
+            check_last_step(trainer)
+            assert not list(tmp_path.iterdir())
+            continue
+        with pytest.raises(
+            NonFiniteError, match=r"^the last step had no .*samples 5, 9.*ufo replay .*step_000001"
+        ):
+            check_last_step(trainer)
+        content = torch.load(tmp_path / "step_000001" / "weights.pt", weights_only=True)
+        for name, weight in module.model.state_dict().items():
+            assert torch.equal(content["state_dict"][name], weight)
+        shutil.rmtree(tmp_path / "step_000001")
 
 
 def test_the_bundle_repeats_the_step(make_model, make_batch, tmp_path, capsys):

@@ -39,6 +39,8 @@ def default():
     [
         ("optimizer.lr", float("nan")),
         ("optimizer.lr", "fast"),
+        ("optimizer.lr", 3e38),
+        ("optimizer.weight_decay", 1e300),
         ("optimizer.weight_decay", -1),
         ("cuda_graphs", "maybe"),
         ("cuda_graphs", 1),

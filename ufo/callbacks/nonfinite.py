@@ -1,6 +1,7 @@
 """A loss or gradient that is not finite: name the batch, skip the step, stop after a few in a row.
 
-A single step with NaN gradients would spoil all weights, so it is left out: no weight moves. Gradients are
+A single step with NaN gradients would spoil all weights, so it is left out: no weight moves. A run whose very
+last step was left out does not end as a success. Gradients are
 the same on all processes, which therefore agree without talking. `ufo replay BUNDLE` repeats the step of the
 bundle.
 """
@@ -46,6 +47,7 @@ class NonFinite(Callback):
         self.in_a_row = 0
         self._batch: Batch | None = None
         self._seen: list[tuple[Batch, Tensor]] = []  # since the last optimizer step
+        self._left_out: tuple[int, list[tuple[Batch, Tensor]]] | None = None  # the last step, if it was
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -61,7 +63,7 @@ class NonFinite(Callback):
     ) -> None:
         seen, self._seen = self._seen, []
         if not self._broken(trainer, optimizer, seen):
-            self.in_a_row = 0
+            self.in_a_row, self._left_out = 0, None
             return
         self.in_a_row += 1
         optimizer.zero_grad(set_to_none=True)  # a weight without a gradient stays as it is
@@ -77,8 +79,26 @@ class NonFinite(Callback):
         if not guilty and trainer.is_global_zero:
             names = "; ".join(describe(batch) for batch, _ in seen)
             log.error("step %d: a gradient is not finite; process 0 had %s", trainer.global_step, names)
+        self._left_out = (trainer.global_step, guilty or seen)
         if self.in_a_row >= self.patience or isinstance(trainer.strategy, DeepSpeedStrategy):
-            self._stop(trainer, guilty or seen)
+            raise NonFiniteError(
+                f"{self.in_a_row} steps in a row had no finite gradient, the last one: "
+                f"{describe(seen[-1][0])}; `ufo replay {self._write(trainer, *self._left_out)}` repeats it"
+            )
+
+    def check_end(self, trainer: Trainer) -> None:
+        """Raises NonFiniteError where the last step of a training was left out: it may have diverged.
+
+        Called by every process when the last checkpoint, with the weights before that step, is written.
+        """
+        if self._left_out is None:
+            return
+        folder, batch = self._write(trainer, *self._left_out), self._left_out[1][-1][0]
+        raise NonFiniteError(
+            f"the last step had no finite gradient: {describe(batch)}; `ufo replay {folder}` repeats it, and "
+            "the last checkpoint has the weights before it: train again with a lower optimizer.lr if they "
+            "have diverged"
+        )
 
     def _broken(self, trainer: Trainer, optimizer: Optimizer, seen: list[tuple[Batch, Tensor]]) -> bool:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -95,10 +115,11 @@ class NonFinite(Callback):
         alike = alike and scaler is None and not hidden
         return broken if alike else trainer.strategy.reduce_boolean_decision(broken, all=False)
 
-    def _stop(self, trainer: Trainer, seen: list[tuple[Batch, Tensor]]) -> None:
-        folder = self.folder / f"step_{trainer.global_step:06d}"
-        state = trainer.strategy.lightning_module_state_dict()  # every process takes part
+    def _write(self, trainer: Trainer, step: int, seen: list[tuple[Batch, Tensor]]) -> Path:
+        """The folder of a bundle, written as far as there is space."""
+        folder = self.folder / f"step_{step:06d}"
         try:
+            state = trainer.strategy.lightning_module_state_dict()  # every process takes part
             folder.mkdir(parents=True, exist_ok=True)
             if trainer.is_global_zero:
                 module: Any = trainer.lightning_module
@@ -111,10 +132,7 @@ class NonFinite(Callback):
                 torch.save(batches, folder / BATCH.format(trainer.global_rank))
         except (OSError, RuntimeError) as error:
             log.error("the bundle %s could not be written: %s", folder, error)
-        raise NonFiniteError(
-            f"{self.in_a_row} steps in a row had no finite gradient, the last one: {describe(seen[-1][0])}; "
-            f"`ufo replay {folder}` repeats it"
-        )
+        return folder
 
 
 def describe(batch: Batch) -> str:

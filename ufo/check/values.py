@@ -51,6 +51,8 @@ class Number:
         return f"a {'whole ' if self.whole else ''}number{limit}{' or null' if self.none else ''}"
 
 
+LARGEST = 1e30
+"""Optimizers divide such numbers by small ones, and in float32 nothing is larger than 3.4e38."""
 COUNT, INDEX, SHARE = Number(least=1, whole=True), Number(least=0, whole=True), Number(least=0)
 NUMBERS = {
     "seed": INDEX,
@@ -58,8 +60,8 @@ NUMBERS = {
     "mask_points": INDEX,
     "mixing_temperature": Number(above=0, none=True),
     "loss_weights.*": SHARE,
-    "optimizer.lr": Number(above=0),
-    "optimizer.weight_decay": SHARE,
+    "optimizer.lr": Number(above=0, below=LARGEST),
+    "optimizer.weight_decay": Number(least=0, below=LARGEST),
     "schedule.warmup_steps": INDEX,
     "schedule.warmup_start": SHARE,
     "schedule.min_lr": SHARE,
