@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zlib
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -42,6 +43,20 @@ def test_an_answer_is_what_the_model_predicts(serving, model, task_name):
     assert found["records"] == json.loads(json.dumps(records))
     assert found["summary"] == task.kind.summary(prediction, 0.0, text)
     assert set(found["milliseconds"]) == {"wait", "encode", "decode", "parse"}
+
+
+def test_a_second_request_reads_no_prompt_again(serving, model):
+    """Also one for all tasks in turn: with a smaller memory each would make the model forget the next."""
+    ask = {"tasks": list(model.tasks), "text": "the owl", "file_name": "noise.png"}
+    with serving() as client:
+        first = asked(client, **ask)["results"]
+        with patch.object(model.backbone, "encode_prompt", side_effect=AssertionError("read again")):
+            again = asked(client, **ask)["results"]
+        model.eval()  # forgets all prompts
+        fresh = asked(client, **ask)["results"]
+    assert len(model.tasks) > 4
+    for results in (again, fresh):
+        assert [r["records"] for r in results] == [r["records"] for r in first]
 
 
 def test_a_page_gets_what_it_draws_and_how_it_arose(serving, model, task_name):

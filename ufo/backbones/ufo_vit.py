@@ -27,7 +27,7 @@ from ufo.ops.points import Corners
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-PROMPTS_KEPT = 4  # a prompt of 200 tokens takes 22 MB in the base model
+PROMPTS_KEPT = 8  # a page may ask for all tasks in turn; 200 tokens take 22 MB in the base model
 TABLES_KEPT = 8  # position tables of other grids: that of 25 x 25 queries takes 2 MB
 
 
