@@ -139,6 +139,15 @@ class RefCocoDataset(ImageDataset):
         self._ids = list(rows)
         self._names = Strings(image_of[key]["file_name"] for key in rows)
         self._sizes = np.asarray(list(sizes.values()), dtype=np.int64).reshape(-1, 2)
+        self._keep(objects, references, sentences)
+
+    def _keep(
+        self,
+        objects: list[tuple[float, ...]],
+        references: list[tuple[int, int]],
+        sentences: list[tuple[int, str, int]],
+    ) -> None:
+        """What `_read` has found, as arrays."""
         table = np.asarray(objects, dtype=np.float64).reshape(-1, 5)
         self._boxes = table[:, :4].astype(np.float32)
         self._areas = table[:, 4].astype(np.float32)
