@@ -11,7 +11,7 @@ from gpu_rows import Bench
 from gpu_vit import Rows
 from torch import Tensor
 
-from ufo.backbones.attention import image_attention
+from ufo.backbones.attention import image_attention, key_columns, relative_rows_of
 
 HEADS, WIDTH, PROMPT = 12, 64, 250
 SHAPES = {  # of the base model at 1120 px: windows in the batch, side of a window in patches
@@ -23,7 +23,7 @@ SHAPES = {  # of the base model at 1120 px: windows in the batch, side of a wind
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, *others: tuple[Tensor, ...]) -> Tensor:
-    prompt = others[-1]
+    prompt = others[-2]
     keys, values = torch.cat([prompt[0], k], 2), torch.cat([prompt[1], v], 2)
     return F.scaled_dot_product_attention(q, keys, values)
 
@@ -46,7 +46,8 @@ def _given(bench: Bench, windows: int, side: int) -> tuple[list[Tensor], tuple[o
     leaves = [x.requires_grad_() for x in (qkv, text, tables)]
     q, k, v = qkv.unflatten(-1, (3, heads, WIDTH)).permute(2, 0, 3, 1, 4).unbind(0)
     mask = torch.ones(windows, tokens, dtype=torch.bool, device=bench.device)
-    return leaves, (q, k, v, (side, side), tables.unbind(0), (*text.unbind(0), mask))
+    columns = key_columns(mask, (side, side), WIDTH, kind)
+    return leaves, (q, k, v, (side, side), relative_rows_of(tables, side), text.unbind(0), columns)
 
 
 def _forward(bench: Bench, function: Callable[..., Tensor], windows: int, side: int) -> dict[str, float]:

@@ -70,10 +70,11 @@ def test_pieces_of_any_size_give_the_same(piece, monkeypatch):
     torch.manual_seed(0)
     windows, heads, size, d, n = 3, 2, (3, 4), 8, 5
     q, k, v = torch.randn(3, windows, heads, 12, d)
-    tables = tuple(torch.randn(2 * s - 1, d) for s in size)
+    rows = tuple(attention.relative_rows(torch.randn(2 * s - 1, d), s) for s in size)
     prompt_k, prompt_v = torch.randn(2, windows, heads, n, d)
     visible = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
-    arguments = (q, k, v, size, tables, (prompt_k, prompt_v, visible))
+    columns = attention.key_columns(visible, size, d, q.dtype)
+    arguments = (q, k, v, size, rows, (prompt_k, prompt_v), columns)
     with torch.enable_grad():
         expected = attention.image_attention(*arguments)
     monkeypatch.setattr(cpu_attention, "_PIECE", piece)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_ufo_vit import answers, pictures, prompt, same
 
-from ufo.backbones.attention import attend, image_attention
+from ufo.backbones.attention import attend, image_attention, key_columns, relative_rows
 from ufo.backbones.vit_layers import drop_path
 from ufo.ops.grid import query_grid
 
@@ -37,7 +37,10 @@ def test_image_attention_equals_its_definition():
     hidden = ~visible[:, None, None].expand(-1, heads, height * width, -1)
     logits[..., :n] = logits[..., :n].masked_fill(hidden, -torch.inf)
     expected = logits.softmax(-1) @ torch.cat([prompt_v, v], 2)
-    arguments = (q, k, v, (height, width), (table_h, table_w), (prompt_k, prompt_v, visible))
+    size = (height, width)
+    rows = (relative_rows(table_h, height), relative_rows(table_w, width))
+    columns = key_columns(visible, size, d, q.dtype)
+    arguments = (q, k, v, size, rows, (prompt_k, prompt_v), columns)
     same(image_attention(*arguments), expected, 1e-7)  # with gradients: the bias inside the products
     for piece in (1 << 20, 1000, 400, 100, 1):  # without: all at once, ... windows, heads, queries
         with torch.no_grad(), patch("ufo.backbones.cpu_attention._PIECE", piece):

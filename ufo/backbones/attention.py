@@ -8,12 +8,15 @@ Shapes: `W` windows in the batch, `h` heads, `d` head width, `N` patches of a wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ufo.backbones.cpu_attention import HIDDEN, biased_pieces, explicit_products
-from ufo.ops.constants import remembered
+from ufo.ops.autocast import product_type
+from ufo.ops.constants import constant, remembered
 from ufo.ops.faster import faster
 
 
@@ -33,22 +36,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
 
 def relative_rows(table: Tensor, size: int) -> Tensor:
     """Rows of a relative-position table for all pairs of positions: `[2·S-1, d]` -> `[size, size, d]`."""
-    return table_rows(resize_table(table, size), _distances(size, table.device))
+    return relative_rows_of([table], size)[0]
+
+
+def relative_rows_of(tables: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+    """`relative_rows` of the tables of several layers at once, in the type that products have."""
+    table = resize_table(torch.stack(list(tables)), size)  # [L, 2·size-1, d]
+    rows = table_rows(table.flatten(0, 1), _distances(len(table), size, table.device))
+    return rows.to(product_type(rows)).unbind(0)
 
 
 @remembered(maxsize=64)
-def _distances(size: int, device: torch.device) -> Tensor:
-    """Rows of a relative-position table of all pairs of positions: int64 `[size, size]`."""
+def _distances(tables: int, size: int, device: torch.device) -> Tensor:
+    """Rows for all pairs of positions of relative-position tables one below another: int64 `[L, size, size]`."""
     position = torch.arange(size, device=device)
-    return position[:, None] - position[None, :] + size - 1
+    first = torch.arange(tables, device=device)[:, None, None] * (2 * size - 1)
+    return first + position[:, None] - position[None, :] + size - 1
 
 
 def resize_table(table: Tensor, size: int) -> Tensor:
-    """A relative-position table for `size` positions, `[2·size-1, d]`: resized linearly, as SAM does."""
-    if table.shape[0] == 2 * size - 1:
+    """Relative-position tables for `size` positions, `[..., 2·size-1, d]`: resized linearly, as SAM does."""
+    if table.shape[-2] == 2 * size - 1:
         return table
-    resized = F.interpolate(table.T[None].float(), size=2 * size - 1, mode="linear")
-    return resized[0].T.to(table.dtype)
+    whole = table if table.ndim == 3 else table[None]
+    resized = F.interpolate(whole.mT.float(), size=2 * size - 1, mode="linear").mT
+    return resized.reshape(*table.shape[:-2], *resized.shape[1:]).to(table.dtype)
 
 
 def table_rows(table: Tensor, index: Tensor) -> Tensor:
@@ -60,20 +72,38 @@ def table_rows(table: Tensor, index: Tensor) -> Tensor:
     return F.embedding(index, table)
 
 
+def key_columns(visible: Tensor, size: tuple[int, int], width: int, kind: torch.dtype) -> Tensor:
+    """What keys of width d are extended by: one-hot row and column of a patch, what hides a prompt token, 0.
+
+    `visible [W, n]` is True at prompt tokens that may be seen. Returns `[W, 1, n+N, H+W+1, filled up]`, the
+    same for all heads and for all layers with windows of this size.
+    """
+    positions, fill = sum(size), _fill(size, width)
+    hidden = torch.where(visible, 0.0, HIDDEN).to(kind)
+    text = F.pad(hidden[..., None], (positions, fill))
+    patches = _position_keys(size, 1 + fill, kind, visible.device)
+    return torch.cat([text, patches.expand(len(text), -1, -1)], 1)[:, None]
+
+
+def _fill(size: tuple[int, int], width: int) -> int:
+    """Further columns: fused kernels want multiples of 8."""
+    return -(width + sum(size) + 1) % 8
+
+
 @remembered(maxsize=32)  # 1.4 MB for 70 x 70 patches
-def _position_keys(size: tuple[int, int], fill: int, kind: torch.dtype, device: torch.device) -> Tensor:
-    """What keys of patches are extended by: 0, one-hot row and column, `fill` zeros: `[H*W, 1+H+W+fill]`."""
+def _position_keys(size: tuple[int, int], more: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """One-hot row and column of patches and `more` zeros: `[H*W, H+W+more]`."""
     height, width = size
     eye_y = torch.eye(height, device=device, dtype=kind).repeat_interleave(width, 0)
     eye_x = torch.eye(width, device=device, dtype=kind).repeat(height, 1)
-    return F.pad(torch.cat([eye_y, eye_x], dim=-1), (1, fill))
+    return F.pad(torch.cat([eye_y, eye_x], dim=-1), (0, more))
 
 
-def relative_bias(q: Tensor, size: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def relative_bias(q: Tensor, size: tuple[int, int], rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """What each query adds to every row and to every column of patches: `[W, h, N, H]`, `[W, h, N, W]`."""
     grid = q.unflatten(2, size)  # [W, h, H, W, d]
-    by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, relative_rows(tables[0], size[0]))
-    by_col = torch.einsum("bhyxd,xkd->bhyxk", grid, relative_rows(tables[1], size[1]))
+    by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, rows[0])
+    by_col = torch.einsum("bhyxd,xkd->bhyxk", grid, rows[1])
     return by_row.flatten(2, 3), by_col.flatten(2, 3)
 
 
@@ -82,16 +112,17 @@ def image_attention(
     k: Tensor,
     v: Tensor,
     size: tuple[int, int],
-    tables: tuple[Tensor, Tensor] | None,
-    prompt: tuple[Tensor, Tensor, Tensor],
+    rows: tuple[Tensor, Tensor],
+    prompt: tuple[Tensor, Tensor],
+    columns: Tensor,
 ) -> Tensor:
     """Patches attend to the prompt and to the patches of their window.
 
-    q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `tables` are the two relative-position tables or None;
-    `prompt` = keys and values `[W, h, n, d]` and the mask `[W, n]` (True = visible). Returns `[W, h, N, d]`.
+    q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `rows` are `relative_rows` of both tables; `prompt` = keys
+    and values `[W, h, n, d]`; `columns` are the `key_columns` of windows, or of one for all.
+    Returns `[W, h, N, d]`.
     """
-    bias = None if tables is None else relative_bias(q, size, tables)
-    return _augmented(q, k, v, size, bias, prompt)
+    return _augmented(q, k, v, size, relative_bias(q, size, rows), prompt, columns)
 
 
 @faster(biased_pieces, on_cpu=True, gradients=False)
@@ -100,28 +131,16 @@ def _augmented(
     k: Tensor,
     v: Tensor,
     size: tuple[int, int],
-    bias: tuple[Tensor, Tensor] | None,
-    prompt: tuple[Tensor, Tensor, Tensor],
+    bias: tuple[Tensor, Tensor],
+    prompt: tuple[Tensor, Tensor],
+    columns: Tensor,
 ) -> Tensor:
     """The bias as further columns of queries and keys; `bias` is what each query adds to rows and columns."""
-    prompt_k, prompt_v, prompt_mask = prompt
-    scale = q.shape[-1] ** -0.5
-    extra_q = [q.new_ones(*q.shape[:3], 1), *(bias or ())]  # the first one meets the prompt mask
-    fill = -(q.shape[-1] + sum(e.shape[-1] for e in extra_q)) % 8  # fused kernels: multiples of 8
-    extra_q += [q.new_zeros(*q.shape[:3], fill)]
-    if bias is None:
-        image_extra = k.new_zeros(k.shape[2], 1 + fill)
-    else:
-        image_extra = _position_keys(size, fill, k.dtype, k.device)
-    image_extra = image_extra.expand(*k.shape[:3], -1)
-    hidden = torch.where(prompt_mask, 0.0, HIDDEN).to(k.dtype)[:, None, :, None]  # [W, 1, n, 1]
-    text_extra = F.pad(hidden, (0, image_extra.shape[-1] - 1)).expand(-1, k.shape[1], -1, -1)
-
-    queries = torch.cat([q * scale, *extra_q], dim=-1)
-    keys = torch.cat(
-        [torch.cat([prompt_k, text_extra], -1), torch.cat([k, image_extra], -1)], dim=2
-    )  # [W, h, n+N, d+1+H+W, filled up]
-    values = torch.cat([prompt_v, v], dim=2)
+    width = q.shape[-1]
+    ends = constant((1.0,) + (0.0,) * _fill(size, width), q.dtype, q.device)  # the 1 meets what hides tokens
+    queries = torch.cat([q * width**-0.5, *bias, ends.expand(*q.shape[:3], -1)], -1)
+    keys, values = (torch.cat(pair, 2) for pair in zip(prompt, (k, v), strict=True))  # [W, h, n+N, d]
+    keys = torch.cat([keys, columns.expand(*keys.shape[:2], -1, -1)], -1)  # [W, h, n+N, d+H+W+1, filled up]
     return attend(queries, keys, values, scale=1.0)
 
 

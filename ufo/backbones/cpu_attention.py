@@ -40,22 +40,20 @@ def biased_pieces(
     k: Tensor,
     v: Tensor,
     size: tuple[int, int],
-    bias: tuple[Tensor, Tensor] | None,
-    prompt: tuple[Tensor, Tensor, Tensor],
-) -> Any:
+    bias: tuple[Tensor, Tensor],
+    prompt: tuple[Tensor, Tensor],
+    columns: Tensor,
+) -> Tensor:
     """For patches that attend with a bias, without gradients: some windows, heads and queries at a time.
 
     Global attention at 1120 px (4900 patches, d = 64): the augmented width 208 costs three times the products
     and a bias a pass over `[h, N, N]`, 0.6 GB per layer in bf16. A GPU has the products to spare rather than
     the memory, and gradients would need the whole bias.
     """
-    if bias is None:
-        return NotImplemented
-    by_row, by_col = bias
-    prompt_k, prompt_v, prompt_mask = prompt
+    (by_row, by_col), (prompt_k, prompt_v) = bias, prompt
     windows, heads, patches, _ = q.shape
     total = patches + prompt_k.shape[2]
-    hidden = torch.where(prompt_mask, 0.0, HIDDEN).to(by_row.dtype)[:, None, None]  # [W, 1, 1, n]
+    hidden = columns[:, :, None, : prompt_k.shape[2], sum(size)].expand(windows, -1, -1, -1)  # [W, 1, 1, n]
     # whole windows if they fit, else heads of one window, else some queries of one head
     queries = min(patches, max(_PIECE // total, 1))
     some_heads = min(heads, max(_PIECE // (queries * total), 1))

@@ -14,32 +14,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ufo.backbones.attention import answer_mask, attend, resize_table, table_rows
+from ufo.backbones.attention import answer_mask, attend, table_rows
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
 from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
 from ufo.backbones.vit_layers import Embedding, Layer
 from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
+from ufo.backbones.vit_streams import QueryStream, Windows
 from ufo.ops.constants import constant
 from ufo.ops.grid import Queries
-from ufo.ops.points import Corners
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 PROMPTS_KEPT = 8  # a page may ask for all tasks in turn; 200 tokens take 22 MB in the base model
 TABLES_KEPT = 8  # position tables of other grids: that of 25 x 25 queries takes 2 MB
-
-
-@dataclass
-class _QueryStream:
-    """The query stream's constants: where queries stand and how they group into windows."""
-
-    start: Tensor  # [B, Q, C], state before the first layer
-    corners: Corners  # of the references, in the image stream
-    order: Tensor  # [B, Q], queries sorted by window
-    back: Tensor  # [B, Q], the inverse permutation
-    windows: int  # windows per image
 
 
 @dataclass
@@ -145,10 +134,11 @@ class UFOViT(Backbone):
         if queries is not None:
             stream = self._query_stream(image, queries)
             state = torch.zeros_like(stream.start)
+        kinds = self._windows(image, prompt_mask, stream)
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         memory: list[LayerMemory | None] = []
         for index, (layer, text) in enumerate(zip(self.layers, prompt, strict=True)):
-            arguments = (layer, text, prompt_mask, image, state, stream)
+            arguments = (layer, text, image, state, kinds[layer.windowed], stream)
             image, state, kept = self.run_layer(index, self._encode_layer, *arguments)
             memory.append(LayerMemory(**kept) if kept else None)
             if index in self.mean_layers:
@@ -217,7 +207,7 @@ class UFOViT(Backbone):
             self._tables[key] = resize_position_grid(table, size)
         return self._tables[key]
 
-    def _query_stream(self, image: Tensor, queries: Queries) -> _QueryStream:
+    def _query_stream(self, image: Tensor, queries: Queries) -> QueryStream:
         """Start states are the position embedding, resized to the query grid, at each reference's cell."""
         batch, height, width = image.shape[:3]
         references = queries.references.expand(batch, -1, -1)
@@ -225,56 +215,63 @@ class UFOViT(Backbone):
         table = self._positions((rows, cols))[0]  # [G_h, G_w, C]
         size = constant((cols, rows), references.dtype, references.device)
         cell = (references * size).long()  # (x, y)
-        order = queries.windows.expand(batch, -1).argsort(dim=1, stable=True)
-        return _QueryStream(
-            start=table_rows(table.flatten(0, 1), cell[..., 1] * cols + cell[..., 0]).to(image.dtype),
-            corners=Corners.of(references, (height, width)),
-            order=order,
-            back=order.argsort(dim=1),
-            windows=(height // self.window_size) * (width // self.window_size),
-        )
+        start = table_rows(table.flatten(0, 1), cell[..., 1] * cols + cell[..., 0]).to(image.dtype)
+        windows = (height // self.window_size) * (width // self.window_size)
+        return QueryStream.of(queries, start, (height, width), windows)
 
-    def _encode_layer(self, layer, text, text_mask, image, state, queries):
-        """One layer of all prefix streams; also returns what answers may see of it."""
-        height, width = image.shape[1:3]
+    def _windows(self, image: Tensor, mask: Tensor, queries: QueryStream | None) -> dict[bool, Windows]:
+        """What windowed layers share (True), and what global ones (False)."""
+        kinds = {}
+        for windowed in {layer.windowed for layer in self.layers}:
+            layers = [layer for layer in self.layers if layer.windowed == windowed]
+            size = (self.window_size, self.window_size) if windowed else tuple(image.shape[1:3])
+            kinds[windowed] = Windows.of(layers, size, image, mask)
+            if self.training and layers[0].drop is not None:
+                kinds[windowed].dropping(image, queries if windowed else None)
+        return kinds
+
+    def _encode_layer(self, layer, text, image, state, windows: Windows, queries):
+        """One layer of all prefix streams; also returns what answers may see of it.
+
+        The tokens of patches and of queries, which skip global layers, pass its linear maps as one matrix.
+        """
         if queries is not None:
             state = self._update_queries(layer, state, image, queries)
-
-        size = (self.window_size, self.window_size) if layer.windowed else (height, width)
-        tiles = partition(image, size)  # [B*windows, N, C]
-        keys, values, seen = (to_windows(x, tiles.shape[0]) for x in (*text, text_mask))
-        rows, columns = resize_table(layer.rel_pos_h, size[0]), resize_table(layer.rel_pos_w, size[1])
-        out, k, v = self.compiled(image_pass)(layer, tiles, keys, values, seen, rows, columns, size)
-        kept = {}
-        if queries is None:
+        asking = queries is not None and layer.windowed
+        x = image.flatten(0, 2)
+        count, size, whole = len(x), windows.size, tuple(image.shape[1:3])
+        if asking:
+            x = torch.cat([x, state.flatten(0, 1)])
+        qkv = self.compiled(open_pass)(layer, x)  # [M, 3C]
+        patches, asked = qkv.split([count, len(x) - count]) if asking else (qkv, None)
+        tiles = partition(patches.unflatten(0, image.shape[:3]), size)  # [W, N, 3C]
+        keys, values = (to_windows(t, windows.count) for t in text)
+        shared = (windows.hiding, *windows.positions[layer], size)
+        out, k, v = self.compiled(image_pass)(layer, tiles, keys, values, *shared)
+        attended, kept = unpartition(out, whole, size).flatten(0, 2), {}
+        if asking:
+            attended = torch.cat([attended, self._attend_queries(layer, asked, k, v, queries)])
+            kept = {"own": layer.split(asked[:, None])[1:]}  # [B*Q, heads, 1, d]
+        elif queries is None:
             # the answer is the image's only one: the image is its own memory
-            kept = {"own": tuple(gather_windows(x, (height, width), size) for x in (k, v))}
-        elif layer.windowed:
-            state, own = self._attend_queries(layer, state, k, v, queries)
-            kept = {"own": own}
-        image = unpartition(out, (height, width), size)
-        return image, state, kept
+            kept = {"own": tuple(gather_windows(t, whole, size) for t in (k, v))}
+        x = self.compiled(close_pass)(layer, x, attended, windows.together)
+        if asking:
+            x, after = x.split([count, len(x) - count])
+            state = after.view_as(state)
+        return x.view_as(image), state, kept
 
-    def _update_queries(self, layer, state, image, queries: _QueryStream) -> Tensor:
+    def _update_queries(self, layer, state, image, queries: QueryStream) -> Tensor:
         """Add the start state and a bilinear sample of the image stream entering this layer."""
         if not self.quirks.updates_queries(not layer.windowed, self.training):
             return state
         return state + queries.start + queries.corners.sample(image)
 
-    def _attend_queries(self, layer, state, image_k, image_v, queries: _QueryStream):
-        """Queries see the patches of their own window; returns the new state and their keys/values."""
-        batch, count, width = state.shape
-        index = queries.order[..., None].expand(-1, -1, width)
-        x = state.gather(1, index).view(batch * queries.windows, -1, width)  # [B*W, S, C]
-        x, k, v = self.compiled(query_pass)(layer, x, image_k, image_v)
-        state = x.view(batch, count, width).gather(1, queries.back[..., None].expand(-1, -1, width))
-
-        def rows(t: Tensor) -> Tensor:
-            t = t.transpose(1, 2).reshape(batch, count, width)
-            t = t.gather(1, queries.back[..., None].expand(-1, -1, width))
-            return t.reshape(batch * count, 1, layer.heads, -1).transpose(1, 2)
-
-        return state, (rows(k), rows(v))  # own: [B*Q, heads, 1, d]
+    def _attend_queries(self, layer, qkv, image_k, image_v, queries: QueryStream) -> Tensor:
+        """Queries, given by `qkv [B*Q, 3C]`, see the patches of their own window: `[B*Q, C]`."""
+        sorted_ = queries.by_window(qkv).unflatten(0, (len(image_k), -1))  # [W, S, 3C]
+        attended = self.compiled(query_pass)(layer, sorted_, image_k, image_v)
+        return queries.as_listed(attended.flatten(0, 1))
 
     # ---------------------------------------------------------------- answers
 

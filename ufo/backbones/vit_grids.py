@@ -36,16 +36,26 @@ def _bicubic(count: int, size: int, device: torch.device, kind: torch.dtype) -> 
 
 
 def partition(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[B, H, W, C]` -> windows of `size`: `[B*windows, N, C]`, windows row-major."""
+    """`[B, H, W, ...]` -> windows of `size`: `[B*windows, N, ...]`, windows row-major."""
     x = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))  # [B, r, y, c, x, C]
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def unpartition(x: Tensor, image: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The inverse of `partition`: `[B*windows, N, C]` -> `[B, H, W, C]`."""
+    """The inverse of `partition`: `[B*windows, N, ...]` -> `[B, H, W, ...]`."""
     rows, cols = image[0] // size[0], image[1] // size[1]
     x = x.unflatten(1, size).unflatten(0, (-1, rows, cols))  # [B, r, c, y, x, C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+@remembered(maxsize=32)
+def window_numbers(
+    batch: int, height: int, width: int, size: tuple[int, int], device: torch.device
+) -> Tensor:
+    """The window that each patch of some images is in, counted through the batch: int64 `[B*H*W]`."""
+    patches = size[0] * size[1]
+    numbers = torch.arange(batch * height * width // patches, device=device)
+    return unpartition(numbers[:, None, None].expand(-1, patches, 1), (height, width), size).flatten()
 
 
 def to_windows(x: Tensor, windows: int) -> Tensor:

@@ -18,6 +18,11 @@ def drop_path(x: Tensor, rate: Tensor, rows: Tensor | None = None) -> Tensor:
     return x * keep.view(-1, *[1] * (x.ndim - 1))
 
 
+def joined(heads: Tensor) -> Tensor:
+    """What the heads attended to, side by side: `[R, heads, N, d]` -> `[R, N, C]`."""
+    return heads.transpose(1, 2).flatten(2)
+
+
 class Embedding(nn.Module):
     """BERT's embedding module without token types: word + absolute position -> LayerNorm -> dropout."""
 
@@ -40,7 +45,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float | None):
         super().__init__()
-        self.heads, self.windowed = heads, windowed
+        self.heads, self.head_width, self.windowed = heads, width // heads, windowed
         self.register_buffer("drop", None if drop is None else torch.tensor(drop), persistent=False)
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
@@ -57,11 +62,12 @@ class Layer(nn.Module):
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`[R, N, 3C]` -> three `[R, heads, N, d]`."""
-        return qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(-3)  # so gradients are copied once, not twice
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residuals after attention: `[R, N, C]` and `[R, heads, N, d]` -> `[R, N, C]`."""
-        return self.mlp(x + self.proj(attended.transpose(1, 2).flatten(2)))
+        return self.mlp(x + self.proj(joined(attended)))
 
     def mlp(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """The MLP residual branch, dropped per row (`rows`: of packed tokens)."""

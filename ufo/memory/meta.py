@@ -252,7 +252,7 @@ def _backward(loss: Tensor) -> None:
 
 def activations(model: nn.Module, loss: Any, half: torch.dtype | None) -> Activations:
     """Run `loss()`, which computes one with a model on the meta device, and its backward pass."""
-    casting = said_of_meta() if half else nullcontext()
+    casting = said_of_meta(half) if half else nullcontext()
     with LiveBytes() as live, _without_weights(model, live), MetaAutocast(half) as autocast, casting:
         total = loss()
         autocast.forget()

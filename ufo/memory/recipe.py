@@ -129,7 +129,7 @@ def trained_queries(model: UFO, task: Task, side: int) -> Queries | None:
     if grid is None or not isinstance(task, DenseTask):
         return None
     by_window = grid.windows[0].argsort(stable=True).view(-1, task.grid_per_window**2)
-    return grid.select(by_window[:, : task.samples_per_window].reshape(1, -1))
+    return grid.select(by_window[:, : task.samples_per_window].reshape(1, -1), by_window=True)
 
 
 def written(model: UFO, step: Step, assumed: Assumed) -> tuple[Asked, tuple[Tensor, Tensor], TeacherForcing]:

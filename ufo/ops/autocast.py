@@ -13,19 +13,20 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-_ON_META: ContextVar[bool] = ContextVar("autocast on the meta device", default=False)
+_ON_META: ContextVar[torch.dtype | None] = ContextVar("autocast on the meta device", default=None)
 
 
 def autocasts(device: torch.device) -> bool:
     """Whether operations on this device are cast to half precision."""
-    return _ON_META.get() if device.type == "meta" else torch.is_autocast_enabled(device.type)
+    return bool(_ON_META.get()) if device.type == "meta" else torch.is_autocast_enabled(device.type)
 
 
 def product_type(x: Tensor) -> torch.dtype:
     """The type in which a product of this tensor is computed and summed up."""
     kind = x.device.type
-    cast = kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(kind) if cast else x.dtype
+    if x.dtype == torch.float64 or not autocasts(x.device):
+        return x.dtype
+    return _ON_META.get() or torch.get_autocast_dtype(kind)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -34,9 +35,9 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def said_of_meta() -> Iterator[None]:
-    """Inside, `autocasts` says of the meta device that it does."""
-    token = _ON_META.set(True)
+def said_of_meta(half: torch.dtype) -> Iterator[None]:
+    """Inside, the meta device is said to cast to that type."""
+    token = _ON_META.set(half)
     try:
         yield
     finally:

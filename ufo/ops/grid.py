@@ -20,18 +20,19 @@ class Queries:
     references: Tensor  # float32 [B or 1, Q, 2], normalised (x, y)
     windows: Tensor  # int64 [B or 1, Q], number of the window each reference lies in, row-major
     grid: tuple[int, int]  # (rows, columns) of the full lattice, of which these may be a part
+    by_window: bool = False  # whether they are known to be listed window by window
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Queries:
         """The same queries with a function, such as a move to a device, applied to their tensors."""
         return replace(self, references=function(self.references), windows=function(self.windows))
 
-    def select(self, index: Tensor) -> Queries:
-        """The queries `index [B, S]` of each image."""
+    def select(self, index: Tensor, by_window: bool = False) -> Queries:
+        """The queries `index [B, S]` of each image; `by_window` says that this lists them window by window."""
         batch = len(index)
         windows = self.windows.expand(batch, -1).gather(1, index)
         references = self.references.expand(batch, -1, -1)
         references = references.gather(1, index[..., None].expand(-1, -1, 2))
-        return replace(self, references=references, windows=windows)
+        return replace(self, references=references, windows=windows, by_window=by_window)
 
 
 def query_grid(rows: int, cols: int, per_window: int, device: torch.device | str | None = None) -> Queries:

@@ -140,7 +140,7 @@ class DenseTask(Task):
         """The trained queries and the object each answers for: `[B, S]`, -1 = none."""
         assigned = torch.stack([self.assign(one, size, grid, generator) for one in objects])
         chosen = sample_per_window(assigned, grid.windows[0], self.samples_per_window, generator=generator)
-        return grid.select(chosen), assigned.gather(1, chosen)
+        return grid.select(chosen, by_window=True), assigned.gather(1, chosen)
 
     def assign(
         self, objects: ImageObjects, size: tuple[int, int], grid: Queries, generator: torch.Generator

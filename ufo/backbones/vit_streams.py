@@ -1,0 +1,83 @@
+"""What the layers of a UFO-ViT share in one batch: where its queries stand, and what follows from a window's size.
+
+Shapes: `B` images, `Q` queries per image, `H W` patches, `W` windows in the batch, `n` prompt tokens, `C` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ufo.backbones.attention import key_columns, relative_rows_of, table_rows
+from ufo.backbones.vit_grids import to_windows, window_numbers
+from ufo.backbones.vit_layers import Layer
+from ufo.ops.autocast import product_type
+from ufo.ops.grid import Queries
+from ufo.ops.points import Corners
+
+
+@dataclass
+class QueryStream:
+    """The query stream's constants. Queries are listed as they were given, image by image."""
+
+    start: Tensor  # [B, Q, C], state before the first layer
+    corners: Corners  # of the references, in the image stream
+    window: Tensor  # int64 [B*Q], the window of each in the batch
+    order: Tensor | None  # int64 [B*Q], queries sorted by window; None: they are listed so
+    back: Tensor | None  # int64 [B*Q], the inverse permutation
+
+    @classmethod
+    def of(cls, queries: Queries, start: Tensor, size: tuple[int, int], windows: int) -> QueryStream:
+        """Of queries whose states are to `start [B, Q, C]`, in images of `size` patches and `windows` each."""
+        batch = len(start)
+        references = queries.references.expand(batch, -1, -1)
+        first = windows * torch.arange(batch, device=references.device)
+        window = (queries.windows + first[:, None]).flatten()
+        order = None if queries.by_window else window.argsort(stable=True)
+        back = None if order is None else order.argsort()
+        return cls(start, Corners.of(references, size), window, order, back)
+
+    def by_window(self, x: Tensor) -> Tensor:
+        """Rows `[B*Q, ...]` of queries in the order of their windows."""
+        return x if self.order is None else table_rows(x, self.order)
+
+    def as_listed(self, x: Tensor) -> Tensor:
+        """The inverse of `by_window`."""
+        return x if self.back is None else table_rows(x, self.back)
+
+
+@dataclass
+class Windows:
+    """What layers that attend in windows of one size have in common."""
+
+    size: tuple[int, int]  # in patches
+    count: int  # W
+    hiding: Tensor  # the `key_columns` of all windows, or of one for all
+    positions: dict[Layer, tuple[Tensor, Tensor]]  # the `relative_rows` of both tables
+    together: Tensor | None  # int64 [B*H*W + B*Q], which tokens stochastic depth drops as one; None: none
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], size: tuple[int, int], image: Tensor, mask: Tensor) -> Windows:
+        """Of layers with windows of `size` in images `[B, H, W, C]`; `mask [B or 1, n]` of their prompts."""
+        batch, height, width = image.shape[:3]
+        count = batch * (height // size[0]) * (width // size[1])
+        visible = mask if len(mask) == 1 else to_windows(mask, count)
+        tables = ([getattr(layer, name) for layer in layers] for name in ("rel_pos_h", "rel_pos_w"))
+        rows = (relative_rows_of(t, s) for t, s in zip(tables, size, strict=True))
+        return cls(
+            size=size,
+            count=count,
+            hiding=key_columns(visible, size, layers[0].head_width, product_type(image)),
+            positions=dict(zip(layers, zip(*rows, strict=True), strict=True)),
+            together=None,
+        )
+
+    def dropping(self, image: Tensor, queries: QueryStream | None) -> Windows:
+        """Says of each patch, and of each query behind them, in which window it is."""
+        self.together = window_numbers(*image.shape[:3], self.size, image.device)
+        if queries is not None:
+            self.together = torch.cat([self.together, self.count + queries.window])
+        return self
