@@ -30,8 +30,10 @@ def explicit_products(
     # without autocast: like the fused kernels, keep probabilities in the type of the keys
     with torch.autocast("cpu", enabled=False):
         scores = (q * scale) @ k.transpose(-1, -2)
-        if mask is not None:
+        if mask is not None and mask.dtype == torch.bool:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        elif mask is not None:
+            scores = scores + mask
         return scores.softmax(-1) @ v
 
 
@@ -50,7 +52,8 @@ def biased_pieces(
     and a bias a pass over `[h, N, N]`, 0.6 GB per layer in bf16. A GPU has the products to spare rather than
     the memory, and gradients would need the whole bias.
     """
-    (by_row, by_col), (prompt_k, prompt_v) = bias, prompt
+    by_row, by_col = (b.flatten(2, 3) for b in bias)
+    prompt_k, prompt_v = prompt
     windows, heads, patches, _ = q.shape
     total = patches + prompt_k.shape[2]
     hidden = columns[:, :, None, : prompt_k.shape[2], sum(size)].expand(windows, -1, -1, -1)  # [W, 1, 1, n]

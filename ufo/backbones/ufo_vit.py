@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ufo.backbones.attention import answer_mask, attend, table_rows
+from ufo.backbones.attention import answer_mask, attend, hiding, table_rows
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
@@ -22,6 +22,7 @@ from ufo.backbones.vit_grids import gather_windows, partition, resize_position_g
 from ufo.backbones.vit_layers import Embedding, Layer
 from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
 from ufo.backbones.vit_streams import QueryStream, Windows
+from ufo.ops.autocast import product_type
 from ufo.ops.constants import constant
 from ufo.ops.grid import Queries
 
@@ -38,7 +39,7 @@ class _AnswerCall:
     shape: tuple[int, int]  # (R, T)
     packed: Tensor | None  # int64 [M]: the tokens are these of the R*T
     number: Tensor | None  # int64 [M], the row of each of them, counted without gaps
-    mask: Tensor | None  # bool [T, keys]
+    mask: Tensor | None  # what is hidden [T, keys]
     cache: AnswerCache | None
     layers: int  # that answers do not skip
 
@@ -171,7 +172,7 @@ class UFOViT(Backbone):
 
     def encode_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
         x = self.embedding(ids, torch.arange(ids.shape[1], device=ids.device))  # [B or 1, n, C]
-        pairs = []
+        mask, pairs = hiding(mask[:, None, None], product_type(x)), []
         for index, layer in enumerate(self.layers[:-1]):
             x, k, v = self.run_layer(index, self._prompt_layer, layer, x, mask)
             pairs.append((k, v))
@@ -281,7 +282,7 @@ class UFOViT(Backbone):
         x = self.embedding(ids, positions)  # [R, T, C]
         number = None
         if packed is not None:
-            x = x.flatten(0, 1)[packed]  # [M, C]
+            x = x.flatten(0, 1).index_select(0, packed)  # [M, C]
             # consecutive numbers of the rows that occur: packed rows may have gaps
             row = packed // ids.shape[1]
             number = row.diff(prepend=row[:1]).ne(0).cumsum(0)  # no `unique`, which waits for the device
@@ -291,7 +292,7 @@ class UFOViT(Backbone):
             shape=(ids.shape[0], ids.shape[1]),
             packed=packed,
             number=number,
-            mask=answer_mask(ids.shape[1], seen + start + ids.shape[1], ids.device),
+            mask=answer_mask(ids.shape[1], seen + start + ids.shape[1], product_type(x), ids.device),
             cache=cache,
             layers=sum(m is not None for m in context.memory),
         )
@@ -324,7 +325,7 @@ class UFOViT(Backbone):
             k, v = torch.cat([own[0], k], 2), torch.cat([own[1], v], 2)
         attended = attend(q, k, v, call.mask).transpose(1, 2).flatten(2)  # [R, T, C]
         if call.packed is not None:
-            attended = attended.flatten(0, 1)[call.packed]
+            attended = attended.flatten(0, 1).index_select(0, call.packed)
         return self.compiled(close_pass)(layer, x, attended, call.number)
 
     @property

@@ -20,11 +20,11 @@ Stream = tuple[Tensor, Tensor, Tensor]
 """A stream behind the layer or its attention, and the keys and values that others see of it."""
 
 
-@lengths(x=(0, 1), mask=(0, 1))
+@lengths(x=(0, 1), mask=(0, 3))
 def prompt_pass(layer: Layer, x: Tensor, mask: Tensor) -> Stream:
-    """Prompt tokens `[B or 1, n, C]` that see each other where `mask [B or 1, n]` is True."""
+    """Prompt tokens `[B or 1, n, C]` that see each other, unless `mask [B or 1, 1, 1, n]` hides them."""
     q, k, v = layer.heads_of(x)
-    return layer.finish(x, attend(q, k, v, mask[:, None, None, :])), k, v
+    return layer.finish(x, attend(q, k, v, mask)), k, v
 
 
 @lengths(x=(0,))
