@@ -59,7 +59,7 @@ def relative_rows_of(tables: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
 
 @remembered(maxsize=64)
 def _distances(tables: int, size: int, device: torch.device) -> Tensor:
-    """Rows for all pairs of positions of relative-position tables one below another: int64 `[L, size, size]`."""
+    """Rows for all pairs of positions, of tables that stand below each other: int64 `[L, size, size]`."""
     position = torch.arange(size, device=device)
     first = torch.arange(tables, device=device)[:, None, None] * (2 * size - 1)
     return first + position[:, None] - position[None, :] + size - 1
@@ -129,8 +129,8 @@ def image_attention(
 ) -> Tensor:
     """Patches attend to the prompt and to the patches of their window.
 
-    q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `rows` are `relative_rows` of both tables; `prompt` = keys
-    and values `[W, h, n, d]`; `columns` are the `key_columns` of windows, or of one for all.
+    q, k, v `[W, h, N, d]` with N = size[0]*size[1]; `rows` are the `relative_rows` of both tables; `prompt` =
+    keys and values `[W, h, n, d]`; `columns` are the `key_columns` of all windows, or of one for all.
     Returns `[W, h, N, d]`.
     """
     return _augmented(q, k, v, size, relative_bias(q, size, rows), prompt, columns)

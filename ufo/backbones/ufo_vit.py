@@ -18,8 +18,9 @@ from ufo.backbones.attention import answer_mask, attend, hiding, table_rows
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
+from ufo.backbones.shared_layers import share
 from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
-from ufo.backbones.vit_layers import Embedding, Layer
+from ufo.backbones.vit_layers import Embedding, Layer, LayerFunctions
 from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
 from ufo.backbones.vit_streams import QueryStream, Windows
 from ufo.ops.autocast import product_type
@@ -129,25 +130,42 @@ class UFOViT(Backbone):
     # ---------------------------------------------------------------- prefix: prompt, image, queries
 
     def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False, prompt=None) -> Context:
-        prompt = self.read_prompt(prompt_ids, prompt_mask) if prompt is None else prompt
+        of_prompt, of_image, of_answers = self._layers_of_streams()
+        prompt = self.read_prompt(prompt_ids, prompt_mask, of_prompt) if prompt is None else prompt
         image = self.embed_image(images)  # [B, H, W, C]
         stream = state = None
         if queries is not None:
             stream = self._query_stream(image, queries)
             state = torch.zeros_like(stream.start)
-        kinds = self._windows(image, prompt_mask, stream)
+        kinds = Windows.of_kinds(self._layers, self.window_size, image, prompt_mask, stream)
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         memory: list[LayerMemory | None] = []
-        for index, (layer, text) in enumerate(zip(self.layers, prompt, strict=True)):
-            arguments = (layer, text, image, state, kinds[layer.windowed], stream)
+        for index, (layer, text) in enumerate(zip(of_image, prompt, strict=True)):
+            kind = kinds[layer.windowed]
+            arguments = (layer, text, image, state, kind, kind.positions[index], stream)
             image, state, kept = self.run_layer(index, self._encode_layer, *arguments)
             memory.append(LayerMemory(**kept) if kept else None)
             if index in self.mean_layers:
                 mean = mean + image
         features = mean / len(self.mean_layers)
-        return Context(features, memory, 1 if stream is None else stream.start.shape[1])
+        return Context(features, memory, 1 if stream is None else stream.start.shape[1], layers=of_answers)
 
-    def read_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
+    def _layers_of_streams(self) -> Sequence[Sequence[LayerFunctions]]:
+        """The layers as prompt, image with queries, and answers pass them."""
+        plain = (
+            self.lora is None and not self.compiles
+        )  # adapters are more than products, graphs cast themselves
+        if plain and self.training and torch.is_grad_enabled() and not self.gradient_checkpointing:
+            return share(self._layers, 3)
+        return [self._layers] * 3
+
+    @property
+    def _layers(self) -> list[Layer]:
+        return [cast(Layer, layer) for layer in self.layers]
+
+    def read_prompt(
+        self, ids: Tensor, mask: Tensor, layers: Sequence[LayerFunctions] | None = None
+    ) -> list[KeysValues]:
         """Keys and values of the prompt in every layer, 2 x `[B or 1, heads, n, d]`.
 
         Without gradients and in `eval` mode a prompt that serves the whole batch is read once: the last few
@@ -156,7 +174,7 @@ class UFOViT(Backbone):
         # a step between two uses may have changed weights behind the version counters' back
         if self.training or torch.is_grad_enabled():
             self._prompts.clear()
-            return self.encode_prompt(ids, mask)
+            return self._prompt_layers(layers or self._layers, ids, mask)
         if len(ids) > 1 or any(p.is_inference() for p in self.parameters()):
             return self.encode_prompt(ids, mask)
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
@@ -171,14 +189,17 @@ class UFOViT(Backbone):
         return found
 
     def encode_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
+        return self._prompt_layers(self._layers, ids, mask)
+
+    def _prompt_layers(self, layers: Sequence[LayerFunctions], ids: Tensor, mask: Tensor) -> list[KeysValues]:
         x = self.embedding(ids, torch.arange(ids.shape[1], device=ids.device))  # [B or 1, n, C]
         mask, pairs = hiding(mask[:, None, None], product_type(x)), []
-        for index, layer in enumerate(self.layers[:-1]):
+        for index, layer in enumerate(layers[:-1]):
             x, k, v = self.run_layer(index, self._prompt_layer, layer, x, mask)
             pairs.append((k, v))
-        return [*pairs, cast(Layer, self.layers[-1]).heads_of(x)[1:]]
+        return [*pairs, layers[-1].heads_of(x)[1:]]
 
-    def _prompt_layer(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _prompt_layer(self, layer: LayerFunctions, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.compiled(prompt_pass)(layer, x, mask)
 
     def train(self, mode: bool = True) -> UFOViT:
@@ -220,18 +241,7 @@ class UFOViT(Backbone):
         windows = (height // self.window_size) * (width // self.window_size)
         return QueryStream.of(queries, start, (height, width), windows)
 
-    def _windows(self, image: Tensor, mask: Tensor, queries: QueryStream | None) -> dict[bool, Windows]:
-        """What windowed layers share (True), and what global ones (False)."""
-        kinds = {}
-        for windowed in {layer.windowed for layer in self.layers}:
-            layers = [layer for layer in self.layers if layer.windowed == windowed]
-            size = (self.window_size, self.window_size) if windowed else tuple(image.shape[1:3])
-            kinds[windowed] = Windows.of(layers, size, image, mask)
-            if self.training and layers[0].drop is not None:
-                kinds[windowed].dropping(image, queries if windowed else None)
-        return kinds
-
-    def _encode_layer(self, layer, text, image, state, windows: Windows, queries):
+    def _encode_layer(self, layer, text, image, state, windows: Windows, positions, queries):
         """One layer of all prefix streams; also returns what answers may see of it.
 
         The tokens of patches and of queries, which skip global layers, pass its linear maps as one matrix.
@@ -244,10 +254,10 @@ class UFOViT(Backbone):
         if asking:
             x = torch.cat([x, state.flatten(0, 1)])
         qkv = self.compiled(open_pass)(layer, x)  # [M, 3C]
-        patches, asked = qkv.split([count, len(x) - count]) if asking else (qkv, None)
+        patches, asked = qkv.split([count, len(x) - count]) if asking else (qkv, qkv[:0])
         tiles = partition(patches.unflatten(0, image.shape[:3]), size)  # [W, N, 3C]
         keys, values = (to_windows(t, windows.count) for t in text)
-        shared = (windows.hiding, *windows.positions[layer], size)
+        shared = (windows.hiding, *positions, size)
         out, k, v = self.compiled(image_pass)(layer, tiles, keys, values, *shared)
         attended, kept = unpartition(out, whole, size).flatten(0, 2), {}
         if asking:
@@ -297,7 +307,8 @@ class UFOViT(Backbone):
             layers=sum(m is not None for m in context.memory),
         )
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
-        for index, (layer, memory) in enumerate(zip(self.layers, context.memory, strict=True)):
+        layers = context.layers or self._layers
+        for index, (layer, memory) in enumerate(zip(layers, context.memory, strict=True)):
             if memory is not None:
                 own = memory.own if start == 0 else None  # later it is in the cache
                 x = self.run_layer(index, self._answer_layer, index, layer, x, own, call)
@@ -308,7 +319,7 @@ class UFOViT(Backbone):
         return mean / len(self.mean_layers)
 
     def _answer_layer(
-        self, index: int, layer: Layer, x: Tensor, own: KeysValues | None, call: _AnswerCall
+        self, index: int, layer: LayerFunctions, x: Tensor, own: KeysValues | None, call: _AnswerCall
     ) -> Tensor:
         """One layer of answer tokens; the linear maps run on packed tokens, attention on padded rows.
 

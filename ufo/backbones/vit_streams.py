@@ -1,6 +1,7 @@
-"""What the layers of a UFO-ViT share in one batch: where its queries stand, and what follows from a window's size.
+"""What the layers of a UFO-ViT share in one batch: where queries stand, what follows from a window's size.
 
-Shapes: `B` images, `Q` queries per image, `H W` patches, `W` windows in the batch, `n` prompt tokens, `C` width.
+Shapes: `B` images, `Q` queries per image, `H W` patches, `W` windows in the batch, `n` prompt tokens, `C`
+width, `d` of a head.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class QueryStream:
 
     @classmethod
     def of(cls, queries: Queries, start: Tensor, size: tuple[int, int], windows: int) -> QueryStream:
-        """Of queries whose states are to `start [B, Q, C]`, in images of `size` patches and `windows` each."""
+        """Of queries that begin as `start [B, Q, C]`, in images of `size` patches and `windows` each."""
         batch = len(start)
         references = queries.references.expand(batch, -1, -1)
         first = windows * torch.arange(batch, device=references.device)
@@ -56,28 +57,44 @@ class Windows:
     size: tuple[int, int]  # in patches
     count: int  # W
     hiding: Tensor  # the `key_columns` of all windows, or of one for all
-    positions: dict[Layer, tuple[Tensor, Tensor]]  # the `relative_rows` of both tables
-    together: Tensor | None  # int64 [B*H*W + B*Q], which tokens stochastic depth drops as one; None: none
+    positions: dict[int, tuple[Tensor, Tensor]]  # of each layer: the `relative_rows` of both tables
+    together: Tensor | None = None  # int64 [B*H*W + B*Q], the window of each token; None: nothing drops any
 
     @classmethod
-    def of(cls, layers: Sequence[Layer], size: tuple[int, int], image: Tensor, mask: Tensor) -> Windows:
-        """Of layers with windows of `size` in images `[B, H, W, C]`; `mask [B or 1, n]` of their prompts."""
+    def of_kinds(
+        cls, layers: Sequence[Layer], window: int, image: Tensor, mask: Tensor, queries: QueryStream | None
+    ) -> dict[bool, Windows]:
+        """Of layers that are windowed (True), with windows of `window x window` patches, and of global ones.
+
+        Images are `[B, H, W, C]`, the `mask [B or 1, n]` says what may be seen of their prompts.
+        """
+        kinds = {}
+        for windowed in {layer.windowed for layer in layers}:
+            numbered = {i: layer for i, layer in enumerate(layers) if layer.windowed == windowed}
+            size = (window, window) if windowed else (image.shape[1], image.shape[2])
+            kinds[windowed] = made = cls.of(numbered, size, image, mask)
+            if layers[0].training and layers[0].drop is not None:
+                made.together = made.numbers(image, queries if windowed else None)
+        return kinds
+
+    @classmethod
+    def of(cls, layers: dict[int, Layer], size: tuple[int, int], image: Tensor, mask: Tensor) -> Windows:
+        """Of numbered layers with windows of one size."""
         batch, height, width = image.shape[:3]
         count = batch * (height // size[0]) * (width // size[1])
         visible = mask if len(mask) == 1 else to_windows(mask, count)
-        tables = ([getattr(layer, name) for layer in layers] for name in ("rel_pos_h", "rel_pos_w"))
-        rows = (relative_rows_of(t, s) for t, s in zip(tables, size, strict=True))
+        tables = ([getattr(layer, name) for layer in layers.values()] for name in ("rel_pos_h", "rel_pos_w"))
+        rows = [relative_rows_of(t, s) for t, s in zip(tables, size, strict=True)]
+        width = rows[0][0].shape[-1]  # of a head
         return cls(
             size=size,
             count=count,
-            hiding=key_columns(visible, size, layers[0].head_width, product_type(image)),
+            hiding=key_columns(visible, size, width, product_type(image)),
             positions=dict(zip(layers, zip(*rows, strict=True), strict=True)),
-            together=None,
         )
 
-    def dropping(self, image: Tensor, queries: QueryStream | None) -> Windows:
-        """Says of each patch, and of each query behind them, in which window it is."""
-        self.together = window_numbers(*image.shape[:3], self.size, image.device)
-        if queries is not None:
-            self.together = torch.cat([self.together, self.count + queries.window])
-        return self
+    def numbers(self, image: Tensor, queries: QueryStream | None) -> Tensor:
+        """The window of each patch and, counted on, of each query: stochastic depth drops them as one."""
+        batch, height, width = image.shape[:3]
+        patches = window_numbers(batch, height, width, self.size, image.device)
+        return patches if queries is None else torch.cat([patches, self.count + queries.window])

@@ -27,7 +27,7 @@ class Queries:
         return replace(self, references=function(self.references), windows=function(self.windows))
 
     def select(self, index: Tensor, by_window: bool = False) -> Queries:
-        """The queries `index [B, S]` of each image; `by_window` says that this lists them window by window."""
+        """The queries `index [B, S]` of each image; `by_window`: this lists them window by window."""
         batch = len(index)
         windows = self.windows.expand(batch, -1).gather(1, index)
         references = self.references.expand(batch, -1, -1)
