@@ -70,7 +70,8 @@ class _Shared(torch.autograd.Function):
     def forward(ctx: Any, streams: int, kind: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)  # a stream may leave out weights of its last layer
         ctx.weights, ctx.kind = len(weights), weights[0].dtype
-        return tuple(w.detach() for _ in range(streams) for w in _cast(weights, kind))
+        given = _cast(weights, kind)
+        return tuple(w.detach() for _ in range(streams) for w in given)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -261,6 +261,7 @@ class UFOViT(Backbone):
         out, k, v = self.compiled(image_pass)(layer, tiles, keys, values, *shared)
         attended, kept = unpartition(out, whole, size).flatten(0, 2), {}
         if asking:
+            asked = asked.clone()  # the answers' memory: a part would keep the whole of it
             attended = torch.cat([attended, self._attend_queries(layer, asked, k, v, queries)])
             kept = {"own": layer.split(asked[:, None])[1:]}  # [B*Q, heads, 1, d]
         elif queries is None:
