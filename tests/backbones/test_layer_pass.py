@@ -75,7 +75,7 @@ def larger(batch: Batch) -> Batch:
 def test_a_vit_is_compiled_once_for_all_layers_and_tasks(
     backend, again, make_model, make_batch, count_graphs
 ):
-    """Of the image: a windowed layer, a global one, and the last, whose positions do not train."""
+    """Of the image's attention: one for windows, one for each size that global layers see."""
     settings = {"drop_path_rate": 0.3, "gradient_checkpointing": again, "new_layers": 4}
     plain, model = make_model(**settings).train(), make_model(**settings).train()
     counter = count_graphs(backend)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_ufo_vit import answers, pictures, prompt, same
 
-from ufo.backbones.attention import attend, image_attention, key_columns, relative_rows
+from ufo.backbones.attention import attend, hiding, image_attention, key_columns, relative_rows
 from ufo.backbones.vit_layers import drop_path
 from ufo.ops.grid import query_grid
 
@@ -83,3 +83,27 @@ def test_stochastic_depth_of_packed_answers_follows_their_rows(make_backbone):
     for call in dropping.call_args_list:
         rows = call.args[2]
         assert torch.equal(rows[:, None] == rows, together)
+
+
+def test_what_is_hidden_is_added_to_scores():
+    """The same as a mask of bools, in rows that begin where fused kernels want them."""
+    q, k, v = torch.randn(3, 2, 2, 5, 8)
+    visible = torch.ones(5, 5, dtype=torch.bool).tril()
+    for kind in (torch.float32, torch.bfloat16):
+        mask = hiding(visible, kind)
+        assert mask.dtype == kind and mask.shape == (5, 5) and mask.stride() == (8, 1)
+        for gradients in (True, False):
+            with torch.set_grad_enabled(gradients):
+                arguments = [x.to(kind) for x in (q, k, v)]
+                assert torch.equal(attend(*arguments, mask), attend(*arguments, visible))
+
+
+@torch.no_grad()
+def test_queries_known_to_be_listed_by_window_are_not_sorted(make_backbone):
+    backbone, grid = make_backbone(), query_grid(2, 2, 2)
+    images, index = pictures(1), grid.windows.argsort(stable=True)
+    known, unknown = (
+        backbone.encode(images, *prompt(), grid.select(index, by_window=said)) for said in (True, False)
+    )
+    ids = answers(16)
+    assert torch.equal(backbone.answer(known, ids), backbone.answer(unknown, ids))

@@ -89,7 +89,8 @@ class Context:
     first_token: FirstToken | None = None
     visible: Tensor | None = None  # bool [B, N], which shared keys are no padding; None: all
     rows: Rows | None = None  # None: R = B * Q rows, image by image
-    layers: Sequence[Any] | None = None  # what answers pass; None: the backbone's own layers
+    # what answers pass; None: the backbone's own layers
+    layers: Sequence[Any] | None = field(default=None, repr=False)
     # the memory that rows were selected from, and which of its rows are left, int64 [R]
     origin: tuple[list[LayerMemory | None], Tensor] | None = None
 

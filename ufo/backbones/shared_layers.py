@@ -96,7 +96,10 @@ def _added_up(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     sums = [own[0] for own in parts]
     for place in range(1, max(map(len, parts), default=0)):
         which = [i for i, own in enumerate(parts) if len(own) > place]
-        more = torch._foreach_add([sums[i] for i in which], [parts[i][place] for i in which])
-        for i, total in zip(which, more, strict=True):
+        mine, more = [sums[i] for i in which], [parts[i][place] for i in which]
+        if place > 1:
+            torch._foreach_add_(mine, more)
+            continue
+        for i, total in zip(which, torch._foreach_add(mine, more), strict=True):  # gradients stay as they are
             sums[i] = total
     return sums

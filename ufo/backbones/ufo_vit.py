@@ -23,7 +23,7 @@ from ufo.backbones.vit_grids import gather_windows, partition, resize_position_g
 from ufo.backbones.vit_layers import Embedding, Layer, LayerFunctions
 from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
 from ufo.backbones.vit_streams import QueryStream, Windows
-from ufo.ops.autocast import product_type
+from ufo.ops.autocast import autocasts, product_type
 from ufo.ops.constants import constant
 from ufo.ops.grid import Queries
 
@@ -154,8 +154,9 @@ class UFOViT(Backbone):
         """The layers as prompt, image with queries, and answers pass them."""
         plain = (
             self.lora is None and not self.compiles
-        )  # adapters are more than products, graphs cast themselves
-        if plain and self.training and torch.is_grad_enabled() and not self.gradient_checkpointing:
+        )  # adapters are more than weights, graphs cast themselves
+        step = self.training and torch.is_grad_enabled() and autocasts(self.device)
+        if plain and step and not self.gradient_checkpointing:
             return share(self._layers, 3)
         return [self._layers] * 3
 
