@@ -41,7 +41,7 @@ def hiding(visible: Tensor, kind: torch.dtype) -> Tensor:
     Rows begin at multiples of 8 values, as fused kernels want them.
     """
     count = visible.shape[-1]
-    padded = F.pad(visible, (0, -count % 8))
+    padded = F.pad(visible, (0, 8 - count % 8))  # never 0: the one case would be another graph to export
     return torch.zeros_like(padded, dtype=kind).masked_fill(~padded, torch.finfo(kind).min)[..., :count]
 
 
@@ -93,7 +93,7 @@ def key_columns(visible: Tensor, size: tuple[int, int], width: int, kind: torch.
     hidden = torch.where(visible, 0.0, HIDDEN).to(kind)
     text = F.pad(hidden[..., None], (positions, fill))
     patches = _position_keys(size, 1 + fill, kind, visible.device)
-    return torch.cat([text, patches.expand(len(text), -1, -1)], 1)[:, None]
+    return torch.cat([text, patches.expand(text.shape[0], -1, -1)], 1)[:, None]
 
 
 def _fill(size: tuple[int, int], width: int) -> int:

@@ -175,7 +175,7 @@ class UFOViT(Backbone):
         # a step between two uses may have changed weights behind the version counters' back
         if self.training or torch.is_grad_enabled():
             self._prompts.clear()
-            return self._prompt_layers(layers or self._layers, ids, mask)
+            return self._prompt_layers(layers, ids, mask) if layers else self.encode_prompt(ids, mask)
         if len(ids) > 1 or any(p.is_inference() for p in self.parameters()):
             return self.encode_prompt(ids, mask)
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
@@ -251,11 +251,11 @@ class UFOViT(Backbone):
             state = self._update_queries(layer, state, image, queries)
         asking = queries is not None and layer.windowed
         x = image.flatten(0, 2)
-        count, size, whole = len(x), windows.size, tuple(image.shape[1:3])
+        count, size, whole = x.shape[0], windows.size, tuple(image.shape[1:3])
         if asking:
             x = torch.cat([x, state.flatten(0, 1)])
         qkv = self.compiled(open_pass)(layer, x)  # [M, 3C]
-        patches, asked = qkv.split([count, len(x) - count]) if asking else (qkv, qkv[:0])
+        patches, asked = qkv.split([count, x.shape[0] - count]) if asking else (qkv, qkv[:0])
         tiles = partition(patches.unflatten(0, image.shape[:3]), size)  # [W, N, 3C]
         keys, values = (to_windows(t, windows.count) for t in text)
         shared = (windows.hiding, *positions, size)
@@ -270,7 +270,7 @@ class UFOViT(Backbone):
             kept = {"own": tuple(gather_windows(t, whole, size) for t in (k, v))}
         x = self.compiled(close_pass)(layer, x, attended, windows.together)
         if asking:
-            x, after = x.split([count, len(x) - count])
+            x, after = x.split([count, x.shape[0] - count])
             state = after.view_as(state)
         return x.view_as(image), state, kept
 
@@ -282,7 +282,7 @@ class UFOViT(Backbone):
 
     def _attend_queries(self, layer, qkv, image_k, image_v, queries: QueryStream) -> Tensor:
         """Queries, given by `qkv [B*Q, 3C]`, see the patches of their own window: `[B*Q, C]`."""
-        sorted_ = queries.by_window(qkv).unflatten(0, (len(image_k), -1))  # [W, S, 3C]
+        sorted_ = queries.by_window(qkv).unflatten(0, (image_k.shape[0], -1))  # [W, S, 3C]
         attended = self.compiled(query_pass)(layer, sorted_, image_k, image_v)
         return queries.as_listed(attended.flatten(0, 1))
 

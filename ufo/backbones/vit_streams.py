@@ -33,7 +33,7 @@ class QueryStream:
     @classmethod
     def of(cls, queries: Queries, start: Tensor, size: tuple[int, int], windows: int) -> QueryStream:
         """Of queries that begin as `start [B, Q, C]`, in images of `size` patches and `windows` each."""
-        batch = len(start)
+        batch = start.shape[0]  # no `len`, which an exported graph would take for a constant
         references = queries.references.expand(batch, -1, -1)
         first = windows * torch.arange(batch, device=references.device)
         window = (queries.windows + first[:, None]).flatten()
@@ -82,7 +82,7 @@ class Windows:
         """Of numbered layers with windows of one size."""
         batch, height, width = image.shape[:3]
         count = batch * (height // size[0]) * (width // size[1])
-        visible = mask if len(mask) == 1 else to_windows(mask, count)
+        visible = mask if mask.shape[0] == 1 else to_windows(mask, count)
         tables = ([getattr(layer, name) for layer in layers.values()] for name in ("rel_pos_h", "rel_pos_w"))
         rows = [relative_rows_of(t, s) for t, s in zip(tables, size, strict=True)]
         width = rows[0][0].shape[-1]  # of a head
