@@ -152,13 +152,11 @@ class UFOViT(Backbone):
 
     def _layers_of_streams(self) -> Sequence[Sequence[LayerFunctions]]:
         """The layers as prompt, image with queries, and answers pass them."""
-        plain = (
-            self.lora is None and not self.compiles
-        )  # adapters are more than weights, graphs cast themselves
-        step = self.training and torch.is_grad_enabled() and autocasts(self.device)
-        if plain and step and not self.gradient_checkpointing:
-            return share(self._layers, 3)
-        return [self._layers] * 3
+        casts = self.training and torch.is_grad_enabled() and autocasts(self.device)
+        # graphs cast weights themselves, adapters are more than weights, checkpointing is not to keep casts
+        if not casts or self.compiles or self.lora is not None or self.gradient_checkpointing:
+            return [self._layers] * 3
+        return share(self._layers, 3)
 
     @property
     def _layers(self) -> list[Layer]:
@@ -170,7 +168,7 @@ class UFOViT(Backbone):
         """Keys and values of the prompt in every layer, 2 x `[B or 1, heads, n, d]`.
 
         Without gradients and in `eval` mode a prompt that serves the whole batch is read once: the last few
-        are remembered until a weight changes or the mode is set.
+        are remembered until a weight changes or the mode is set. `layers`: as a training step has them.
         """
         # a step between two uses may have changed weights behind the version counters' back
         if self.training or torch.is_grad_enabled():
