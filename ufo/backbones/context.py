@@ -7,10 +7,8 @@ Shapes: `B` images, `Q` queries per image, `R = B*Q` answer rows, `T` answer tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,8 +87,6 @@ class Context:
     first_token: FirstToken | None = None
     visible: Tensor | None = None  # bool [B, N], which shared keys are no padding; None: all
     rows: Rows | None = None  # None: R = B * Q rows, image by image
-    # what answers pass; None: the backbone's own layers
-    layers: Sequence[Any] | None = field(default=None, repr=False)
     # the memory that rows were selected from, and which of its rows are left, int64 [R]
     origin: tuple[list[LayerMemory | None], Tensor] | None = None
 

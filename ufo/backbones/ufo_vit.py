@@ -18,12 +18,11 @@ from ufo.backbones.attention import answer_mask, attend, hiding, table_rows
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, KeysValues, LayerMemory
 from ufo.backbones.quirks import QueryUpdate, Quirks
-from ufo.backbones.shared_layers import share
 from ufo.backbones.vit_grids import gather_windows, partition, resize_position_grid, to_windows, unpartition
-from ufo.backbones.vit_layers import Embedding, Layer, LayerFunctions
+from ufo.backbones.vit_layers import Embedding, Layer
 from ufo.backbones.vit_passes import close_pass, image_pass, open_pass, prompt_pass, query_pass
 from ufo.backbones.vit_streams import QueryStream, Windows
-from ufo.ops.autocast import autocasts, product_type
+from ufo.ops.autocast import product_type
 from ufo.ops.constants import constant
 from ufo.ops.grid import Queries
 
@@ -130,8 +129,7 @@ class UFOViT(Backbone):
     # ---------------------------------------------------------------- prefix: prompt, image, queries
 
     def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False, prompt=None) -> Context:
-        of_prompt, of_image, of_answers = self._layers_of_streams()
-        prompt = self.read_prompt(prompt_ids, prompt_mask, of_prompt) if prompt is None else prompt
+        prompt = self.read_prompt(prompt_ids, prompt_mask) if prompt is None else prompt
         image = self.embed_image(images)  # [B, H, W, C]
         stream = state = None
         if queries is not None:
@@ -140,7 +138,7 @@ class UFOViT(Backbone):
         kinds = Windows.of_kinds(self._layers, self.window_size, image, prompt_mask, stream)
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
         memory: list[LayerMemory | None] = []
-        for index, (layer, text) in enumerate(zip(of_image, prompt, strict=True)):
+        for index, (layer, text) in enumerate(zip(self._layers, prompt, strict=True)):
             kind = kinds[layer.windowed]
             arguments = (layer, text, image, state, kind, kind.positions[index], stream)
             image, state, kept = self.run_layer(index, self._encode_layer, *arguments)
@@ -148,32 +146,22 @@ class UFOViT(Backbone):
             if index in self.mean_layers:
                 mean = mean + image
         features = mean / len(self.mean_layers)
-        return Context(features, memory, 1 if stream is None else stream.start.shape[1], layers=of_answers)
-
-    def _layers_of_streams(self) -> Sequence[Sequence[LayerFunctions]]:
-        """The layers as prompt, image with queries, and answers pass them."""
-        casts = self.training and torch.is_grad_enabled() and autocasts(self.device)
-        # graphs cast weights themselves, adapters are more than weights, checkpointing is not to keep casts
-        if not casts or self.compiles or self.lora is not None or self.gradient_checkpointing:
-            return [self._layers] * 3
-        return share(self._layers, 3)
+        return Context(features, memory, 1 if stream is None else stream.start.shape[1])
 
     @property
     def _layers(self) -> list[Layer]:
         return [cast(Layer, layer) for layer in self.layers]
 
-    def read_prompt(
-        self, ids: Tensor, mask: Tensor, layers: Sequence[LayerFunctions] | None = None
-    ) -> list[KeysValues]:
+    def read_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
         """Keys and values of the prompt in every layer, 2 x `[B or 1, heads, n, d]`.
 
         Without gradients and in `eval` mode a prompt that serves the whole batch is read once: the last few
-        are remembered until a weight changes or the mode is set. `layers`: as a training step has them.
+        are remembered until a weight changes or the mode is set.
         """
         # a step between two uses may have changed weights behind the version counters' back
         if self.training or torch.is_grad_enabled():
             self._prompts.clear()
-            return self._prompt_layers(layers, ids, mask) if layers else self.encode_prompt(ids, mask)
+            return self.encode_prompt(ids, mask)
         if len(ids) > 1 or any(p.is_inference() for p in self.parameters()):
             return self.encode_prompt(ids, mask)
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
@@ -188,17 +176,14 @@ class UFOViT(Backbone):
         return found
 
     def encode_prompt(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
-        return self._prompt_layers(self._layers, ids, mask)
-
-    def _prompt_layers(self, layers: Sequence[LayerFunctions], ids: Tensor, mask: Tensor) -> list[KeysValues]:
         x = self.embedding(ids, torch.arange(ids.shape[1], device=ids.device))  # [B or 1, n, C]
         mask, pairs = hiding(mask[:, None, None], product_type(x)), []
-        for index, layer in enumerate(layers[:-1]):
+        for index, layer in enumerate(self._layers[:-1]):
             x, k, v = self.run_layer(index, self._prompt_layer, layer, x, mask)
             pairs.append((k, v))
-        return [*pairs, layers[-1].heads_of(x)[1:]]
+        return [*pairs, self._layers[-1].heads_of(x)[1:]]
 
-    def _prompt_layer(self, layer: LayerFunctions, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _prompt_layer(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.compiled(prompt_pass)(layer, x, mask)
 
     def train(self, mode: bool = True) -> UFOViT:
@@ -307,8 +292,7 @@ class UFOViT(Backbone):
             layers=sum(m is not None for m in context.memory),
         )
         mean: Any = 0.0  # a tensor from the first of `mean_layers` on
-        layers = context.layers or self._layers
-        for index, (layer, memory) in enumerate(zip(layers, context.memory, strict=True)):
+        for index, (layer, memory) in enumerate(zip(self._layers, context.memory, strict=True)):
             if memory is not None:
                 own = memory.own if start == 0 else None  # later it is in the cache
                 x = self.run_layer(index, self._answer_layer, index, layer, x, own, call)
@@ -319,7 +303,7 @@ class UFOViT(Backbone):
         return mean / len(self.mean_layers)
 
     def _answer_layer(
-        self, index: int, layer: LayerFunctions, x: Tensor, own: KeysValues | None, call: _AnswerCall
+        self, index: int, layer: Layer, x: Tensor, own: KeysValues | None, call: _AnswerCall
     ) -> Tensor:
         """One layer of answer tokens; the linear maps run on packed tokens, attention on padded rows.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,19 +38,23 @@ class Embedding(nn.Module):
         return self.dropout(self.norm(self.word(ids) + self.position(positions)))
 
 
-class LayerFunctions:
+class Layer(nn.Module):
     """A pre-norm transformer layer; which stream calls it decides what it attends to."""
 
-    heads: int
-    windowed: bool
-    training: bool
     drop: Tensor | None  # the rate of stochastic depth: as a tensor it is no constant of a compiled graph
-    norm1: Callable[..., Tensor]
-    qkv: Callable[..., Tensor]
-    proj: Callable[..., Tensor]
-    norm2: Callable[..., Tensor]
-    fc1: Callable[..., Tensor]
-    fc2: Callable[..., Tensor]
+
+    def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float | None):
+        super().__init__()
+        self.heads, self.windowed = heads, windowed
+        self.register_buffer("drop", None if drop is None else torch.tensor(drop), persistent=False)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
 
     def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of `[R, N, C]`, each `[R, heads, N, d]`."""
@@ -73,27 +75,3 @@ class LayerFunctions:
         if self.training and self.drop is not None:
             branch = drop_path(branch, self.drop, rows)
         return x + branch
-
-
-class Layer(LayerFunctions, nn.Module):
-    """A layer with its weights."""
-
-    norm1: nn.LayerNorm
-    qkv: nn.Linear
-    proj: nn.Linear
-    norm2: nn.LayerNorm
-    fc1: nn.Linear
-    fc2: nn.Linear
-
-    def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float | None):
-        super().__init__()
-        self.heads, self.windowed = heads, windowed
-        self.register_buffer("drop", None if drop is None else torch.tensor(drop), persistent=False)
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, width // heads))
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.fc1 = nn.Linear(width, mlp_width)
-        self.fc2 = nn.Linear(mlp_width, width)

@@ -14,28 +14,28 @@ from torch import Tensor
 
 from ufo.backbones.attention import attend, image_attention, query_attention
 from ufo.backbones.layer_pass import lengths
-from ufo.backbones.vit_layers import LayerFunctions, joined
+from ufo.backbones.vit_layers import Layer, joined
 
 Stream = tuple[Tensor, Tensor, Tensor]
 """A stream behind the layer or its attention, and the keys and values that others see of it."""
 
 
 @lengths(x=(0, 1), mask=(0, 3))
-def prompt_pass(layer: LayerFunctions, x: Tensor, mask: Tensor) -> Stream:
+def prompt_pass(layer: Layer, x: Tensor, mask: Tensor) -> Stream:
     """Prompt tokens `[B or 1, n, C]` that see each other, unless `mask [B or 1, 1, 1, n]` hides them."""
     q, k, v = layer.heads_of(x)
     return layer.finish(x, attend(q, k, v, mask)), k, v
 
 
 @lengths(x=(0,))
-def open_pass(layer: LayerFunctions, x: Tensor) -> Tensor:
+def open_pass(layer: Layer, x: Tensor) -> Tensor:
     """Tokens `[M, C]` before their attention: queries, keys and values `[M, 3C]`."""
     return layer.qkv(layer.norm1(x))
 
 
 @lengths(qkv=(0,), keys=(0, 2), values=(0, 2), hiding=(0, 2))
 def image_pass(
-    layer: LayerFunctions,
+    layer: Layer,
     qkv: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -53,12 +53,12 @@ def image_pass(
 
 
 @lengths(qkv=(0, 1), image_k=(0,), image_v=(0,))
-def query_pass(layer: LayerFunctions, qkv: Tensor, image_k: Tensor, image_v: Tensor) -> Tensor:
+def query_pass(layer: Layer, qkv: Tensor, image_k: Tensor, image_v: Tensor) -> Tensor:
     """Queries, given by `qkv [W, S, 3C]`, see the patches of their window, `[W, h, N, d]`: `[W, S, C]`."""
     return joined(query_attention(*layer.split(qkv), image_k, image_v))
 
 
 @lengths(x=(0,), attended=(0,), rows=(0,))
-def close_pass(layer: LayerFunctions, x: Tensor, attended: Tensor, rows: Tensor | None) -> Tensor:
+def close_pass(layer: Layer, x: Tensor, attended: Tensor, rows: Tensor | None) -> Tensor:
     """Tokens `[M, C]` behind their attention; `rows [M]`: those of one row are dropped together."""
     return layer.mlp(x + layer.proj(attended), rows)
