@@ -218,12 +218,39 @@ def test_a_number_of_several_tokens_may_differ_in_each():
     _, boxes, spread = found._numbers
     assert boxes.tolist() == [[25] * 4]
     first, second = logits[0, 0].softmax(-1), logits[0, 1].softmax(-1)
-    for digit in range(10):  # another first digit keeps the second; the first as it is, any second
+    for digit in range(
+        10
+    ):  # behind another first digit stands what is nearest; the first as it is, any second
         token = 2 + digit
         if digit != 2:
-            assert float(spread[0, 0, 10 * digit + 5]) == pytest.approx(float(first[token]), rel=1e-4)
+            nearest = 10 * digit + (0 if digit > 2 else 9)
+            assert float(spread[0, 0, nearest]) == pytest.approx(float(first[token]), rel=1e-4)
         wanted = float(first[4] * second[token])
         assert float(spread[0, 0, 20 + digit]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_number_of_several_digits_is_expected_near_where_it_is(tokenizer):
+    """Each digit is said with its probability given those before it, of numbers spread around a place."""
+    digits, places = Digits(), [199.6, 300.4, 209.5, 248.2]
+    ids, states = [], []
+    for place in places:
+        spread = (-0.5 * ((torch.arange(1000) - place) / 2).square()).softmax(0)
+        values = torch.arange(1000).where(spread > 1e-9, -1)  # all of them have three digits
+        for step in (100, 10, 1):
+            likely = torch.zeros(12).index_add_(
+                0, 2 + values.clamp(min=0) // step % 10, spread * (values >= 0)
+            )
+            ids.append(int(likely.argmax()))
+            states.append((likely / likely.sum()).log().clamp(min=-50))
+            values = values.where(values // step % 10 == ids[-1] - 2, -1)
+        ids.append(1)
+        states.append(50.0 * torch.nn.functional.one_hot(torch.tensor(1), 12))
+    found = Certainty(
+        torch.tensor([ids]), torch.stack(states)[None], torch.eye(12), digits, Layout(largest=999)
+    )
+    said, expected = found.numbers(slice(None))
+    assert (said[0, 0] - torch.tensor(places)).abs().max() < 1
+    assert (expected[0, 0] - torch.tensor(places)).abs().max() < 0.6
 
 
 def test_pieces_of_words_are_no_whole_numbers(tokenizer):

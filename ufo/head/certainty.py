@@ -178,7 +178,8 @@ class Certainty:
             Their places among all `[N]`, the numbers as they were said int64 `[N, 4]`, and the probability of
             each value `[N, 4, S]`.
 
-        A number of several tokens may differ in each of them: what follows is taken to stay as it is.
+        A number of several tokens may differ in each of them: what follows is taken to bring it as near as
+        possible to what was said, as 199 is beside 200.
         """
         value, kind = self._vocabulary
         ids, numbers, size = self.ids[self._places], self._candidates, self.layout.largest + 1
@@ -194,7 +195,9 @@ class Certainty:
         # the last token of a number stands for what was said as well, the others for what differs in them
         fits &= last[:, None] | (numbers != ids[:, None])
         weight = (candidates + before[:, None]).exp() * fits
-        becomes = boxes[group][:, None] + (value[numbers] - value[ids][:, None]) * (10**after)[:, None]
+        behind, as_said = (10**after)[:, None], boxes[group][:, None]
+        lowest = (as_said // behind + value[numbers] - value[ids][:, None]) * behind
+        becomes = as_said.clamp(lowest, lowest + behind - 1)
         place = group[:, None] * size + becomes.clamp(0, size - 1)
         spread = weight.new_zeros(total * size).index_add_(0, place.flatten(), weight.flatten())
         return found, boxes.clamp(0, size - 1).view(-1, _NUMBERS), spread.view(-1, _NUMBERS, size)
