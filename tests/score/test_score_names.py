@@ -178,6 +178,23 @@ def test_a_record_names_one_image(tmp_path, capsys, names, expected):
     assert len(error.splitlines()) == code and "warning" not in out
 
 
+def test_an_id_decides_where_workers_call_its_file_by_folders_of_their_own(tmp_path):
+    content = coco(images=3)
+    truth, files = (
+        write(tmp_path / "truth.json", content),
+        {i["id"]: i["file_name"] for i in content["images"]},
+    )
+    found = detections(content)
+    called = [
+        {**record, "file_name": f"/tmp/worker{place % 2}/{files[record['image_id']]}"}
+        for place, record in enumerate(found)
+    ]
+    one, other = (
+        write(tmp_path / name, records) for name, records in (("1.json", found), ("2.json", called))
+    )
+    assert scored(tmp_path, one, truth, "detection") == scored(tmp_path, other, truth, "detection")
+
+
 def test_a_strange_file_beside_an_id_is_counted_and_named(tmp_path):
     truth = write(tmp_path / "truth.json", coco(images=2))
     found = [{"image_id": 4, "file_name": name, "category_id": 3, "bbox": OWL} for name in ("owl.jpg", "000")]

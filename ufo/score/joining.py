@@ -70,7 +70,7 @@ class Names:
             return None
         image = self.find(answer.image)
         for name in answer.names if image is not None else ():
-            other = self.find(name)
+            other = self._meant(name)
             if other not in (None, image):
                 raise DataError(
                     f"{answer.where} is about image {short(answer.image)} and about {short(name)}, which are "
@@ -92,18 +92,23 @@ class Names:
 
     def find(self, name: int | str) -> Any:
         """The image's id, or None. Raises DataError where two names mean one image, but not one file."""
-        if name in self._exact:
-            return self._exact[name]
-        tries = _spellings(name)
-        text = tries[1]
-        found = next((i for t in tries if (i := self._tolerant.get(t)) is not None), None)
-        other = text if found is None else self._said.setdefault(found, text)
+        found = self._meant(name)
+        if found is None or name in self._exact:
+            return found
+        text = _spellings(name)[1]
+        other = self._said.setdefault(found, text)
         if not _one_file(other, text):
             raise DataError(
                 f"predictions about {short(other)} and about {short(text)} would both count for image "
                 f"{short(found)}; name images as the annotations do."
             )
         return found
+
+    def _meant(self, name: int | str) -> Any:
+        """The image's id, or None."""
+        if name in self._exact:
+            return self._exact[name]
+        return next((i for t in _spellings(name) if (i := self._tolerant.get(t)) is not None), None)
 
 
 def _spellings(name: int | str) -> tuple[str, ...]:
