@@ -48,7 +48,8 @@ def unrelated(convention: Convention, truth: Truth, joined: Joined) -> str:
     own = _fit(convention, pairs(truth, joined))
     if own is None:
         return ""
-    for shift, where in ((1, "next"), (-1, "previous")):
+    enough = len(truth.examples) >= ENOUGH
+    for shift, where in ((1, "next"), (-1, "previous")) if enough else ():
         shifted = _fit(convention, pairs(truth, joined, shift)) or 0.0
         if shifted >= own + AT_LEAST and shifted >= own * FAR_BETTER:
             return (
@@ -61,10 +62,11 @@ def unrelated(convention: Convention, truth: Truth, joined: Joined) -> str:
             f"hardly any box overlaps with an annotated one of its {what} (mean IoU {own:.2f}); check that "
             f"the predictions name their {what}s as the annotations do, and that these are the right ones"
         )
-    shifts = {max(1, len(truth.examples) // part) for part in PARTS}
-    others = [_fit(convention, pairs(truth, joined, shift)) or 0.0 for shift in shifts]
+    if not enough:
+        return ""
+    others = [_fit(convention, pairs(truth, joined, len(truth.examples) // part)) or 0.0 for part in PARTS]
     other = sum(others) / len(others)
-    if own < min(CHANCE * other, RIGHT) and len(truth.examples) >= ENOUGH:
+    if own < min(CHANCE * other, RIGHT):
         return (
             f"the boxes fit annotations of other {what}s as well (mean IoU {other:.2f}) as those of their "
             f"own ({own:.2f}); check that the predictions name their {what}s as the annotations do"
