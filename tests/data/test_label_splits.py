@@ -27,6 +27,21 @@ def test_pictures_of_two_splits_may_have_the_same_name(name, tmp_path):
         assert label == scene.things[0].label and box == pytest.approx(scene.things[0].box, abs=0.01)
 
 
+def test_a_folder_above_the_imported_one_is_no_split_of_pictures(tmp_path):
+    """Both pictures are below a folder called `train`."""
+    folder = tmp_path / "train" / "export"
+    for split in ("train", "val"):
+        write_image(folder / "photos" / split / "a.jpg")
+    head, rows = (
+        "filename,xmin,ymin,xmax,ymax,class,split\n",
+        "a.jpg,1,2,9,9,owl,train\na.jpg,3,2,9,9,owl,val\n",
+    )
+    (folder / "labels.csv").write_text(head + rows)
+    labels = imported(format_named("csv"), folder)
+    assert {(p.path.parent.name, p.split) for p in labels.pictures} == {("train", "train"), ("val", "val")}
+    assert not labels.problems.counts
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_uploads_of_label_studio_lose_blanks_brackets_and_marks(form, quoted, tmp_path):

@@ -97,12 +97,24 @@ class Pictures:
         if len(found) == 1:
             self._note_name(found[0], [spelled(word) for word in reversed(words)])
             return found[0]
-        alike = ((_alike(path, words, near, split), path) for path in found)
+        alike = ((self._alike(path, words, near, split), path) for path in found)
         ranked = sorted(alike, key=lambda pair: pair[0], reverse=True)
         if ranked[0][0] == ranked[1][0]:
             self.problems.report("name of several pictures", name[:200])
             return None
         return ranked[0][1]
+
+    def _alike(
+        self, path: Path, words: list[str], near: Path | None, split: str
+    ) -> tuple[int, bool, int, int]:
+        """How well a picture fits a name: how many last parts are the same, and where it is (see `find`)."""
+        same = _same_end(path.parts, words)
+        folders = path.relative_to(self.images).parts[:-1]  # one above them all says nothing
+        inside = bool(split) and any(split_of(part) == split for part in folders)
+        if near is None:
+            return same, inside, 0, 0
+        close = len(os.path.commonpath([path.resolve(), near.resolve()]))
+        return same, inside, close, _same_end(path.parent.parts, near.parts)
 
     def _note_name(self, path: Path, name: list[str]) -> None:
         """Count a picture that labels have called otherwise before, as frames of a folder that is missing."""
@@ -152,16 +164,6 @@ def walk(folder: Path) -> Iterator[Path]:
 def spelled(name: str) -> str:
     """A name so that two spellings of it are equal: in lower case, each letter with its marks as one."""
     return unicodedata.normalize("NFC", name).lower()
-
-
-def _alike(path: Path, words: list[str], near: Path | None, split: str) -> tuple[int, bool, int, int]:
-    """How well a picture fits a name: how many last parts are the same, and where it is (see `find`)."""
-    same = _same_end(path.parts, words)
-    inside = bool(split) and any(split_of(part) == split for part in path.parts[:-1])
-    if near is None:
-        return same, inside, 0, 0
-    close = len(os.path.commonpath([path.resolve(), near.resolve()]))
-    return same, inside, close, _same_end(path.parent.parts, near.parts)
 
 
 def _same_end(ours: Sequence[str], theirs: Sequence[str]) -> int:
