@@ -204,6 +204,16 @@ def test_tables_of_boxes(tmp_path, text):
     assert {p.split for p in labels.pictures} == ({"test"} if "split" in text else {""})
 
 
+def test_a_comma_in_a_cell_of_a_table_with_commas_is_no_point(tmp_path):
+    """`"1,024"` is a thousand: read as 1.024 it made another box."""
+    pictures(tmp_path / "pictures", "a.jpg")
+    rows = ['a.jpg,16,12,"1,024","1,100",owl', "a.jpg,16,12,48,36,owl"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["filename,xmin,ymin,xmax,ymax,class", *rows]))
+    labels = imported(format_named("csv"), tmp_path)
+    assert boxes(labels)["a.jpg"] == [(OWL, (16, 12, 48, 36))]
+    assert labels.problems.left_out == {"row without four numbers": 1}
+
+
 def test_map_of_another_size_is_left_out(tmp_path):
     root = masks(tmp_path / "birds")
     PIL.Image.fromarray(np.zeros((5, 5), np.uint8)).save(root / "train" / "a_mask.png")

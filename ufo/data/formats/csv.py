@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ufo.data.errors import DataError
-from ufo.data.labels.reading import Source, peek, rows_of
+from ufo.data.labels.reading import Source, mark_of, peek, rows_of
 from ufo.data.labels.record import Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import corners, number
 from ufo.data.problems import DOUBTFUL
@@ -62,6 +62,8 @@ def read(source: Source) -> Labels:
         read_any = True
         if columns.pop("head", 0):
             rows = rows[1:]
+        if mark_of(peek(path)) != ",":  # or it may stand before thousands
+            rows = _with_points(rows, columns)
         shares = _in_shares(rows, columns)
         for line, row in rows:
             _row(source, pictures, columns, row, path, line, shares)
@@ -77,7 +79,7 @@ def read(source: Source) -> Labels:
 def _in_shares(rows: list[tuple[int, list[str]]], columns: dict[str, int]) -> bool:
     """Whether the boxes of a file are shares of their pictures: no number in it is larger than that."""
     places = [place for key, place in columns.items() if key in SIDES]
-    found = [_number(row[place]) for _, row in rows for place in places if place < len(row)]
+    found = [number(row[place]) for _, row in rows for place in places if place < len(row)]
     known = [abs(value) for value in found if value is not None]
     return bool(known) and max(known) <= MOST_SHARE
 
@@ -89,8 +91,7 @@ def _files(source: Source) -> list[Path]:
 def _columns_of(start: str) -> dict[str, int]:
     """The columns of a file that begins like this."""
     line = next((line for line in start.splitlines() if line.strip()), "")
-    mark = max(",;\t", key=line.count)
-    return _columns([cell.strip().strip('"') for cell in line.split(mark)])
+    return _columns([cell.strip().strip('"') for cell in line.split(mark_of(line))])
 
 
 def _columns(row: list[str]) -> dict[str, int]:
@@ -110,15 +111,20 @@ def _columns(row: list[str]) -> dict[str, int]:
             if found.get(side) == found.get(key):
                 found.pop(key, None)
         return {**found, "head": 1}
-    filled = [_number(cell) is not None for cell in row[1:5]]
+    filled = [number(_with_point(cell)) is not None for cell in row[1:5]]
     if len(row) == 6 and number(row[0]) is None and (all(filled) or not any(row[1:])):
         return {key: place for place, key in enumerate(RETINANET)}
     return {}
 
 
-def _number(cell: str) -> float | None:
-    """A number, also with a comma in place of the point, as tables of many countries have it."""
-    return number(re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell))
+def _with_points(rows: list[tuple[int, list[str]]], columns: dict[str, int]) -> list[tuple[int, list[str]]]:
+    """Rows of a table whose numbers have a comma in place of the point, as those of many countries."""
+    places = {place for key, place in columns.items() if key in SIDES}
+    return [(line, [_with_point(c) if k in places else c for k, c in enumerate(row)]) for line, row in rows]
+
+
+def _with_point(cell: str) -> str:
+    return re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell)
 
 
 def _row(
@@ -147,7 +153,7 @@ def _row(
     values = {key: cells.get(key, "") for key in SIDES if key in columns}
     if picture is None or not any(values.values()):
         return
-    known = [_number(value) for value in values.values()]
+    known = [number(value) for value in values.values()]
     if len(known) < 4 or None in known:
         source.problems.report("row without four numbers", where)
         return

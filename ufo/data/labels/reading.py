@@ -200,13 +200,17 @@ def rows_of(path: Path) -> list[tuple[int, list[str]]]:
     A cell in quotes may have several lines, and keeps them.
     """
     text = text_of(path)
-    head = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
-    mark = max(",;\t", key=head.count)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark_of(text), skipinitialspace=True)
         return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file: {error}.") from error
+
+
+def mark_of(text: str) -> str:
+    """What stands between the cells of a CSV text that begins like this: a comma, a semicolon or a tab."""
+    head = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
+    return max(",;\t", key=head.count)
 
 
 def objects_of(path: Path) -> Iterator[tuple[int, Any]]:
