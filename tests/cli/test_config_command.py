@@ -31,6 +31,14 @@ def line_at(place: str) -> str:
     return (ROOT / path).read_text().splitlines()[int(number) - 1]
 
 
+def test_a_value_that_is_to_be_given_is_called_so(said):
+    """`ckpt: ???` of an evaluation ended the command with a KeyError."""
+    given = [line for line in said("--evaluate") if line.startswith("ckpt = ")]
+    assert len(given) == 1 and given[0].startswith("ckpt = ??? (to be given)")
+    assert said("--evaluate", "ckpt")[0] == "ckpt = ??? (to be given)"
+    assert said("--evaluate", "ckpt", "ckpt=x")[0] == "ckpt = x"
+
+
 def test_the_last_file_counts_and_what_it_replaced_is_named(said):
     value, first, second, *_ = said("trainer.max_steps", "experiment=digits_shifted")
     assert value == "trainer.max_steps = 400"

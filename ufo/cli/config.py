@@ -95,7 +95,7 @@ def _leaves(cfg: DictConfig, at: Key = ()) -> Iterator[Key]:
 
 
 def _value(cfg: DictConfig, key: Key) -> str:
-    """The resolved value, or what is written where only a job can resolve it."""
+    """The resolved value, or what is written where only a job can resolve it, or where it is to be given."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -103,12 +103,13 @@ def _value(cfg: DictConfig, key: Key) -> str:
 
     try:
         return _text(select(cfg, key))
-    except (OmegaConfBaseException, ValueError):
+    except (OmegaConfBaseException, ValueError, KeyError):
         parent = cfg
         for name in key[:-1]:
             parent = parent[name]
         written: Any = OmegaConf.to_container(parent, resolve=False)
-        return f"{written[key[-1]]} (known when a run starts)"
+        missing = OmegaConf.is_missing(parent, key[-1])
+        return f"{written[key[-1]]} ({'to be given' if missing else 'known when a run starts'})"
 
 
 def _text(value: Any) -> str:
