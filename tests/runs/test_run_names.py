@@ -56,6 +56,7 @@ def test_the_config_has_it():
         ({"limit_val_batches": 1}, "trainer.limit_val_batches=1"),
         ({"limit_val_batches": 0.5}, "trainer.limit_val_batches=0.5"),
         ({"fast_dev_run": True}, "trainer.fast_dev_run=True"),
+        ({"overfit_batches": 2}, "trainer.overfit_batches=2"),
     ],
 )
 def test_an_evaluation_of_a_part_has_its_own_folder(trainer, part):

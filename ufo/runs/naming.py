@@ -50,9 +50,10 @@ def evaluation_folder(trainer: Mapping[str, Any]) -> str:
 
 def part_of(trainer: Mapping[str, Any]) -> str | None:
     """The setting, `key=value`, that lets a trainer validate on some batches only; None: on all."""
-    limit, tried = trainer.get("limit_val_batches"), trainer.get("fast_dev_run")
-    if tried:
-        return f"trainer.fast_dev_run={tried}"
+    for name in ("fast_dev_run", "overfit_batches"):  # the latter takes as many of a validation
+        if trainer.get(name):
+            return f"trainer.{name}={trainer[name]}"
+    limit = trainer.get("limit_val_batches")
     whole = limit is None or (isinstance(limit, float) and limit >= 1)  # 1 is a batch, 1.0 is all
     return None if whole else f"trainer.limit_val_batches={limit}"
 
