@@ -95,7 +95,10 @@ def _unread(error: InstantiationException) -> str:
     called, name = _CALLED.search(str(error)), _UNEXPECTED.search(str(error.__cause__))
     if not called or not name or not isinstance(error.__cause__, TypeError):
         return ""
-    parameters = inspect.signature(find_target(called[1])).parameters.values()
+    try:
+        parameters = inspect.signature(find_target(called[1])).parameters.values()
+    except (TypeError, ValueError):  # written in C: what it takes is not known
+        return ""
     known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     key = f"{called[2]}.{name[1]}" if called[2] else name[1]
     return f"nothing reads the config key '{key}'; {instead(name[1], known, 'keys are')}"

@@ -31,6 +31,22 @@ def test_an_option_that_is_not_taken_has_its_nearest_name(settings, expected):
     assert sentence(error.value) == f"nothing reads the config key {expected}"
 
 
+def test_options_of_code_in_c_are_left_to_it():
+    """Python does not know what it takes: it was called no class, and its own error ended in another one."""
+    check_arguments({"train_time_interval": {"_target_": "datetime.timedelta", "minutes": 30}})
+    with pytest.raises(ValueError, match="is no class and no function"):
+        check_arguments({"every": {"_target_": "math.pi"}})
+    with pytest.raises(InstantiationException) as error:
+        instantiate({"_target_": "torch.Generator", "sead": 1})
+    assert "unexpected keyword argument 'sead'" in sentence(error.value)
+
+
+def test_the_example_of_a_target_is_one():
+    with pytest.raises(ValueError, match="names nothing") as error:
+        find_target("")
+    assert find_target(str(error.value).rpartition(" ")[2]).name == "caption"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

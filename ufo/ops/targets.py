@@ -15,7 +15,9 @@ def find_target(name: Any) -> Any:
     """The class or function at a dotted name. Raises ValueError with the nearest name if there is none."""
     parts = str(name).split(".")
     if not all(parts):
-        raise ValueError(f"'{name}' names nothing; write a package and what is in it: ufo.tasks.Detection")
+        raise ValueError(
+            f"'{name}' names nothing; write a module and what is in it: ufo.tasks.caption.Caption"
+        )
     found: Any = _module(parts[0], str(name))
     if found is _NONE:
         raise ValueError(f"there is no '{name}': no package is called '{parts[0]}'")
