@@ -334,6 +334,11 @@ def test_first_asks_no_token_and_equals_what_comparing_finds(scoring, make_batch
         ("detection", {"calibration": {"score": "first", "points": [[0, 0], [1, float("nan")]]}}, "pairs"),
         ("detection", {"calibration": {"score": "quality", "points": [[0, 0], [1, 1]]}}, "score=quality"),
         ("detection", {"calibration": {"points": [[0, 0], [1, 1]]}}, "calibration=null"),
+        (
+            "grounding",
+            {"box": "expected", "calibration": {"score": "first", "points": [[0, 0], [1, 1]]}},
+            "box=said",
+        ),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(make_tiny_task, task, settings, words):

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
             task.score, task.calibration = before[name]
             left_out.append(str(error))
             continue
-        task.calibration = {"score": task.score, "points": fitted.points}
+        settings = {name: task.settings[name] for name in task.calibrated_for}
+        task.calibration = settings | {"points": fitted.points}
         worth = [numbers[key] for key in ("ECE", "Brier") for numbers in (fitted.before, fitted.after)]
         rows.append([f"{name}, score={task.score}", str(fitted.objects), *(f"{x:.4f}" for x in worth)])
     if not rows:

@@ -139,17 +139,18 @@ def check_settings(task: Task, vocabulary: int | None = None, queries: int | Non
 def _check_calibration(task: Task) -> None:
     if not task.calibration:
         return
-    if set(task.calibration) != {"score", "points"}:
+    fitted = {"box": "said", **task.calibration}  # older maps are of boxes as they were said
+    if set(fitted) != {"score", "points", "box"}:
         raise _refusal(task, "its calibration is not what `ufo calibrate` writes; set calibration=null")
-    fitted = task.calibration["score"]
-    if fitted != task.score:
-        raise _refusal(
-            task,
-            f"it is calibrated for score={fitted}, and a map of those scores says nothing of "
-            f"score={task.score}; set calibration=null, or score={fitted}",
-        )
+    for name in task.calibrated_for:
+        if (now := task.settings[name]) != fitted[name]:
+            raise _refusal(
+                task,
+                f"it is calibrated for {name}={fitted[name]}, and that map says nothing of {name}={now}; set "
+                f"calibration=null, or {name}={fitted[name]}",
+            )
     try:
-        check_monotone(task.calibration["points"])
+        check_monotone(fitted["points"])
     except ValueError as error:
         raise _refusal(task, f"its calibration cannot be used: {error}; set calibration=null") from error
 

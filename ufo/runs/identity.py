@@ -40,7 +40,7 @@ DECODING = frozenset(
     [
         *("num_beams", "temperature", "length_penalty", "top_tokens", "keep_queries", "constrained"),
         *("max_per_image", "nms_iou", "nms_min_score", "nms_sigma", "nms_filter", "mask_threshold"),
-        *("largest_parts", "score", "calibration"),
+        *("largest_parts", "score", "box", "calibration"),
     ]
 )
 FREE_OF_SOURCES = frozenset(["batch_size", "val_batch_size", "max_tries", "dataset", "transform", "name"])

@@ -123,6 +123,7 @@ class Task(ABC):
     answers_background: ClassVar[bool] = False  # queries learn to say that they answer for no object
     needs: ClassVar[frozenset[str]]  # annotations (`ufo.types.ANNOTATIONS`) that its data must have
     scores: ClassVar[tuple[str, ...]] = ("first",)  # what its `score` may be; several: it scores objects
+    calibrated_for: ClassVar[tuple[str, ...]] = ("score",)  # the settings that its scores depend on
 
     image_size: int  # network input, pixels per side
     interpolation: str = "bilinear"  # how `predict` resizes, as the data of the training were
@@ -137,7 +138,7 @@ class Task(ABC):
     constrained: bool = False  # only tokens that keep an answer well-formed
     causal_image: bool = False  # image tokens see only earlier ones (language models)
     score: str = "first"  # of an object, one of SCORES
-    # {"score": what it is fitted to, "points": see ufo.ops.monotone}; written by `ufo calibrate`
+    # the settings `calibrated_for` and {"points": see ufo.ops.monotone}; written by `ufo calibrate`
     calibration: dict[str, Any] | None = None
     wording: Wording = field(default=UFO_VIT, init=False, repr=False, compare=False)
 

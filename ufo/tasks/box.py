@@ -30,6 +30,7 @@ class BoxNumbers:
 
     name: ClassVar[str]
     boxes: ClassVar[tuple[str, ...]] = ("said", "expected")
+    calibrated_for: ClassVar[tuple[str, ...]] = ("score", "box")
 
     num_bins: int
     box: str = "said"
