@@ -70,7 +70,8 @@ def test_an_endless_iterator_is_read_only_a_little_ahead(model):
 
 
 def test_large_pictures_are_shrunken_and_records_are_not(model):
-    image = torch.randint(256, (3, 40, 60), dtype=torch.uint8)
+    # not any noise: in some the model finds nothing
+    image = torch.randint(256, (3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (found,) = model.stream([image], "instance_segmentation", max_pixels=600)
     assert found.image.shape == (3, 20, 30) and found.masks.shape[1:] == (20, 30)
     assert {tuple(record["segmentation"]["size"]) for record in found.to_coco()} == {(40, 60)}
