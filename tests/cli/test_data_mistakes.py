@@ -120,6 +120,24 @@ def test_a_mistyped_option_of_a_transform_has_its_nearest_name(
         assert f"'transform.train.{option.partition('=')[0]}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("weigth: 2", "'sources.mine.weigth'; did you mean 'weight'?"),
+        ("batch_size: four", "sources.mine.batch_size must be a whole number of at least 1, not 'four'"),
+        ("weight: -1", "sources.mine.weight must be a number of at least 0, not -1"),
+    ],
+)
+def test_what_a_training_refuses_in_a_source_is_refused_by_a_check(
+    tmp_path, monkeypatch, capsys, line, expected
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"{SOURCE.format(train='plain')}\n{line}\n")
+    assert main.main(["data", "check", "mine.yaml"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: mine/detection: ") and expected in error and len(error.splitlines()) == 1
+
+
 @pytest.mark.heavy
 def test_a_check_repeats_what_the_import_left_out(tmp_path, monkeypatch, capsys):
     """An unreadable picture is in no file that a check reads, whether something is labelled in it or not."""

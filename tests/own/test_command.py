@@ -13,6 +13,7 @@ from squares import write_squares
 from ufo.check import check_config
 from ufo.checkpoints import recipes
 from ufo.command_line import readable
+from ufo.data.errors import DataError
 from ufo.entry import train
 from ufo.own.command import own_files, rewritten
 from ufo.own.offered import say_offered
@@ -194,6 +195,30 @@ def test_a_file_that_is_no_source__is_one_sentence(change, said, folder):
     with pytest.raises(ValueError, match=said) as error:
         find([str(path)], [])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("annotations:", "anotations:", "sources.sq.dataset.train.anotations'; did you mean 'annotations'?"),
+        ("  train:", "  trian:", "sources.sq.dataset.trian'; did you mean 'train'?"),
+        ("task:", "weigth: 2\ntask:", "sources.sq.weigth'; did you mean 'weight'?"),
+        ("task:", "batch_size: four\ntask:", "sources.sq.batch_size must be a whole number of at least 1"),
+        ("_partial_: true", "_partial_: yes please", "_partial_ must be true or false, not 'yes please'"),
+        ("train: true", "min_size: small", "`min_size` is a number of pixels, not 'small'"),
+    ],
+)
+def test_a_mistyped_source__is_refused_before_its_data_are_read(old, new, said, folder):
+    path = folder / "mine" / "source" / "squares.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises((ValueError, DataError)) as error:
+        rewritten([str(path)])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_of_a_source_that_is_not_there__are_refused(folder):
+    with pytest.raises(ValueError, match=r"no sources\.sk to give settings to.* sources are: sq|mean 'sq'"):
+        rewritten(["mine/source/squares.yaml", "sources.sk.batch_size=4"])
 
 
 def test_a_file_with_a_byte_order_mark__is_read(folder):

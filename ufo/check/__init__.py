@@ -6,16 +6,19 @@ lengths of answers (`answers`); and how an entry point says it (`errors`).
 """
 
 from ufo.check.classes import check_fit, check_known, check_source
-from ufo.check.config import check_arguments, check_config, check_run
+from ufo.check.config import check_arguments, check_config, check_entry, check_run
 from ufo.check.errors import RUNNING, SETUP, clear_errors
+from ufo.check.values import check_numbers
 
 __all__ = [
     "RUNNING",
     "SETUP",
     "check_arguments",
     "check_config",
+    "check_entry",
     "check_fit",
     "check_known",
+    "check_numbers",
     "check_run",
     "check_source",
     "clear_errors",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Set
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ufo.check.data import check_files
 from ufo.check.values import check_values
 from ufo.command_line import chosen_experiment
+from ufo.data.source import Source
 from ufo.errors import sentence
 from ufo.head.strategy import check_settings
 from ufo.ops.nearest import instead
@@ -59,6 +61,8 @@ KEYS = frozenset(
 )
 
 DATASET = frozenset(["info", "folder", "evaluated", "train", "val"])
+BUILT = {"train", "val", "train_transform", "val_transform"}  # made of what `dataset` and `transform` hold
+SOURCE = {field.name for field in fields(Source) if field.init} - BUILT | {"dataset", "transform"}
 
 # groups whose entries have names of their own, and the key without which an entry is none
 NAMED = {"tasks": "_target_", "sources": "task", "callbacks": "_target_", "logger": "_target_"}
@@ -76,8 +80,7 @@ def check_config(cfg: DictConfig) -> None:
     for key, source in cfg.sources.items():
         if not source:
             continue
-        _check_keys(f"sources.{key}.dataset", source.dataset, DATASET | referred(source.dataset))
-        _check_keys(f"sources.{key}.transform", source.transform, {"train", "val"})
+        check_entry(f"sources.{key}", source)
         if source.task not in tasks:
             known = source.task in task_names()
             mend = f"; add +task@tasks.{source.task}={source.task}" if known else ""
@@ -88,6 +91,13 @@ def check_config(cfg: DictConfig) -> None:
     check_arguments(OmegaConf.to_container(cfg, resolve=False))
     for name in tasks:
         check_settings(instantiate(cfg.tasks[name]))
+
+
+def check_entry(where: str, source: DictConfig) -> None:
+    """Raises ValueError for a key of a source that nothing reads."""
+    _check_keys(where, map(str, source), SOURCE)
+    _check_keys(f"{where}.dataset", source.dataset, DATASET | referred(source.dataset))
+    _check_keys(f"{where}.transform", source.get("transform") or {}, {"train", "val"})
 
 
 def referred(dataset: DictConfig) -> set[str]:
@@ -132,6 +142,8 @@ def check_arguments(value: Any, where: str = "") -> None:
         check_arguments(child, f"{where}.{key}" if where else key)
     if "_target_" not in value:
         return
+    if not isinstance(value.get("_partial_", False), bool):
+        raise ValueError(f"{where}._partial_ must be true or false, not {value['_partial_']!r}")
     try:
         target = find_target(value["_target_"])
     except ValueError as error:

@@ -85,10 +85,10 @@ MANY_PROCESSES = 8
 def check_values(cfg: DictConfig) -> None:
     """Raises ValueError for the first value that no run can use, OmegaConf's error for a wrong reference."""
     written: Any = OmegaConf.to_container(cfg, resolve=False)
-    _check_numbers(written)  # first, as references compute with some of them
+    check_numbers(written)  # first, as references compute with some of them
     check_trainer(written["trainer"])
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    _check_numbers(plain)
+    check_numbers(plain)
     check_trainer(plain["trainer"])
     for name in SWITCHES:
         if not isinstance(plain.get(name, False), bool):
@@ -112,7 +112,7 @@ def check_values(cfg: DictConfig) -> None:
             raise ValueError(f"paths.{name}={plain['paths'][name]} is a file; it must be a folder")
 
 
-def _check_numbers(plain: dict[str, Any]) -> None:
+def check_numbers(plain: Any) -> None:
     """Raises ValueError for the first number out of range; references that stand unresolved are left out."""
     for key, value in _leaves(plain):
         if isinstance(value, str) and "${" in value:

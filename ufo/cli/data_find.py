@@ -226,7 +226,7 @@ def _found(name: str, cfg: DictConfig, dataset: DictConfig, source: DictConfig |
             raise CommandError(f"the config of {name} has no `_target_` in `{split}`: it names the loader")
         _check_arguments(name, split, options)
     if source is not None:
-        _check_transforms(name, source)
+        _check_source(name, source)
     return found
 
 
@@ -245,15 +245,18 @@ def _check_arguments(name: str, split: str, options: dict[str, Any]) -> None:
         raise CommandError(f"{name}: the loader of `{split}` needs `{'`, `'.join(missing)}`")
 
 
-def _check_transforms(name: str, source: DictConfig) -> None:
-    """CommandError for a transform that is not there and for options that it does not take."""
-    from ufo.check import check_arguments
+def _check_source(name: str, source: DictConfig) -> None:
+    """CommandError for what a training would refuse in the source itself: keys, numbers, transforms."""
+    from ufo.check import check_arguments, check_entry, check_numbers
 
+    key = re.sub(r"\W", "_", name.partition("/")[0])
+    plain = OmegaConf.to_container(source, resolve=False)
     transform = source.get("transform")
-    if not OmegaConf.is_config(transform):
-        return
     try:
-        check_arguments(OmegaConf.to_container(transform, resolve=False), "transform")
+        check_entry(f"sources.{key}", source)
+        check_numbers({"sources": {key: plain}})
+        if OmegaConf.is_config(transform):
+            check_arguments(OmegaConf.to_container(transform, resolve=False), "transform")
     except ValueError as error:
         raise CommandError(f"{name}: {error}") from error
 

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ufo import build, places
+from ufo.check import check_config, check_numbers
 from ufo.checkpoints import recipes
 from ufo.command_line import quoted, readable
 from ufo.own import choose
@@ -35,6 +36,8 @@ def chosen(place: Place, given: Sequence[str], quiet: bool = False) -> list[str]
         keys.add("optimizer.lr")
     base = ["experiment=own", *place.composing, *_single(given)]
     cfg = _composed(base)
+    check_config(cfg)  # a training does so, too; but what follows reads the data, as the config says
+    check_numbers(OmegaConf.to_container(cfg, resolve=False))
     found, here = _facts(cfg, numbers["looked_at"]), machine()
     model, size = choose.model(found, here, numbers)
 

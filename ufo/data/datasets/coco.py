@@ -88,6 +88,8 @@ class CocoDataset(ImageDataset):
         self.train = train
         if crowd not in CROWD:
             raise DataError(f"`crowd` is one of {', '.join(CROWD)}, not {crowd!r}.")
+        if not isinstance(min_size, (int, float)):
+            raise DataError(f"`min_size` is a number of pixels, not {min_size!r}.")
         self._index, self.problems = _read(
             path,
             self.images,
