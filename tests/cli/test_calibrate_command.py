@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cli_model import tiny_model
+from squares import write_squares
 
 from ufo.checkpoints.load import load, save
 from ufo.cli import calibrate
 from ufo.cli.calibrate import _config
+from ufo.command_line import searched
 from ufo.data.digits import generate
 from ufo.inference.asking import RequestError
 
@@ -152,6 +154,28 @@ def test_shipped_model_on_a_few_scenes(ufo, tmp_path):
     assert (found.scores.diff() <= 0).all()
     few = ufo("calibrate", shipped, *data, "+trainer.limit_val_batches=0", "--out", tmp_path / "few")
     assert few.code == 1 and "held-out data" in few.err[-1]
+
+
+SOURCE = """# @package sources.squares
+defaults: [/transform@transform: plain]
+name: squares/detection
+task: detection
+dataset:
+  images: {folder}/there_is_none
+  train: {{_target_: {coco}, _partial_: true, images: "${{..images}}", annotations: none.json, train: true}}
+  val: {{_target_: {coco}, _partial_: true, images: {folder}/pictures, annotations: {folder}/squares.json}}
+"""
+
+
+def test_what_only_the_training_data_refer_to_is_no_mistake(tmp_path):
+    """The training data themselves are not needed and may be gone."""
+    write_squares(tmp_path / "pictures", tmp_path / "squares.json", 2)
+    (tmp_path / "mine" / "source").mkdir(parents=True)
+    text = SOURCE.format(folder=tmp_path, coco="ufo.data.datasets.CocoDataset")
+    (tmp_path / "mine" / "source" / "squares.yaml").write_text(text)
+    own = ["mixture=own", "+source=squares", searched(tmp_path / "mine")]
+    cfg = _config(own, tiny_model(), "model")
+    assert cfg.sources.squares.dataset.train is None and cfg.sources.squares.dataset.val
 
 
 def test_no_training_scenes_are_drawn():

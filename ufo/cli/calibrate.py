@@ -164,8 +164,6 @@ def _config(overrides: Sequence[str], model: UFO, ckpt: str) -> DictConfig:
         if source and (task is None or len(task.scores) < 2 or not source.dataset.get("val")):
             left_out.append(f"{key} ({source.task})")
             cfg.sources[key] = None
-        elif source:
-            source.dataset.train = None  # nothing of it is read
     if not any(cfg.sources.values()):
         has = [name for name, task in model.tasks.items() if len(task.scores) > 1]
         raise CommandError(
@@ -177,6 +175,8 @@ def _config(overrides: Sequence[str], model: UFO, ckpt: str) -> DictConfig:
     OmegaConf.update(cfg, "ckpt", ckpt, force_add=True)  # as in an evaluation: no training scenes are drawn
     cfg.callbacks = {}  # some have a place in the folder of a run, and there is none
     check_run(cfg, training=False)
+    for source in filter(None, cfg.sources.values()):  # checked before: its keys may be there for it alone
+        source.dataset.train = None  # nothing of it is read
     return cfg
 
 
