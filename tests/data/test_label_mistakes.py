@@ -329,10 +329,18 @@ def test_records_in_another_form_are_counted(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[0]["objects"] = "owl at 3, 4"
     path.write_text("\n".join(map(json.dumps, [*lines, [1], 7])))
-    assert read("imagefolder", root).problems.left_out == {
+    labels = read("imagefolder", root)
+    assert labels.problems.left_out == {
         "objects that are neither a table nor a list": 1,
         "line that is no record": 2,
     }
+    lost = lines[0]["file_name"]
+    assert lost not in [picture.path.name for picture in labels.pictures], "it is not known to be empty"
+    lines[0]["objects"] = {"bbox": [[1, 2, 5, 6]], "categories": []}
+    path.write_text("\n".join(map(json.dumps, lines)))
+    labels = read("imagefolder", root)
+    assert labels.problems.left_out == {"record whose boxes and categories do not match": 1}
+    assert lost not in [picture.path.name for picture in labels.pictures]
     pictures(tmp_path / "said")
     texts = [{"file_name": n, "text": t} for n, t in zip(TRUTH, [None, {"a": 1}, "a bird"], strict=True)]
     (tmp_path / "said" / "metadata.jsonl").write_text("\n".join(map(json.dumps, texts)))
@@ -341,6 +349,20 @@ def test_records_in_another_form_are_counted(tmp_path):
     root = via(tmp_path / "via")
     edit(root / "via_project.json", lambda c: c["_via_img_metadata"].update(x={"filename": 7}))
     assert read("via", root).problems.left_out == {"entry without a file name": 1}
+
+
+def test_a_region_is_named_with_its_picture(tmp_path):
+    root = via(tmp_path / "via")
+    content = json.loads((root / "via_project.json").read_text())
+    entry = next(e for e in content["_via_img_metadata"].values() if e["regions"])
+    entry["regions"][0]["shape_attributes"] = {
+        "name": "polygon",
+        "all_points_x": [1, 9],
+        "all_points_y": [1, 9],
+    }
+    write_json(root / "via_project.json", content)
+    where = read("via", root).problems.first["empty polygon or mask"]
+    assert where.endswith(f"via_project.json: {entry['filename']}, region 1")
 
 
 def test_turned_boxes_as_polygons_are_said(tmp_path):

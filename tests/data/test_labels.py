@@ -210,6 +210,12 @@ def test_what_cannot_be_used_is_named():
         "empty polygon or mask": 1,
         "object of class 'tit', which is not among the classes": 1,
     }
+    assert labels.problems.doubtful == {"empty polygon or mask beside a box, which counts alone": 1}
+
+
+def test_an_empty_part_of_an_object_that_has_others_is_named():
+    labels = labels_of(Thing(OWL, polygons=[[1, 1, 9, 1, 9, 9], [1, 1, 2, 2]]))
+    tidy(labels, [OWL])
     assert labels.problems.doubtful == {"empty polygon or mask beside others": 1}
 
 

@@ -53,9 +53,15 @@ def read(source: Source) -> Labels:
                 source.problems.report("line that is no record", where)
                 continue
             picture = _picture(source, record, path, where, split)
-            if picture is not None:
-                picture.things = list(_things(source, record.get("objects"), numbered, where))
-                labels.pictures.append(picture)
+            if picture is None:
+                continue
+            try:
+                rows = _rows(record.get("objects"))
+            except ValueError as error:  # what is there is not known, so that it is no empty picture either
+                source.problems.report(str(error), where)
+                continue
+            picture.things = list(_things(source, rows, numbered, where))
+            labels.pictures.append(picture)
     return labels
 
 
@@ -96,24 +102,28 @@ def _picture(source: Source, record: dict[str, Any], path: Path, where: str, spl
     return picture
 
 
-def _things(source: Source, objects: Any, numbered: dict[str, int], where: str) -> Iterator[Thing]:
-    """The objects of a record: a table of columns, or a list of records."""
+def _rows(objects: Any) -> list[dict[str, Any]]:
+    """The objects of a record: a table of columns, or a list of records. ValueError in another form."""
+    if objects in (None, ""):
+        return []
     if isinstance(objects, list):
-        rows = [entry for entry in objects if isinstance(entry, dict)]
-    elif isinstance(objects, dict):
-        boxes = objects.get("bbox", objects.get("bboxes"))
-        key = next((key for key in CATEGORIES if isinstance(objects.get(key), list)), "")
-        classes = objects.get(key) or []
-        if not isinstance(boxes, list) or len(boxes) != len(classes):
-            source.problems.report("record whose boxes and categories do not match", where)
-            return
-        texts = objects.get("text")
-        texts = texts if isinstance(texts, list) else [""] * len(boxes)
-        rows = [{"bbox": b, "category": c, "text": t} for b, c, t in zip(boxes, classes, texts, strict=False)]
-    else:
-        if objects not in (None, ""):
-            source.problems.report("objects that are neither a table nor a list", where)
-        return
+        return [entry for entry in objects if isinstance(entry, dict)]
+    if not isinstance(objects, dict):
+        raise ValueError("objects that are neither a table nor a list")
+    boxes = objects.get("bbox", objects.get("bboxes"))
+    key = next((key for key in CATEGORIES if isinstance(objects.get(key), list)), "")
+    classes = objects.get(key) or []
+    if not isinstance(boxes, list) or len(boxes) != len(classes):
+        raise ValueError("record whose boxes and categories do not match")
+    texts = objects.get("text")
+    texts = texts if isinstance(texts, list) else [""] * len(boxes)
+    return [{"bbox": b, "category": c, "text": t} for b, c, t in zip(boxes, classes, texts, strict=False)]
+
+
+def _things(
+    source: Source, rows: list[dict[str, Any]], numbered: dict[str, int], where: str
+) -> Iterator[Thing]:
+    """The objects of a record that have a box and a category."""
     by_number = {place: name for name, place in numbered.items()}
     for place, row in enumerate(rows, start=1):
         at = f"{where}, object {place}"

@@ -53,9 +53,9 @@ def read(source: Source) -> Labels:
         labels.notes.append(f"the class of a region is its attribute {key!r}")
     for name in options.get(key, ()):
         labels.add_class(name)
-    for path, where, name, about, regions in entries:
-        split = source.split(path, name)
-        picture = source.open(source.find(name, path.parent, split), f"{where}: {name}", split=split)
+    for path, at, name, about, regions in entries:
+        split, where = source.split(path, name), f"{at}: {name[:200]}"
+        picture = source.open(source.find(name, path.parent, split), where, split=split)
         if picture is None:
             continue
         if isinstance(said := about.get("caption"), str) and said.strip():

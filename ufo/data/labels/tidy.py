@@ -127,7 +127,9 @@ def _shape(labels: Labels, thing: Thing, where: str) -> str | None:
     if thing.box is None:
         return "empty polygon or mask" if lost else "object without a box or shape"
     if lost:
-        labels.problems.report("empty polygon or mask beside others", where, effect=DOUBTFUL, number=lost)
+        beside = "others" if kept or thing.rle is not None else "a box, which counts alone"
+        kind = f"empty polygon or mask beside {beside}"
+        labels.problems.report(kind, where, effect=DOUBTFUL, number=lost)
     return None
 
 
