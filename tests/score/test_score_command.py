@@ -135,6 +135,24 @@ def test_texts_are_parsed_and_what_is_broken_is_counted(tmp_path, folder):
     assert result["metrics"]["Acc@0.5"]["value"] == pytest.approx(1 - 4 / len(records))
 
 
+def test_answers_of_another_format_are_told(tmp_path, folder):
+    answer = "<loc0256><loc0130><loc0769><loc0900> cat"
+    records = [{"sent_id": s["sent_id"], "answer": answer} for ref in refs(coco()) for s in ref["sentences"]]
+    code, result = grounding(tmp_path, folder, records, "--answers", "qwen", "--scale", "0-1000")
+    (said,) = [remark for remark in result["remarks"] if "answer" in remark]
+    assert code == 0 and f"{len(records)} of {len(records)} do as `paligemma` does" in said
+    assert "say --answers paligemma" in said
+    records = [{**record, "answer": "I see none"} for record in records]
+    _, result = grounding(tmp_path, folder, records, "--answers", "qwen", "--scale", "0-1000")
+    assert not any("say --answers" in remark for remark in result["remarks"])
+
+
+def test_answers_in_words_without_their_format_are_refused(tmp_path, folder, capsys):
+    records = [{"sent_id": 1, "answer": "<loc0256><loc0130><loc0769><loc0900> cat"}]
+    code, _ = grounding(tmp_path, folder, records)
+    assert code == 1 and "say how its boxes are written: --answers ufo, qwen" in capsys.readouterr().err
+
+
 def test_missing_predictions_are_misses_and_named(tmp_path, folder, capsys):
     records = list(expressions(coco()))
     code, result = grounding(tmp_path, folder, records[2:], "--boxes", "xywh")

@@ -50,6 +50,30 @@ def test_boxes_that_overlap_with_nothing_are_told(tmp_path):
     assert "hardly any box overlaps" in said and "(mean IoU 0.00)" in said
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_classes_that_are_counted_in_place_of_ids_are_told(tmp_path, first):
+    content = coco(images=12)
+    truth, found = write(tmp_path / "truth.json", content), detections(content, jitter=0.03)
+    assert warnings(tmp_path, found, truth, "detection") == []
+    ids = [category["id"] for category in content["categories"]]
+    counted = [{**r, "category_id": ids.index(r["category_id"]) + first} for r in found]
+    (said,) = warnings(tmp_path, counted, truth, "detection")
+    assert f"counted from {first} in the order of the annotations" in said
+
+
+@pytest.mark.parametrize("side", [224, 896])
+def test_pixels_of_a_networks_image_are_told(tmp_path, side):
+    content = coco(images=12)
+    truth, found = write(tmp_path / "truth.json", content), detections(content, jitter=0.03)
+    sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
+    for record in found:
+        record["bbox"] = [
+            v * side / s for v, s in zip(record["bbox"], 2 * sizes[record["image_id"]], strict=True)
+        ]
+    (said,) = warnings(tmp_path, found, truth, "detection")
+    assert f"--of resized:{side}x{side}" in said
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_bad_model_that_has_learned_something_is_not_suspected(tmp_path, seed):
     content = coco(images=40, seed=seed)

@@ -22,6 +22,9 @@ Size = tuple[int, int]  # height, width
 ORDERS = ("xyxy", "xywh", "cxcywh")
 UNITS = {"pixels": None, "0-1": 1.0, "0-999": 999.0, "0-1000": 1000.0}
 SAMPLE = 400  # images or expressions from which the fit of other conventions is taken
+SIDES = (224, 336, 384, 448, 512, 560, 640, 672, 768, 800, 896, 1024, 1120, 1280, 1344)
+"""Of square images that networks see, in pixels."""
+RIGHT = 0.5  # a mean IoU from which boxes are right, whatever they are compared with
 FAR_BETTER, AT_LEAST = 1.5, 0.1  # times the declared one's mean IoU, and by how much more
 
 
@@ -111,6 +114,13 @@ def others(declared: Convention) -> Iterator[Convention]:
                     yield other
 
 
+def of_networks(declared: Convention) -> Iterator[Convention]:
+    """The same in pixels of the image that a network may have seen."""
+    if declared.unit is None:
+        for side in SIDES:
+            yield replace(declared, of=(side, side))
+
+
 Pair = tuple[np.ndarray, np.ndarray, "Size | None"]
 """Predicted boxes `[N, 4]` as written, annotated ones xyxy `[M, 4]`, the image's size."""
 
@@ -133,7 +143,12 @@ def doubt(declared: Convention, pairs: Sequence[Pair]) -> str:
     if not pairs:
         return ""
     now = fit(declared, pairs)
-    best, other = max(((fit(other, pairs), other) for other in others(declared)), key=lambda found: found[0])
+    if now * FAR_BETTER > 1:
+        return ""
+    fits = [(fit(other, pairs), other) for other in others(declared)]
+    # with so many sizes some fits by chance, so that only one that is right counts
+    fits += [found for other in of_networks(declared) if (found := (fit(other, pairs), other))[0] >= RIGHT]
+    best, other = max(fits, key=lambda found: found[0])
     if best < now + AT_LEAST or best < now * FAR_BETTER:
         return ""
     return (

@@ -16,7 +16,7 @@ from ufo.score.convention import Convention, doubt, read_of, read_scale
 from ufo.score.joining import Joined, join
 from ufo.score.predictions import Answer, is_coco_results, read_predictions
 from ufo.score.predictions.answers import without_scores
-from ufo.score.relation import pairs, unrelated
+from ufo.score.relation import pairs, recounted, unrelated
 from ufo.score.tasks import Rules, Scorer, answer_key, make_scorer, reads
 from ufo.score.tasks.base import Rows
 from ufo.score.tasks.objects import ObjectScorer
@@ -69,6 +69,8 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     """Score a prediction file. Raises DataError in one sentence."""
     texts = text_format(declared.answers, task)
     answers = read_predictions(path, texts, answer_key(task), whole=reads(task) == "records")
+    if texts is None and reads(task) == "boxes":
+        _refuse_words(answers)
     convention = convention_of(path, declared, texts) if reads(task) == "boxes" else None
     # no object is an answer of a detector; an expression, a picture or a map without one is not answered
     joined = join(truth, answers, path, none_is_valid=isinstance(kind_of(task), Objects))
@@ -78,6 +80,8 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     for example, given in zip(truth.examples, joined.answers, strict=True):
         scorer.add(example, given)
     remarks = [*truth.remarks, *joined.remarks, *_remarks(answers, scorer)]
+    if texts is not None and not any(answer.count for answer in answers):
+        remarks += _other_format(path, texts)
     weights = draw(len(scorer.rows), resampling.resamples, resampling.seed)
     values = scorer.values()
     if warning := _warning(truth, joined, scorer, values[scorer.headline]):
@@ -144,6 +148,30 @@ def convention_of(path: Path, declared: Declared, texts: TextFormat | None) -> C
     return Convention(order, read_scale(scale or "pixels"), read_of(declared.of))
 
 
+def _refuse_words(answers: Sequence[Answer]) -> None:
+    """Raises DataError for an answer in words of which nobody has said how they are to be read."""
+    first = next((answer for answer in answers if answer.worded), None)
+    if first is not None:
+        raise DataError(
+            f"{first.where} has no box, but an answer in words; say how its boxes are written: --answers "
+            f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
+        )
+
+
+def _other_format(path: Path, declared: TextFormat) -> list[str]:
+    """A warning that names the format in which answers hold objects, where they hold none as declared."""
+    for name, other in FORMATS.items():
+        if other is declared:
+            continue
+        answers = read_predictions(path, other)
+        if found := sum(answer.count > 0 for answer in answers):
+            return [
+                f"warning: no answer holds a box as `{declared.name}` writes it, and {found} of "
+                f"{len(answers)} do as `{name}` does: say --answers {name} if the model writes that"
+            ]
+    return []
+
+
 def _are_probabilities(answers: Sequence[Answer], remarks: list[str]) -> bool:
     """Whether all scores lie between 0 and 1; if not, that is remarked."""
     outside = [s for a in answers for s in a.scores or [] if not 0 <= s <= 1]
@@ -157,7 +185,8 @@ def _are_probabilities(answers: Sequence[Answer], remarks: list[str]) -> bool:
 def _warning(truth: Truth, joined: Joined, scorer: Scorer, headline: float) -> str:
     """What is probably wrong with all of a file, where metrics only say that it is bad; empty: nothing."""
     if convention := scorer.rules.convention:
-        return doubt(convention, pairs(truth, joined)) or unrelated(convention, truth, joined)
+        said = doubt(convention, pairs(truth, joined)) or unrelated(convention, truth, joined)
+        return said or (recounted(convention, truth, joined) if isinstance(scorer, ObjectScorer) else "")
     drawn = any(answer.masks for answers in joined.answers for answer in answers)
     if scorer.reads == "masks" and drawn and headline < NOTHING:
         return (

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
-from ufo.score.convention import AT_LEAST, FAR_BETTER, SAMPLE, Convention, Pair, fit
+from ufo.score.convention import AT_LEAST, FAR_BETTER, RIGHT, SAMPLE, Convention, Pair, fit
 from ufo.score.joining import Joined
 from ufo.score.truth import Truth
 
@@ -18,7 +20,6 @@ HARDLY = 0.05
 """A mean IoU below which boxes have next to nothing to do with the annotated ones."""
 ENOUGH = 20  # images or expressions from which chance can be told from skill
 CHANCE = 1.15  # times the mean IoU with objects of other images
-RIGHT = 0.5  # a mean IoU from which boxes are right, also where all pictures look alike
 PARTS = (2, 3, 5, 7)  # of the file that those are away
 
 
@@ -71,6 +72,39 @@ def unrelated(convention: Convention, truth: Truth, joined: Joined) -> str:
             f"the boxes fit annotations of other {what}s as well (mean IoU {other:.2f}) as those of their "
             f"own ({own:.2f}); check that the predictions name their {what}s as the annotations do"
         )
+    return ""
+
+
+def recounted(convention: Convention, truth: Truth, joined: Joined) -> str:
+    """A warning if classes seem to be counted from 0 or from 1 where they are ids; empty if they do not.
+
+    Boxes that lie on an annotated one say which class they mean by where they are.
+    """
+    ids = {place: key for key, place in truth.categories.items()}
+    said: list[tuple[int, int]] = []  # what a box is called, and the place of the class it lies on
+    step = max(1, len(truth.examples) // SAMPLE)
+    for example, answers in zip(truth.examples[::step], joined.answers[::step], strict=True):
+        boxes = [box for answer in answers for box in answer.boxes]
+        labels = [label for a in answers for label in (a.labels or [""] * a.count)]
+        if not boxes or not example.boxes:
+            continue
+        wanted = torch.tensor(example.boxes, dtype=torch.float64)
+        wanted[:, 2:] += wanted[:, :2]
+        overlap = box_iou(torch.from_numpy(convention.xyxy(np.array(boxes), example.size)), wanted).max(1)
+        for label, iou, place in zip(labels, overlap.values.tolist(), overlap.indices.tolist(), strict=True):
+            if isinstance(label, int) and iou >= RIGHT:
+                said.append((label, example.labels[place]))
+    if len(said) < ENOUGH:
+        return ""
+    own = sum(ids.get(place) == label for label, place in said) / len(said)
+    for first in (0, 1):
+        shifted = sum(place + first == label for label, place in said) / len(said)
+        if shifted >= own + AT_LEAST and shifted >= own * FAR_BETTER:
+            return (
+                f"of the boxes that lie on an annotated one {shifted:.0%} have its class if classes are "
+                f"counted from {first} in the order of the annotations, and {own:.0%} as category ids; they "
+                "are scored as ids: write the ids of the annotations"
+            )
     return ""
 
 

@@ -51,6 +51,7 @@ class Answer:
     masks: list[Any] | None = None  # N; None: it has no masks
     nothing: bool = False  # says itself that there is no such object
     broken: str = ""  # what is wrong with its text
+    worded: bool = False  # has a text in place of objects, which is not read
     said: str | None = None  # the answer of a task that is answered with a text
     record: dict[str, Any] = field(default_factory=dict)  # all of it, where the task's kind reads its own
 
@@ -101,6 +102,8 @@ def read_record(
         answer.boxes = _numbers(record[found], where)
     else:
         answer.boxed = answer.nothing
+        worded = isinstance(record.get(_of(record, "answer") or ""), str)
+        answer.worded = worded and answer.masks is None and not answer.nothing
     answer.scores = _scores(record, where, answer.count)
     if answer.labels is None:
         answer.labels = _labels(record, answer.count, where)
