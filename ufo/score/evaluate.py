@@ -177,7 +177,7 @@ def _are_probabilities(answers: Sequence[Answer], remarks: list[str]) -> bool:
     outside = [s for a in answers for s in a.scores or [] if not 0 <= s <= 1]
     if outside:
         remarks.append(
-            f"scores that are no probabilities: {len(outside)} (first: {outside[0]:g}); no ECE, no Brier score"
+            f"scores that are no probabilities: {len(outside)} (first: {outside[0]:g}); no ECE, no Brier"
         )
     return not outside
 
