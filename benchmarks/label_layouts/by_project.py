@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -75,12 +75,17 @@ def coco(root: Path, scenes: Sequence[Scene], classes: Sequence[str]) -> Path:
     return root
 
 
+def _of_roboflow(root: Path, scenes: Sequence[Scene]) -> Iterator[tuple[Path, list[Scene]]]:
+    """The folder of each split, with its pictures written, and what is in it."""
+    for split, part in by_split(scenes).items():
+        for scene in part:
+            scene.picture(root / ROBOFLOW[split])
+        yield root / ROBOFLOW[split], part
+
+
 def roboflow(root: Path, scenes: Sequence[Scene], classes: Sequence[str]) -> Path:
     """Roboflow's COCO: a json per split, with a first category that stands above the others."""
-    for split, part in by_split(scenes).items():
-        folder = root / ROBOFLOW[split]
-        for scene in part:
-            scene.picture(folder)
+    for folder, part in _of_roboflow(root, scenes):
         content = coco_content(part, classes)
         for entry in content["categories"]:
             entry["supercategory"] = "birds"
@@ -198,10 +203,7 @@ def table(root: Path, scenes: Sequence[Scene], classes: Sequence[str]) -> Path:
 
 def roboflow_csv(root: Path, scenes: Sequence[Scene], classes: Sequence[str]) -> Path:
     """Roboflow's csv among the pictures of each split, which does not name those without objects."""
-    for split, part in by_split(scenes).items():
-        folder = root / ROBOFLOW[split]
-        for scene in part:
-            scene.picture(folder)
+    for folder, part in _of_roboflow(root, scenes):
         rows = [COLUMNS, *(row for scene in part for row in _rows(scene))]
         write_text(folder / "_annotations.csv", _table(rows))
     return root

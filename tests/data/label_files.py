@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import sys
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import PIL.Image
 from files import write_image, write_json
 from pycocotools import mask as coco_mask
 
+from ufo.data.formats import format_named
 from ufo.data.labels.reading import Source
 from ufo.data.labels.record import Labels
 from ufo.data.labels.shapes import around, mask_rle, pairs_of
@@ -194,3 +196,15 @@ def predictions(folder: Path) -> tuple[Path, list[dict]]:
         {"image_id": "gone", "category": "owl", "bbox": [0, 0, 40, 60], "score": 0.5},
     ]
     return write_json(folder / "found.json", records), records
+
+
+def read(tool: str, root: Path, **options):
+    """What is imported from a folder in the format of that name."""
+    return imported(format_named(tool), root, **options)
+
+
+def edit(path: Path, change) -> None:
+    """A JSON file with its content changed in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    write_json(path, content)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ufo.cli.main import main
+
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "red dog"}]
 SIZE = (120, 160)  # height, width
 
@@ -127,3 +129,8 @@ def grefcoco(folder: Path, content: dict[str, Any]) -> Path:
     write(folder / "instances.json", content)
     write(folder / "grefs(unc).json", found)
     return folder
+
+
+def run(*words: object) -> int:
+    """`ufo score` with these words: its exit code."""
+    return main(["score", *map(str, words)])

@@ -7,14 +7,9 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
-from score_files import SIZE, coco, detections, refcoco, refs, write
+from score_files import SIZE, coco, detections, refcoco, refs, run, write
 
-from ufo.cli.main import main
 from ufo.score.convention import Convention
-
-
-def run(*words: object) -> int:
-    return main(["score", *map(str, words)])
 
 
 def expressions(content, change=lambda box: box):
@@ -289,38 +284,6 @@ def test_expressions_of_jsonl(tmp_path):
     assert result["metrics"]["Acc@0.5"]["value"] == 0.5 and result["missing"] == 1
 
 
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        ({"category_id": {"a": 1}, "bbox": [1, 2, 3, 4]}, "a class name or a category id"),
-        ({"category_id": 3, "bbox": "1,2,3,4"}, "no box of four numbers"),
-        ({"category_id": 3, "bbox": [[1, 2, 3, 4]] * 2, "score": [0.5]}, "1 scores for 2 objects"),
-        ({"bbox": [1, 2, 3, 4]}, "does not say the class"),
-        ({"category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]], "score": 0.5}, "has no box of each"),
-        ({"category_id": 3, "bboxs": [1, 2, 3, 4]}, "has no box of each"),
-    ],
-)
-def test_odd_objects_end_in_one_sentence(tmp_path, capsys, record, expected):
-    truth = write(tmp_path / "t.json", coco())
-    found = write(tmp_path / "f.json", [{"image_id": 4, **record}])
-    assert run(found, "--against", truth, "--task", "detection") == 1
-    error = capsys.readouterr().err.strip()
-    assert expected in error and len(error.splitlines()) == 1
-
-
-def test_only_unknown_classes_and_ids_as_texts(tmp_path, capsys):
-    truth = write(tmp_path / "t.json", coco())
-    strange = {"image_id": 4, "category": "owl", "bbox": [1, 2, 3, 4], "score": 0.5}
-    words = ("--against", truth, "--task", "detection", "--resamples", 5, "--json", tmp_path / "o.json")
-    assert run(write(tmp_path / "f.json", [strange]), *words) == 0
-    result = json.loads((tmp_path / "o.json").read_text())
-    assert result["metrics"]["mAP"]["value"] == 0 and "owl (1)" in "".join(result["remarks"])
-    box = coco()["annotations"][0]["bbox"]
-    texts = {"image_id": "4", "category_id": "3", "bbox": box, "score": 0.5}
-    assert run(write(tmp_path / "f.json", [texts]), *words) == 0
-    assert json.loads((tmp_path / "o.json").read_text())["metrics"]["mAP"]["value"] > 0
-
-
 def test_no_difference_where_a_metric_is_not_defined(tmp_path):
     content = coco()
     for annotation in content["annotations"]:
@@ -336,21 +299,6 @@ def test_no_difference_where_a_metric_is_not_defined(tmp_path):
     assert set(row.split("|")[2].strip() + row.split("|")[-2].strip()) == {"-"}
 
 
-def test_empty_files_and_other_files(tmp_path, capsys):
-    truth = write(tmp_path / "t.json", coco())
-    (tmp_path / "table.csv").write_text("a,b")
-    (tmp_path / "long.json").write_text(
-        '[{"image_id": 4, "bbox": [1, 2, ' + "9" * 5000 + ", .4]}]"
-    )  # and no JSON
-    (tmp_path / "empty.json").write_text("")
-    (tmp_path / "f.json").write_text('{"images": []}')
-    for name in ("empty.json", "f.json", "table.csv", "gone.json", "long.json"):
-        found = tmp_path / name
-        assert run(found, "--against", truth, "--task", "detection") == 1
-        error = capsys.readouterr().err.strip()
-        assert len(error.splitlines()) == 1 and found.name in error
-
-
 def test_annotations_are_recognised_by_what_they_hold(tmp_path, capsys):
     found = write(tmp_path / "f.json", [])
     (tmp_path / "boxes.csv").write_text("image,x1\n")
@@ -358,52 +306,6 @@ def test_annotations_are_recognised_by_what_they_hold(tmp_path, capsys):
     assert "annotations are a COCO .json" in capsys.readouterr().err
     write(tmp_path / "instances", coco())
     assert run(found, "--against", tmp_path / "instances", "--task", "detection") == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "place"),
-    [
-        ("f.json", "[null]", "f.json, record 1"),
-        ("f.json", '{"predictions": [null]}', "f.json, record 1"),
-        ("f.jsonl", "\nnull\n", "f.jsonl, line 2"),
-    ],
-)
-def test_null_is_no_prediction(tmp_path, capsys, name, text, place):
-    truth = write(tmp_path / "t.json", coco())
-    (tmp_path / name).write_text(text)
-    assert run(tmp_path / name, "--against", truth, "--task", "detection") == 1
-    assert f"{place} is not a JSON object" in capsys.readouterr().err
-
-
-def test_an_object_whose_box_is_null_is_refused(tmp_path, capsys):
-    """It was left out without a word; a mask needs no box beside it."""
-    content = coco()
-    truth, found = write(tmp_path / "t.json", content), detections(content)
-    drawn = [
-        {**record, "bbox": None, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
-        for record in found
-        for x, y, w, h in [record["bbox"]]
-    ]
-    masks = write(tmp_path / "m.json", drawn)
-    assert run(masks, "--against", truth, "--task", "instance_segmentation", "--resamples", 0) == 0
-    boxless = write(tmp_path / "f.json", [*found[:-1], {**found[-1], "bbox": None}])
-    assert run(boxless, "--against", truth, "--task", "detection") == 1
-    assert f"record {len(found)} has a class and no box" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
-def test_a_model_that_found_nothing_scores_zero(tmp_path, capsys, task):
-    content = coco()
-    truth, found = write(tmp_path / "t.json", content), write(tmp_path / "f.json", detections(content))
-    nothing, out = tmp_path / "nothing.json", tmp_path / "o.json"
-    nothing.write_text("[]")
-    words = ("--against", truth, "--task", task, "--resamples", 20, "--json", out)
-    assert run(nothing, *words) == 0
-    result = json.loads(out.read_text())
-    assert result["metrics"]["mAP"]["value"] == 0 and result["missing"] == result["images"] == 5
-    assert "5 of 5 images have no prediction" in capsys.readouterr().out
-    if task == "detection":
-        assert run(found, *words, "--versus", nothing) == 0
 
 
 def test_an_empty_list_answers_no_expression(tmp_path, folder, capsys):
