@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ufo.head.strategy import check_settings
 from ufo.tasks import task_class, task_names
 from ufo.tasks.detection import Detection
 from ufo.tasks.grounding import Grounding
@@ -46,9 +47,15 @@ def test_a_box_that_was_read_otherwise_stays_as_it_was_read():
     assert read.flatten().tolist() == pytest.approx([1.2, 2, 3, 4, 1, 2, 3, 4])
 
 
-def test_another_word_for_a_box_is_refused():
-    with pytest.raises(ValueError, match=r"task 'grounding': box=mean is none .* choose said or expected"):
-        Grounding(image_size=32, num_bins=8, box="mean")
+def test_another_word_for_a_box_is_refused(make_model, make_batch):
+    """Also one that is set on a model that is there."""
+    said = r"task 'grounding': box=mean is none .* choose said or expected"
+    with pytest.raises(ValueError, match=said):
+        check_settings(Grounding(image_size=32, num_bins=8, box="mean"))
+    model = make_model()
+    model.tasks["grounding"].box = "mean"
+    with torch.no_grad(), pytest.raises(ValueError, match=said):
+        model.predict_batch(make_batch("grounding"))
 
 
 @pytest.mark.parametrize("name", task_names())

@@ -17,7 +17,7 @@ from ufo.head.expand import Expansion
 from ufo.head.grammar import Grammar, grammar_of, tokens_behind
 from ufo.head.guesses import Drafts, Guess, MaskRun
 from ufo.ops.monotone import check_monotone
-from ufo.tasks.base import Task
+from ufo.tasks.base import BOXES, Task
 from ufo.tokenizer import Tokenizer
 
 
@@ -132,6 +132,8 @@ def check_settings(task: Task, vocabulary: int | None = None, queries: int | Non
         )
     if task.score not in task.scores:
         raise _refusal(task, f"score={task.score} is none of its scores; choose {' or '.join(task.scores)}")
+    if (box := task.settings.get("box", BOXES[0])) not in BOXES:
+        raise _refusal(task, f"box={box} is none of its boxes; choose {' or '.join(BOXES)}")
     _check_calibration(task)
     _check_expansion(task, vocabulary, queries)
 

@@ -103,6 +103,8 @@ class Answers:
 
 SCORES = ("first", "sequence", "quality")
 """What the score of an object may be; docs/trust.md#what-the-score-of-a-box-is."""
+BOXES = ("said", "expected")
+"""Which box the numbers of an answer mean; docs/trust.md#boxes-between-the-bins."""
 
 AnyTask = TypeVar("AnyTask", bound="Task")
 

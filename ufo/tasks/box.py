@@ -28,19 +28,10 @@ class BoxNumbers:
             mean of what was likely there.
     """
 
-    name: ClassVar[str]
-    boxes: ClassVar[tuple[str, ...]] = ("said", "expected")
     calibrated_for: ClassVar[tuple[str, ...]] = ("score", "box")
 
     num_bins: int
-    box: str = "said"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where `box` is neither."""
-        if self.box not in self.boxes:
-            raise ValueError(
-                f"task '{self.name}': box={self.box} is none of its boxes; choose {' or '.join(self.boxes)}"
-            )
+    box: str = "said"  # one of BOXES
 
     @property
     def largest_bin(self) -> int:

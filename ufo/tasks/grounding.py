@@ -33,11 +33,6 @@ class Grounding(BoxNumbers, Expressions):
 
     max_length: int = 20
 
-    def __post_init__(self) -> None:
-        """Raises ValueError as both kinds of task do."""
-        BoxNumbers.__post_init__(self)
-        Expressions.__post_init__(self)
-
     @property
     def object_tokens(self) -> int:
         return len(self.wording.box_grammar(0))
