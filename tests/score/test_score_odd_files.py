@@ -81,9 +81,10 @@ def test_an_object_whose_box_is_null_is_refused(tmp_path, capsys):
     ]
     masks = write(tmp_path / "m.json", drawn)
     assert run(masks, "--against", truth, "--task", "instance_segmentation", "--resamples", 0) == 0
-    boxless = write(tmp_path / "f.json", [*found[:-1], {**found[-1], "bbox": None}])
-    assert run(boxless, "--against", truth, "--task", "detection") == 1
-    assert f"record {len(found)} has a class and no box" in capsys.readouterr().err
+    for empty, said in ((None, "null"), ([], "an empty list")):
+        boxless = write(tmp_path / "f.json", [*found[:-1], {**found[-1], "bbox": empty}])
+        assert run(boxless, "--against", truth, "--task", "detection") == 1
+        assert f"record {len(found)} has a class and no box, but {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
@@ -99,3 +100,11 @@ def test_a_model_that_found_nothing_scores_zero(tmp_path, capsys, task):
     assert "5 of 5 images have no prediction" in capsys.readouterr().out
     if task == "detection":
         assert run(found, *words, "--versus", nothing) == 0
+
+
+def test_a_least_score_is_a_number(tmp_path, capsys):
+    """Nothing is above nan: everything would be left out."""
+    content = coco()
+    truth, found = write(tmp_path / "t.json", content), write(tmp_path / "f.json", detections(content))
+    assert run(found, "--against", truth, "--task", "detection", "--min-score", "nan") == 1
+    assert "--min-score is a number, not nan" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from ufo.cli import CommandError
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{written} is a folder; give the name of a file")
     if args.diagram and args.diagram.suffix.lower() not in PICTURE_SUFFIXES:
         raise CommandError(f"--diagram {args.diagram}: pictures are {', '.join(PICTURE_SUFFIXES)} files")
+    if math.isnan(args.min_score):
+        raise CommandError("--min-score is a number, not nan")
     from ufo.data.errors import DataError
     from ufo.draw.reliability import reliability_diagram
     from ufo.files import save_picture, write_text

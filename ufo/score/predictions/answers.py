@@ -96,9 +96,8 @@ def read_record(
     if texts is not None:
         _read_text(answer, record, texts)
     elif found := _of(record, "boxes"):
-        if record[found] is None and answer.masks is None and _of(record, "labels"):
-            # it names an object, which would be lost without a word
-            raise DataError(f"{where} has a class and no box, but null in `{found}`; leave the record out.")
+        if answer.masks is None:
+            _refuse_lost(record, found, where)
         answer.boxes = _numbers(record[found], where)
     else:
         answer.boxed = answer.nothing
@@ -138,6 +137,14 @@ def _read_text(answer: Answer, record: dict[str, Any], texts: TextFormat) -> Non
         answer.boxes, answer.broken = np.zeros((0, 4)), "a number that is none"
     elif any(box.label for box in found):
         answer.labels = [box.label for box in found]
+
+
+def _refuse_lost(record: dict[str, Any], found: str, where: str) -> None:
+    """Raises DataError for an object that is named and has no box: it would be lost without a word."""
+    label, box = _of(record, "labels"), record[found]
+    if label and (box is None or (box == [] and not isinstance(record[label], list))):
+        empty = "null" if box is None else "an empty list"
+        raise DataError(f"{where} has a class and no box, but {empty} in `{found}`; leave the record out.")
 
 
 def _numbers(value: Any, where: str) -> np.ndarray:
