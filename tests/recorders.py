@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 Tensors = dict[str, Tensor]
 WAITS = {"_local_scalar_dense", "nonzero", "unique_consecutive", "equal"}  # a device would be waited for
@@ -32,7 +32,8 @@ class Tape(TorchDispatchMode):
         read = {storage(x) for x in tensors((args, kwargs))}
         own = [x for x in tensors(result) if storage(x) not in read]
         if own or not func.is_view:
-            self.steps.append((func, args, kwargs, own))
+            # of a training pass they would know how they were made, and be made again
+            self.steps.append(tree_map_only(Tensor, Tensor.detach, (func, args, kwargs, own)))
         self.made += own
         return result
 
@@ -54,6 +55,9 @@ class Tapes:
         self.tapes: list[Tape] = []
         self._last: Tape | None = None
 
+    def __reduce__(self) -> tuple[type[Tapes], tuple[()]]:
+        return Tapes, ()
+
     def works_on(self, device: torch.device) -> bool:
         return True
 
@@ -65,13 +69,13 @@ class Tapes:
         self.tapes.append(tape)
         self._destroy_last(tape)
         self.chunks += [x.shape[1] for name, x in results.items() if name == "hidden"]
-        known = {"hidden": "answer", "features": "encode"}
+        known = {"hidden": "answer", "features": "encode", "loss": "training"}
         self.recorded.append(next((known[name] for name in results if name in known), "prompt"))
 
         def play() -> Tensors:
             self.played += 1
             self._destroy_last(tape)
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast("cpu", enabled=False), torch.no_grad():
                 tape.play()
             return results
 

@@ -27,11 +27,13 @@ from commands import (
     resolution,
     run,
 )
+from recorders import Tapes
 from safetensors.torch import load_file
 from sharing import shared
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ufo.head.replay import replay_training
 from ufo.types import Batch
 
 pytestmark = pytest.mark.slow
@@ -161,15 +163,23 @@ def gradients(module: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(()) if grad is None else grad.clone() for name, grad in named}
 
 
-def each_process(rank: int, folder: str, model, examples: dict[str, Batch]) -> None:
+def each_process(rank: int, folder: str, model, examples: dict[str, Batch], replayed: bool) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    tapes = Tapes()
+    if replayed:
+        model._learn = replay_training(model.backbone, tapes, 999)
     module = DistributedDataParallel(Loss(model), find_unused_parameters=True)
-    found = {key: gradients(module, part(batch, rank)) for key, batch in examples.items()}
+    for _ in range(3 if replayed else 1):
+        found = {key: gradients(module, part(batch, rank)) for key, batch in examples.items()}
+    assert (tapes.played > len(tapes.recorded) > 0) == replayed
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_with_one_image_have_the_gradients_of_one_with_two(make_model, make_batch, tmp_path):
+@pytest.mark.parametrize("replayed", [False, True])
+def test_two_processes_with_one_image_have_the_gradients_of_one_with_two(
+    make_model, make_batch, tmp_path, replayed
+):
     """Every task, with other numbers of objects on each process, and none on one: losses are normalised by
     counts over all processes. What is random about targets is switched off, since it is drawn per process."""
     model = make_model().train()
@@ -180,7 +190,8 @@ def test_two_processes_with_one_image_have_the_gradients_of_one_with_two(make_mo
                 setattr(task, name, value)
     pairs = [(name, (1, 3)) for name in model.tasks] + [(name, (0, 3)) for name in DENSE]
     examples = {f"{name} {counts}": make_batch(name, counts) for name, counts in pairs}
-    mp.start_processes(each_process, (str(tmp_path), model, examples), nprocs=2, start_method="fork")
+    arguments = (str(tmp_path), model, examples, replayed)
+    mp.start_processes(each_process, arguments, nprocs=2, start_method="fork")
     found = torch.load(tmp_path / "0.pt")
     for key, batch in examples.items():
         expected = gradients(Loss(model), batch)

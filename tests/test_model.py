@@ -133,8 +133,8 @@ def test_masks_are_learnt_from_the_states_that_emit_them(make_model, make_batch,
     made = task.supervise(batch, model.grid(task, 24, 24))
     with (
         torch.no_grad(),
-        patch("ufo.model.retrieve_masks", wraps=retrieve_masks) as retrieving,
-        patch("ufo.model.token_loss", wraps=token_loss) as predicting,
+        patch("ufo.head.learning.retrieve_masks", wraps=retrieve_masks) as retrieving,
+        patch("ufo.head.learning.token_loss", wraps=token_loss) as predicting,
     ):
         model.loss(batch)
     hidden, targets, _ = predicting.call_args.args

@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,8 +31,9 @@ from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
 from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
-from ufo.modules.base import UFOModule, check_stay
+from ufo.modules.base import UFOModule
 from ufo.modules.precision import chosen_precision
+from ufo.modules.recording import Graphs, check_recording
 from ufo.modules.strategies import FSDP, for_evaluation
 from ufo.ops.nearest import instead
 from ufo.provenance import settings_of, trace
@@ -127,7 +128,7 @@ def build_module(cfg: DictConfig, model: UFO) -> UFOModule:
     )
 
 
-def evaluation_module(model: UFO, cuda_graphs: bool | Literal["auto"] = "auto") -> UFOModule:
+def evaluation_module(model: UFO, cuda_graphs: Graphs = "auto") -> UFOModule:
     """A LightningModule that only evaluates: it has no optimizer, whatever strategy trained the model."""
     return UFOModule(model, cuda_graphs=cuda_graphs)
 
@@ -185,7 +186,7 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
     """The trainer, with the config's callbacks and loggers unless `overrides` names others.
 
     One that only `evaluates` spreads as its strategy can without an optimizer. Raises ValueError for
-    `cuda_graphs=true` where nothing can be recorded.
+    `cuda_graphs=true` or `all` where nothing can be recorded.
     """
     quieten()
     arguments = {"callbacks": None, "logger": None, **overrides}
@@ -212,12 +213,19 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
         trainer: L.Trainer = instantiate(cfg.trainer, **arguments)
     finally:
         lightning.setLevel(level)
-    if cfg.get("cuda_graphs") is True:  # "auto" does without where it has to
-        check_stay(trainer.strategy)
-        device = trainer.strategy.root_device
-        if device.type != "cuda":
-            raise ValueError(f"cuda_graphs=true needs a CUDA device, not {device}; leave it out")
+    others = {} if evaluates else _not_recorded(cfg, trainer)
+    check_recording(cfg.get("cuda_graphs", False), trainer, others)
     return trainer
+
+
+def _not_recorded(cfg: DictConfig, trainer: L.Trainer) -> dict[str, Any]:
+    """Settings of a training, by name, that do not go with recorded steps (docs/speed.md#training-steps)."""
+    checkpointing = "backbone.network.gradient_checkpointing"
+    return {
+        "compile=true": cfg.compile,
+        checkpointing: OmegaConf.select(cfg, checkpointing),
+        "trainer.precision=16-mixed": getattr(trainer.precision_plugin, "scaler", None),
+    }
 
 
 def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:

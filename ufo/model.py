@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,8 +19,9 @@ from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context
 from ufo.head.casting import casting_once
 from ufo.head.decoding import Decoded, decode
-from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
-from ufo.head.replay import replay
+from ufo.head.learning import Learned, Rule, learn
+from ufo.head.lesson import Lesson, make_lesson
+from ufo.head.replay import replay, replay_training
 from ufo.head.retrieval import retrieve_masks
 from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
@@ -84,6 +84,7 @@ class UFO(Inference, nn.Module):
         self.classes = {k: tuple(v) for k, v in (classes or {}).items()}
         self.loss_weights = dict(loss_weights or {})
         self.mask_points = mask_points
+        self._learn: Callable[[Backbone, Lesson, Rule], Learned] = learn
         rows = len(backbone.output_embedding)
         if rows != len(tokenizer):
             raise ValueError(
@@ -115,37 +116,13 @@ class UFO(Inference, nn.Module):
         self, images: Tensor, task: Task, asked: Asked, prompt: tuple[Tensor, Tensor], forced: TeacherForcing
     ) -> TrainingPass:
         """`training_pass` from where everything is tokens: `prompt` has ids `[B or 1, n]` and their mask."""
-        context = self._encode(images, *prompt, asked.queries, task)
-        parts = self._answer_losses(context, asked, forced)
-        weighted = {name: value * self.loss_weights.get(name, 1.0) for name, value in parts.items()}
-        total = reduce(torch.add, weighted.values())
-        tokens = context.image_features.shape[:-1].numel() + len(forced.packed)
-        return TrainingPass({"loss": total, **weighted}, tokens)
-
-    def _answer_losses(self, context: Context, asked: Asked, forced: TeacherForcing) -> dict[str, Tensor]:
-        """Teacher forcing: every token of an answer predicts the next; only those positions are computed."""
-        hidden = self.backbone.answer(context, self._move(forced.inputs), self._move(forced.packed))  # [M, C]
-        if forced.supervised is not None:  # some tokens are only there for others to see
-            hidden = hidden[self._move(forced.supervised)]
-        losses = {"token": token_loss(hidden, self._move(forced.targets), self.backbone.output_embedding)}
-        if asked.masks is not None:
-            emits = self._move(forced.targets.eq(self.tokenizer.mask_id).nonzero()[:, 0])
-            masks = asked.masks.to(self.backbone.device, non_blocking=True)
-            losses |= self._mask_losses(hidden[emits], masks, context, asked.mask_counts)
-        return losses
-
-    def _mask_losses(
-        self, embeddings: Tensor, masks: Tensor, context: Context, counts: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """Of the states that emit mask tokens `[M*K, C]` and the true masks `[M, H, W]`."""
-        features = context.image_features
-        # without a mask an empty part of the features keeps every rank's graph the same
-        logits = features[:0, ..., 0]
-        if len(masks):
-            logits = retrieve_masks(embeddings.unflatten(0, (len(masks), -1)), features, counts)
-        if not self.mask_points:
-            return full_mask_losses(logits, masks)
-        return sampled_mask_losses(logits, masks, self.mask_points)
+        ids, mask = prompt
+        self.backbone.check_prompt(ids, mask, images.shape[-2], images.shape[-1], task.max_length)
+        device, mask_id = self.backbone.device, self.tokenizer.mask_id
+        lesson = make_lesson(images, asked, prompt, forced, mask_id, device, task.causal_image)
+        rule = Rule(self.loss_weights, self.mask_points)
+        losses, patches = self._learn(self.backbone, lesson, rule)
+        return TrainingPass(losses, patches + len(forced.packed))
 
     # ---------------------------------------------------------------- inference
 
@@ -297,9 +274,14 @@ class UFO(Inference, nn.Module):
         """Compile the passes of training through each layer (`ufo.backbones.layer_pass`)."""
         self.backbone.compiles = True
 
-    def use_cuda_graphs(self) -> None:
-        """From now on record what is predicted on a CUDA device and replay it (`ufo.head.replay`)."""
+    def use_cuda_graphs(self, training: bool = False) -> None:
+        """From now on record what is predicted on a CUDA device and replay it (`ufo.head.replay`).
+
+        `training`: what is learned from a batch as well, forward and backward.
+        """
         replay(self.backbone)
+        if training:
+            self._learn = replay_training(self.backbone)
 
     def task(self, name: str) -> Task:
         """The task of that name. Raises ValueError that lists the tasks of this model."""

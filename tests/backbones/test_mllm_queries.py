@@ -183,11 +183,11 @@ def test_logits_of_supervised_positions_only():
     model, batch = make_mllm().train(), training_batch()
     targets = []
 
-    def listen(hidden, wanted, embedding):
+    def listen(hidden, wanted, embedding, count):
         targets.append(len(wanted))
-        return token_loss(hidden, wanted, embedding)
+        return token_loss(hidden, wanted, embedding, count)
 
-    with patch("ufo.model.token_loss", listen), Shapes() as shapes:
+    with patch("ufo.head.learning.token_loss", listen), Shapes() as shapes:
         model.loss(batch)["loss"].backward()
     words, width = model.backbone.output_embedding.shape
     logits = {torch.Size(shape) for shape in shapes.seen if shape[-1:] == (words,)} - {(width, words)}

@@ -97,6 +97,7 @@ def test_a_value_that_no_run_can_use(default, key, value):
         ("schedule.max_steps", 7),
         ("cuda_graphs", True),
         ("cuda_graphs", "auto"),
+        ("cuda_graphs", "all"),
         ("backbone.network.gradient_checkpointing", True),
         ("backbone.network.gradient_checkpointing", 3),
         ("trainer.devices", 1),

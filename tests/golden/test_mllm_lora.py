@@ -33,7 +33,7 @@ def step(request) -> SimpleNamespace:
     for name, value in factors.items():
         ours[peft_name(name)].data.copy_(value)
     model, batch = case.model(backbone=backbone).train(), case.batch()
-    with spied("ufo.model.token_loss") as calls:
+    with spied("ufo.head.learning.token_loss") as calls:
         with case.recorded_choices(model):
             losses = model.loss(batch)
         losses["loss"].backward()

@@ -26,9 +26,9 @@ def step(request) -> SimpleNamespace:
     with (
         case.recorded_choices(model),
         traced(model.backbone) as seen,
-        spied("ufo.model.token_loss") as token_loss,
+        spied("ufo.head.learning.token_loss") as token_loss,
         spied("ufo.head.teacher.teacher_forcing") as forced,
-        spied("ufo.model.retrieve_masks") as masks,
+        spied("ufo.head.learning.retrieve_masks") as masks,
         spied("ufo.head.teacher.continue_prompts") as continued,
     ):
         losses = model.loss(batch)

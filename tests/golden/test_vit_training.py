@@ -29,8 +29,8 @@ def step(recordings, train_case) -> SimpleNamespace:
     with (
         recorded_draws(recording),
         traced(model.backbone) as seen,
-        spied("ufo.model.retrieve_masks") as retrieved,
-        spied("ufo.model.token_loss") as token_loss,
+        spied("ufo.head.learning.retrieve_masks") as retrieved,
+        spied("ufo.head.learning.token_loss") as token_loss,
     ):
         losses = model.loss(batch)
     losses["loss"].backward()

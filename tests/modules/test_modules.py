@@ -16,6 +16,7 @@ from trainers import quiet_trainer
 
 from ufo.build import build_module, build_trainer
 from ufo.modules.internvl import InternVLModule
+from ufo.modules.recording import records
 from ufo.modules.strategies import ENTRIES, FSDP
 from ufo.modules.ufo_vit import UFOViTModule
 
@@ -63,17 +64,15 @@ def test_cuda_graphs__are_taken_by_themselves_where_weights_stay(make_model, dev
     module.configure_model()
     assert hasattr(module.model.backbone, "replay") == replays
     sharded = object.__new__(DeepSpeedStrategy)
-    module = UFOViTModule(make_model(), cuda_graphs="auto")
-    module._trainer = SimpleNamespace(strategy=sharded)
     with patch.object(DeepSpeedStrategy, "root_device", torch.device(device)):
-        assert not module._records()
+        assert not records("auto", sharded)
 
 
-def test_cuda_graphs__are_not_taken_where_every_bit_has_to_be_the_same(make_model):
-    module = UFOViTModule(make_model(), cuda_graphs="auto")
-    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
+def test_cuda_graphs__are_not_taken_where_every_bit_has_to_be_the_same():
+    strategy = SimpleNamespace(root_device=torch.device("cuda"))
+    assert records("auto", strategy)
     with patch("torch.are_deterministic_algorithms_enabled", lambda: True):
-        assert not module._records()
+        assert not records("auto", strategy)
 
 
 def test_cuda_graphs__are_in_front_of_the_passes(make_model):
@@ -89,10 +88,26 @@ def test_cuda_graphs__where_there_are_none_are_refused_as_by_predict(caplog, eva
     cfg = compose("experiment=digits", "trainer.accelerator=cpu", "cuda_graphs=true")
     with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA device, not cpu; leave it out"):
         build_trainer(cfg, evaluates, callbacks=[], logger=False)
+    cfg = compose("experiment=digits", "trainer.accelerator=cpu", "cuda_graphs=all")
+    with pytest.raises(ValueError, match="cuda_graphs=all needs a CUDA device, not cpu; leave it out"):
+        build_trainer(cfg, evaluates, callbacks=[], logger=False)
     for said in ("auto", "false"):
         cfg = compose("experiment=digits", "trainer.accelerator=cpu", f"cuda_graphs={said}")
         build_trainer(cfg, evaluates, callbacks=[], logger=False)
     assert "cuda_graphs" not in caplog.text
+
+
+@pytest.mark.parametrize("other", ["compile=true", "backbone.network.gradient_checkpointing=2"])
+def test_cuda_graphs__of_training_steps_do_not_go_with_all(other):
+    cfg = compose("experiment=digits", "trainer.accelerator=cpu", "cuda_graphs=all", other)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cuda")), precision_plugin=None
+    )
+    with (
+        patch("ufo.build.instantiate", lambda *_, **__: trainer),
+        pytest.raises(ValueError, match=f"cuda_graphs=all does not go with {other.partition('=')[0]}"),
+    ):
+        build_trainer(cfg, callbacks=[], logger=False)
 
 
 def test_cuda_graphs__are_replayed_when_lightning_evaluates(make_model, make_batch):

@@ -114,6 +114,7 @@ class Backbone(nn.Module, ABC):
         `answer` is how many tokens may follow, `height` and `width` are those of the image in pixels.
         """
 
+    rounds_prompts: bool = False  # whether in training even a prompt that all images share may end in padding
     max_positions: int | None = None  # so many tokens a prompt may have; None: the network sets no bound
     patch_id: int = -1  # the token that stands for the image in a prompt; -1: none does
     patch_token: str = ""  # and its text

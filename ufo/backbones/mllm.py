@@ -226,7 +226,8 @@ class MLLM(Backbone):
         features = mosaic(self.decoder.norm(image_part(x, inside, layout.tokens)), layout)
         first = self._first_token(last, points, image.first, visible, free, layout)
         count = 1 if points is None else points.pixel.shape[1]
-        padded = None if visible.shape[0] == 1 else visible.expand(x.shape[0], -1)
+        whole = visible.shape[0] == 1 and not (self.rounds_prompts and self.training)
+        padded = None if whole else visible.expand(x.shape[0], -1)
         return Context(features, memory, count, first, padded)
 
     def _embed_prefix(self, ids: Tensor, mask: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:

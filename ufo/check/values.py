@@ -94,8 +94,8 @@ def check_values(cfg: DictConfig) -> None:
         if not isinstance(plain.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
     graphs = plain.get("cuda_graphs", "auto")
-    if graphs != "auto" and not isinstance(graphs, bool):
-        raise ValueError(f"cuda_graphs must be auto, true or false, not {graphs!r}")
+    if graphs not in ("auto", "all") and not isinstance(graphs, bool):
+        raise ValueError(f"cuda_graphs must be auto, true, all or false, not {graphs!r}")
     bounds.check_config(plain)
     _check_layers(plain)
     _check_length(plain)

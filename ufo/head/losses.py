@@ -16,6 +16,7 @@ from ufo.ops.points import point_sample, sample_uncertain_points
 from ufo.ops.resize import resize_mask_logits
 
 DICE_EPS = 1e-3
+IGNORED = -100  # a target of which nothing is learned
 
 
 def mean_over_ranks(count: int | float, device: torch.device) -> Tensor:
@@ -27,49 +28,70 @@ def mean_over_ranks(count: int | float, device: torch.device) -> Tensor:
     return total.clamp(min=1.0)
 
 
-def token_loss(hidden: Tensor, targets: Tensor, embedding: Tensor) -> Tensor:
-    """Cross-entropy of supervised positions only: hidden `[M, C]`, target ids `[M]`, embedding `[V, C]`."""
+def token_loss(hidden: Tensor, targets: Tensor, embedding: Tensor, count: Tensor | None = None) -> Tensor:
+    """Cross-entropy of supervised positions only: hidden `[M, C]`, target ids `[M]`, embedding `[V, C]`.
+
+    Targets that are `IGNORED` add nothing to the sum. `count` normalises it; None: the mean of M over ranks.
+    """
     logits = F.linear(hidden, embedding).float()
-    total = F.cross_entropy(logits, targets, reduction="sum")
-    return total / mean_over_ranks(len(targets), hidden.device)
+    total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    return total / (mean_over_ranks(len(targets), hidden.device) if count is None else count)
 
 
-def mask_losses(logits: Tensor, masks: Tensor, points: Tensor, count: Tensor) -> dict[str, Tensor]:
+def mask_losses(
+    logits: Tensor, masks: Tensor, points: Tensor, count: Tensor, kept: Tensor | None = None
+) -> dict[str, Tensor]:
     """Focal (alpha .25, gamma 2; mean over points) and naive dice, summed over masks and divided by `count`.
 
-    logits `[M, h, w]`, masks 0/1 `[M, H, W]`, points `[M, P, 2]` normalised (x, y).
+    logits `[M, h, w]`, masks 0/1 `[M, H, W]`, points `[M, P, 2]` normalised (x, y). `kept [M]` is 0 for
+    masks that are left out and 1 for others; None: none are.
     """
     predicted = point_sample(logits, points)  # [M, P]
     with torch.no_grad():
         target = point_sample(masks.to(logits.dtype), points)
-    return _focal_and_dice(predicted, target, count)
+    return _focal_and_dice(predicted, target, count, kept)
 
 
-def _focal_and_dice(predicted: Tensor, target: Tensor, count: Tensor) -> dict[str, Tensor]:
+def _focal_and_dice(
+    predicted: Tensor, target: Tensor, count: Tensor, kept: Tensor | None
+) -> dict[str, Tensor]:
     """Of logits and 0/1 targets `[M, P]`."""
-    focal = sigmoid_focal_loss(predicted, target, alpha=0.25, gamma=2.0).mean(1).sum()
+    focal = sigmoid_focal_loss(predicted, target, alpha=0.25, gamma=2.0).mean(1)
     p = predicted.sigmoid()
     overlap = 2 * (p * target).sum(1) + DICE_EPS
     dice = 1 - overlap / (p.sum(1) + target.sum(1) + DICE_EPS)
-    return {"focal": focal / count, "dice": dice.sum() / count}
+    if kept is not None:
+        focal, dice = focal * kept, dice * kept
+    return {"focal": focal.sum() / count, "dice": dice.sum() / count}
 
 
 def sampled_mask_losses(
-    logits: Tensor, masks: Tensor, num_points: int, generator: torch.Generator | None = None
+    logits: Tensor,
+    masks: Tensor,
+    num_points: int,
+    generator: torch.Generator | None = None,
+    count: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`mask_losses` at PointRend's uncertain points; zero (but connected) without masks."""
-    count = mean_over_ranks(len(logits), logits.device)
+    """`mask_losses` at PointRend's uncertain points; zero (but connected) without masks.
+
+    `count` normalises the sums; None: the mean of M over ranks.
+    """
+    count = mean_over_ranks(len(logits), logits.device) if count is None else count
     if not len(logits):
         return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
     points = sample_uncertain_points(logits.detach(), num_points, generator=generator)
-    return mask_losses(logits, masks, points, count)
+    return mask_losses(logits, masks, points, count, kept)
 
 
-def full_mask_losses(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def full_mask_losses(
+    logits: Tensor, masks: Tensor, count: Tensor | None = None, kept: Tensor | None = None
+) -> dict[str, Tensor]:
     """`mask_losses` at every pixel: logits `[M, h, w]` are resized to the masks `[M, H, W]`."""
-    count = mean_over_ranks(len(logits), logits.device)
+    count = mean_over_ranks(len(logits), logits.device) if count is None else count
     if not len(logits):
         return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
     height, width = masks.shape[-2:]
     predicted = resize_mask_logits(logits, (height, width))
-    return _focal_and_dice(predicted.flatten(1), masks.flatten(1).to(predicted.dtype), count)
+    target = masks.flatten(1).to(predicted.dtype)
+    return _focal_and_dice(predicted.flatten(1), target, count, kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,21 +19,11 @@ from ufo.backbones.base import Backbone
 from ufo.backbones.lora import frozen, held_elsewhere
 from ufo.model import UFO
 from ufo.modules.fused import fused_where_faster
+from ufo.modules.recording import Graphs, records
 from ufo.modules.schedule import LayerRamp, parameter_groups
 from ufo.modules.strategies import FSDP, shard
 from ufo.runs.finite import NonFiniteError, not_finite
 from ufo.types import Batch
-
-SHARDED = (FSDP, DeepSpeedStrategy)  # they move weights
-
-
-def check_stay(strategy: Any) -> None:
-    """Raises ValueError for a strategy whose weights move: what is recorded reads them where they were."""
-    if isinstance(strategy, SHARDED):
-        raise ValueError(
-            "cuda_graphs=true needs whole weights that stay where they are, and this strategy moves them; "
-            "leave it out, or use trainer=ddp"
-        )
 
 
 class UFOModule(L.LightningModule):
@@ -53,7 +43,7 @@ class UFOModule(L.LightningModule):
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
         ramp: LayerRamp | None = None,
         compile: bool = False,
-        cuda_graphs: bool | Literal["auto"] = "auto",
+        cuda_graphs: Graphs = "auto",
     ):
         super().__init__()
         if isinstance(model, UFO) and not isinstance(model.backbone, self.backbone_type):
@@ -76,17 +66,8 @@ class UFOModule(L.LightningModule):
         if self._compile:
             self._compile = False
             self.model.compile_backbone()
-        if self._records():
-            check_stay(self.trainer.strategy)
-            self.model.use_cuda_graphs()
-
-    def _records(self) -> bool:
-        """Whether predictions are recorded: as told, or where they can be and no bit has to be the same."""
-        if self._cuda_graphs != "auto":
-            return self._cuda_graphs
-        strategy = self.trainer.strategy
-        fits = strategy.root_device.type == "cuda" and not isinstance(strategy, SHARDED)
-        return fits and not torch.are_deterministic_algorithms_enabled()
+        if records(self._cuda_graphs, self.trainer.strategy):
+            self.model.use_cuda_graphs(training=self._cuda_graphs == "all")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly

@@ -1,4 +1,4 @@
-"""Predictions that are recorded and replayed, so that a GPU does not wait for Python.
+"""Predictions and training passes that are recorded and replayed, so that a GPU does not wait for Python.
 
 `replay` puts itself in front of a backbone's passes (prompt, prefix, answers); nobody else knows of it.
 Whatever Python decides in a pass (by lengths, by layers) is part of what tells one recording from another.
@@ -10,8 +10,9 @@ from ufo.backbones.base import Backbone
 from ufo.head.replay.cuda_graphs import CudaGraphs
 from ufo.head.replay.passes import Replay
 from ufo.head.replay.recordings import Recorder
+from ufo.head.replay.training import TrainingReplay
 
-__all__ = ["MOST", "Recorder", "Replay", "replay"]
+__all__ = ["MOST", "Recorder", "Replay", "TrainingReplay", "replay", "replay_training"]
 
 MOST = 128  # recordings: one per number of rows, of tokens in the cache and of tokens fed at once
 
@@ -28,3 +29,8 @@ def replay(backbone: Backbone, recorder: Recorder | None = None, most: int = MOS
     # as a part of the backbone it is told of all that changes weights
     backbone.add_module("replay", own.train(backbone.training))
     return own
+
+
+def replay_training(backbone: Backbone, recorder: Recorder | None = None, most: int = MOST) -> TrainingReplay:
+    """What takes the place of `ufo.head.learning.learn` for a backbone, recorded and replayed."""
+    return TrainingReplay(backbone, CudaGraphs() if recorder is None else recorder, most)

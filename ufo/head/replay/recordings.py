@@ -109,7 +109,7 @@ class Recordings:
         self._start()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Recordings, (self._backbone, self._recorder, self._most)  # a copied model records anew
+        return type(self), (self._backbone, self._recorder, self._most)  # a copied model records anew
 
     def __len__(self) -> int:
         return len(self._recordings)
@@ -190,16 +190,12 @@ class Recordings:
     ) -> _Recording | None:
         places = {name: self._place(name, x, shapes[name]) for name, x in wanted.inputs.items()}
         self._fill(places, wanted)
-        casts = {f"backbone.{name}": cast for name, cast in self._cast(kind).items()}
-        device, calls, told = key[1], _Calls(self._backbone), None
+        run, told = self._runs(wanted, key[1], kind), None
 
         def function(inputs: Tensors) -> Tensors:
             nonlocal told
-            # what autocast remembers goes with the batch; what a recording reads must stay
-            with torch.autocast(device.type, kind, cache_enabled=False) if kind else nullcontext():
-                call = (lambda: wanted.function(inputs),)
-                results, told = functional_call(calls, casts, call, tie_weights=False)
-            return results  # type: ignore[no-any-return]
+            results, told = run(inputs)
+            return results
 
         try:
             play = self._recorder.record(function, {name: place.tensor for name, place in places.items()})
@@ -210,6 +206,22 @@ class Recordings:
         if len(self._recordings) > self._most:
             self._recordings.popitem(last=False)
         return made
+
+    def _runs(
+        self, wanted: Pass, device: torch.device, kind: torch.dtype | None
+    ) -> Callable[[Tensors], tuple[Tensors, Any]]:
+        """The function of a pass as it is recorded, with weights that are cast already."""
+        casts = {f"backbone.{name}": cast for name, cast in self._cast(kind).items()}
+        calls = _Calls(self._backbone)
+
+        def run(inputs: Tensors) -> tuple[Tensors, Any]:
+            # what autocast remembers goes with the batch; what a recording reads must stay
+            with torch.autocast(device.type, kind, cache_enabled=False) if kind else nullcontext():
+                call = (lambda: wanted.function(inputs),)
+                found: tuple[Tensors, Any] = functional_call(calls, casts, call, tie_weights=False)
+            return found
+
+        return run
 
     def _place(self, name: str, like: Tensor, shape: tuple[int, ...]) -> _Place:
         key = (name, shape, like.dtype, like.device)

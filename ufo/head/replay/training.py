@@ -1,0 +1,157 @@
+"""Training passes that are recorded and replayed: forward, losses and backward in one launch.
+
+Gradients come out of the recording and are handed on by a function of autograd, so that accumulation,
+clipping, hooks of DDP and the optimizer meet them as they meet others. Lessons are rounded before they are
+learned, recorded or not: the first batch of a shape draws the same random numbers as a replayed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ufo.backbones.base import Backbone
+from ufo.head.learning import Learned, Rule, learn
+from ufo.head.lesson import Lesson, rounded
+from ufo.head.replay.recordings import Pass, Recorder, Recordings, Tensors, _Recording
+from ufo.ops.launches import watched
+
+
+class TrainingReplay:
+    """`learn`, replayed where a recorder works and shapes come again.
+
+    In `eval` mode, and where layers are made again in the backward pass, it runs as it is.
+    """
+
+    def __init__(self, backbone: Backbone, recorder: Recorder, most: int):
+        self.recordings = _Steps(backbone, recorder, most)
+        self._recorder = recorder
+        backbone.rounds_prompts = True
+        self._played = 0
+
+    def __call__(self, backbone: Backbone, lesson: Lesson, rule: Rule) -> Learned:
+        """`learn(backbone, lesson, rule)`."""
+        device = backbone.device
+        if not self._recorder.works_on(device) or not backbone.training or backbone.gradient_checkpointing:
+            return learn(backbone, lesson, rule)
+        pads = not backbone.quirks.padded_positions
+        lesson = rounded(lesson, pads, backbone.max_positions).map(lambda x: x.to(device, non_blocking=True))
+        if not torch.is_grad_enabled() or watched():
+            return learn(backbone, lesson, rule)
+        self.recordings.follow_weights()
+        weights = [p for p in backbone.parameters() if p.requires_grad]
+
+        def function(inputs: Tensors) -> tuple[Tensors, Any]:
+            losses, patches = learn(backbone, _lesson(inputs, lesson), rule)
+            found = torch.autograd.grad(losses["loss"], weights, allow_unused=True)
+            used = [i for i, gradient in enumerate(found) if gradient is not None]
+            places = [self.recordings.gradient(i, weights[i]) for i in used]
+            torch._foreach_copy_(places, [found[i] for i in used])
+            return {name: loss.detach() for name, loss in losses.items()}, (used, patches)
+
+        def take(results: Tensors, told: Any) -> Learned:
+            used, patches = told
+            losses = {name: x.clone() for name, x in results.items()}
+            self._played += 1
+            played = self._played
+
+            def gradients() -> list[Tensor]:
+                if self._played != played:
+                    raise RuntimeError(
+                        "another training pass has been made since this loss, and its gradients stand in "
+                        "their place; call backward before the next pass, or train with cuda_graphs=auto"
+                    )
+                return [self.recordings.gradient(i, weights[i]) for i in used]
+
+            losses["loss"] = _HandedOn.apply(gradients, losses["loss"], *(weights[i] for i in used))
+            return Learned(losses, patches)
+
+        wanted = Pass(_kind(lesson, rule), _tensors(lesson), function)
+        found = self.recordings.run(wanted, device, take)
+        return learn(backbone, lesson, rule) if found is None else found
+
+
+class _HandedOn(torch.autograd.Function):
+    """A loss whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Callable[[], list[Tensor]], loss: Tensor, *weights: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *torch._foreach_mul(ctx.gradients(), gradient)
+
+
+class _Steps(Recordings):
+    """Recordings that read weights as they are by then, and draw random numbers as the pass itself does."""
+
+    def _start(self) -> None:
+        super()._start()
+        self._gradients: dict[int, Tensor] = {}
+
+    def gradient(self, number: int, weight: Tensor) -> Tensor:
+        """Where every recording leaves the gradient of a weight; made before the first one is captured."""
+        if number not in self._gradients:
+            self._gradients[number] = torch.zeros_like(weight)
+        return self._gradients[number]
+
+    def follow_weights(self) -> None:
+        """Drop recordings whose weights lie elsewhere by now, or some of which are frozen."""
+        with self._lock:
+            weights = tuple(
+                p.data_ptr() * (1 if p.requires_grad else -1) for p in self._backbone.parameters()
+            )
+            if weights != self._weights:
+                self.forget()
+                self._weights = weights
+
+    def _record(self, key: Any, *rest: Any) -> _Recording | None:
+        device: torch.device = key[1]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return super()._record(key, *rest)
+
+    def _runs(
+        self, wanted: Pass, device: torch.device, kind: torch.dtype | None
+    ) -> Callable[[Tensors], tuple[Tensors, Any]]:
+        def run(inputs: Tensors) -> tuple[Tensors, Any]:
+            # a weight is cast inside, once: what was cast before is of another step, or is gone
+            torch.clear_autocast_cache()
+            try:
+                return wanted.function(inputs)
+            finally:
+                torch.clear_autocast_cache()
+
+        return run
+
+
+# ---------------------------------------------------------------- names of tensors
+
+
+def _tensors(lesson: Lesson) -> Tensors:
+    """The tensors of a lesson by name."""
+    parts: dict[str, Any] = {"": lesson, "queries.": lesson.queries, "masks.": lesson.masks}
+    return {
+        f"{prefix}{name}": x
+        for prefix, part in parts.items()
+        if part is not None
+        for name, x in vars(part).items()
+        if isinstance(x, Tensor)
+    }
+
+
+def _kind(lesson: Lesson, rule: Rule) -> tuple[Any, ...]:
+    """What a training pass depends on besides tensors."""
+    queries = lesson.queries and (lesson.queries.grid, lesson.queries.by_window)
+    counts = lesson.masks and tuple(lesson.masks.counts)
+    return "training", lesson.causal, queries, counts, rule.mask_points, tuple(rule.weights.items())
+
+
+def _lesson(tensors: Tensors, like: Lesson) -> Lesson:
+    """The lesson of named tensors."""
+    found = iter(tensors[name] for name in _tensors(like))
+    return like.map(lambda _: next(found))
