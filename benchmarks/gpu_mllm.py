@@ -23,7 +23,7 @@ from decode_mllm import (
     script,
 )
 from gpu_rows import Bench
-from gpu_vit import Rows, step_of
+from gpu_vit import Rows, replayed_step, step_of
 from omegaconf import OmegaConf
 
 from ufo.backbones.context import AnswerCache
@@ -119,6 +119,8 @@ def lora(bench: Bench) -> Rows:
     yield "896 px, batch 2", partial(row, 896, 2)
     yield "896 px, batch 2, compiled", partial(row, 896, 2, compiles=True)
     yield "896 px, batch 2, no checkpointing", partial(row, 896, 2, checkpointing=False)
+    if bench.cuda:
+        yield "896 px, batch 2, replayed", partial(row, 896, 2, checkpointing=False, replays=True)
     if find_spec("bitsandbytes"):
         yield "896 px, batch 2, base in four bits", partial(row, 896, 2, bits=True)
     for tiles, batch in ((1, 4), (2, 1), (3, 1)):
@@ -132,6 +134,7 @@ def _lora(
     bits: bool = False,
     compiles: bool = False,
     checkpointing: bool = True,
+    replays: bool = False,
 ) -> dict[str, float]:
     backbone = backbone_of(bench)
     backbone.gradient_checkpointing, backbone.compiles = checkpointing, compiles
@@ -148,5 +151,7 @@ def _lora(
     images = torch.randint(256, (batch, 3, pixels, pixels), dtype=torch.uint8, device=bench.device)
     loss = lambda: model.forced_pass(images, model.task(name), asked, prompt, forced).losses["loss"]  # noqa: E731
     step = step_of(bench, model, loss)
+    if replays:
+        return replayed_step(bench, model, step, batch, repeats=2)
     more = {"first s": bench.first(step)} if compiles else {}
     return more | bench.measure(step, batch, repeats=2, products=not compiles)

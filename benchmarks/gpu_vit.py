@@ -69,7 +69,8 @@ def step_of(
 
 def train(bench: Bench) -> Rows:
     for task in tasks_of(bench):
-        for option in ("", "checkpointing") if task == "detection" else ("",):
+        options = ["", "checkpointing"] if task == "detection" else [""]
+        for option in [*options, "replayed"] if bench.cuda else options:
             count = 1 if bench.miniature else BATCHES.get(task, 3)
             name = f"{task}, batch {count}" + (option and f", {option}")
             yield name, partial(_train, bench, task, count, option)
@@ -79,7 +80,19 @@ def _train(bench: Bench, task: str, count: int, option: str) -> dict[str, float]
     model, pixels = model_of(bench, task)
     model.train().backbone.gradient_checkpointing = option == "checkpointing"
     batch = batch_of(bench, task, pixels, count)
-    return bench.measure(step_of(bench, model, lambda: model.loss(batch)["loss"]), count)
+    step = step_of(bench, model, lambda: model.loss(batch)["loss"])
+    if option == "replayed":
+        return replayed_step(bench, model, step, count)
+    return bench.measure(step, count)
+
+
+def replayed_step(
+    bench: Bench, model: UFO, step: Callable[[], None], images: int, repeats: int = 3
+) -> dict[str, float]:
+    """A step that is recorded when it comes a second time; `first s` are both."""
+    model.use_cuda_graphs(training=True)
+    first = sum(bench.first(step) for _ in range(2))
+    return {"first s": first} | bench.measure(step, images, repeats, products=False)
 
 
 def compiled(bench: Bench) -> Rows:

@@ -280,7 +280,7 @@ class UFO(Inference, nn.Module):
         `training`: what is learned from a batch as well, forward and backward.
         """
         replay(self.backbone)
-        if training:
+        if training and self._learn is learn:
             self._learn = replay_training(self.backbone)
 
     def task(self, name: str) -> Task:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
 from ufo.build import build_module, build_trainer
+from ufo.head.learning import learn
 from ufo.modules.internvl import InternVLModule
 from ufo.modules.recording import records
 from ufo.modules.strategies import ENTRIES, FSDP
@@ -76,11 +77,14 @@ def test_cuda_graphs__are_not_taken_where_every_bit_has_to_be_the_same():
 
 
 def test_cuda_graphs__are_in_front_of_the_passes(make_model):
-    module = UFOViTModule(make_model(), cuda_graphs=True)
+    module = UFOViTModule(make_model(), cuda_graphs="all")
     module._trainer = SimpleNamespace(strategy=None)
+    found = []
     for _ in range(2):  # before training and before the last validation
         module.configure_model()
+        found.append(module.model._learn)
     assert module.model.backbone.encode.__self__ is module.model.backbone.replay
+    assert found[0] is found[1] and found[0] is not learn
 
 
 @pytest.mark.parametrize("evaluates", [False, True])
