@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
 from ufo.build import check_last_step
+from ufo.callbacks import nonfinite
 from ufo.callbacks.nonfinite import NonFinite, NonFiniteError
 from ufo.cli.main import main
 from ufo.modules.base import UFOModule
+from ufo.ops.launches import Launches
 
 pytestmark = pytest.mark.heavy
 
@@ -36,8 +38,21 @@ class Faulty(UFOModule):
         self.seen = [*getattr(self, "seen", []), weight.detach().clone()]
 
 
-def train(model, batches, callback: NonFinite, **settings) -> tuple[Faulty, L.Trainer]:
-    module = Faulty(model, partial(torch.optim.SGD, lr=0.1))
+OPTIMIZERS = {
+    "waits": partial(torch.optim.SGD, lr=0.1),
+    "leaves out itself": partial(torch.optim.AdamW, lr=0.1, fused=True),
+}
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def train(request, monkeypatch):
+    """Trains on batches, with an optimizer that leaves steps out on the device, too."""
+    monkeypatch.setattr(nonfinite, "DEVICES", {"cpu"})
+    return partial(_train, OPTIMIZERS[request.param])
+
+
+def _train(optimizer: partial, model, batches, callback: NonFinite, **settings) -> tuple[Faulty, L.Trainer]:
+    module = Faulty(model, optimizer)
     trainer = quiet_trainer(
         max_epochs=1,
         callbacks=[callback],
@@ -54,7 +69,7 @@ def batches(make_batch):
     return good, replace(good, source=BAD, ids=[5, 9], seed=77)
 
 
-def test_a_bad_step_moves_no_weight_and_is_named(make_model, batches, tmp_path, caplog):
+def test_a_bad_step_moves_no_weight_and_is_named(train, make_model, batches, tmp_path, caplog):
     good, bad = batches
     with caplog.at_level(logging.ERROR):
         module, trainer = train(make_model(), [good, bad, bad, good], NonFinite(tmp_path, 3))
@@ -67,7 +82,9 @@ def test_a_bad_step_moves_no_weight_and_is_named(make_model, batches, tmp_path, 
     assert all(f"caption of {BAD}, samples 5, 9 (seed 77)" in message for message in named)
 
 
-def test_one_bad_batch_of_an_accumulation_is_the_one_that_is_named(make_model, batches, tmp_path, caplog):
+def test_one_bad_batch_of_an_accumulation_is_the_one_that_is_named(
+    train, make_model, batches, tmp_path, caplog
+):
     good, bad = batches
     with caplog.at_level(logging.ERROR):
         module, _ = train(make_model(), [good, bad], NonFinite(tmp_path, 3), accumulate_grad_batches=2)
@@ -75,14 +92,14 @@ def test_one_bad_batch_of_an_accumulation_is_the_one_that_is_named(make_model, b
     assert caplog.text.count("samples 5, 9") == 1 and "tiny/caption" not in caplog.text
 
 
-def test_only_steps_in_a_row_end_the_run(make_model, batches, tmp_path):
+def test_only_steps_in_a_row_end_the_run(train, make_model, batches, tmp_path):
     good, bad = batches
     train(make_model(), [bad, good, bad, good, bad], NonFinite(tmp_path, 2))
     with pytest.raises(NonFiniteError, match=r"2 steps in a row.*samples 5, 9.*ufo replay .*step_000003"):
         train(make_model(), [bad, good, bad, bad, good], NonFinite(tmp_path, 2))
 
 
-def test_a_training_whose_last_step_was_left_out_does_not_end_well(make_model, batches, tmp_path):
+def test_a_training_whose_last_step_was_left_out_does_not_end_well(train, make_model, batches, tmp_path):
     """It was only logged; the weights before the step are saved, and the bundle repeats it."""
     good, bad = batches
     for kinds in ([bad, good], [good, bad], [bad, bad]):
@@ -103,7 +120,23 @@ def test_a_training_whose_last_step_was_left_out_does_not_end_well(make_model, b
         shutil.rmtree(tmp_path / "step_000001")
 
 
-def test_the_bundle_repeats_the_step(make_model, make_batch, tmp_path, capsys):
+def test_a_fused_optimizer_on_a_gpu_is_not_waited_for(make_model, batches, tmp_path, monkeypatch):
+    """Nothing is read from the device between the backward pass and the step."""
+    monkeypatch.setattr(nonfinite, "DEVICES", {"cpu"})
+    decide, read = NonFinite.on_before_optimizer_step, []
+
+    def listening(self, *arguments):
+        with Launches() as launches:
+            decide(self, *arguments)
+        read.append(launches.by_name["_local_scalar_dense"])
+
+    monkeypatch.setattr(NonFinite, "on_before_optimizer_step", listening)
+    for kind in OPTIMIZERS:
+        _train(OPTIMIZERS[kind], make_model(), [batches[0]] * 3, NonFinite(tmp_path, 2))
+    assert read == [1, 1, 1, 0, 1, 1]  # the flag of the step before is on the host by then
+
+
+def test_the_bundle_repeats_the_step(train, make_model, make_batch, tmp_path, capsys):
     """A weight is not a number: the same loss from the files alone; a sound bundle says that it is sound."""
     model = make_model()
     with torch.no_grad():
@@ -139,7 +172,7 @@ def bundle(make_model, make_batch, tmp_path) -> Path:
     with torch.no_grad():
         model.backbone.output_embedding[-1, 0] = float("inf")
     with pytest.raises(NonFiniteError):
-        train(model, [make_batch("caption")], NonFinite(tmp_path, 1))
+        _train(OPTIMIZERS["waits"], model, [make_batch("caption")], NonFinite(tmp_path, 1))
     return tmp_path / "step_000000"
 
 

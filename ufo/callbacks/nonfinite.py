@@ -9,7 +9,7 @@ bundle.
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,32 @@ from ufo.types import Batch
 log = logging.getLogger(__name__)
 
 WEIGHTS, BATCH = "weights.pt", "batch_{}.pt"
+DEVICES = frozenset({"cuda"})  # that compute on while the host prepares the next step
+
+Seen = list[tuple[Batch, Tensor]]
+"""The batches of an optimizer step with their losses."""
+
+
+@dataclass
+class _Step:
+    """A step of which the host does not know yet whether the optimizer has left it out."""
+
+    number: int
+    seen: Seen
+    broken: Tensor  # on the host, [], filled when the event has happened
+    known: torch.cuda.Event | None
+
+    def is_broken(self) -> bool:
+        if self.known is not None:
+            self.known.synchronize()
+        return bool(self.broken)
 
 
 class NonFinite(Callback):
     """Skip optimizer steps without finite gradients; stop after `patience` of them in a row.
 
-    Reading whether a gradient is finite makes the main process wait for the device once per optimizer step.
+    To read whether a gradient is finite, the main process would wait for the device. A fused optimizer on a
+    GPU leaves the step out itself, and the main process learns of it before the next one. Others wait.
     DeepSpeed takes its steps whatever happens and shows no gradients: there the first loss that is not finite
     ends the run, before the step.
 
@@ -46,8 +66,9 @@ class NonFinite(Callback):
         self.folder, self.patience = Path(folder), patience
         self.in_a_row = 0
         self._batch: Batch | None = None
-        self._seen: list[tuple[Batch, Tensor]] = []  # since the last optimizer step
-        self._left_out: tuple[int, list[tuple[Batch, Tensor]]] | None = None  # the last step, if it was
+        self._seen: Seen = []  # since the last optimizer step
+        self._left_out: tuple[int, Seen] | None = None  # the last step, if it was
+        self._unread: _Step | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -62,29 +83,50 @@ class NonFinite(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         seen, self._seen = self._seen, []
-        if not self._broken(trainer, optimizer, seen):
+        self._read(trainer)
+        alike = _alike(trainer)
+        if alike and (gradients := _gradients(optimizer)) and _leaves_out_itself(optimizer, gradients):
+            self._unread = _let_leave_out(optimizer, gradients, trainer.global_step, seen)
+        elif not self._broken(trainer, optimizer, seen, alike):
             self.in_a_row, self._left_out = 0, None
+        else:
+            optimizer.zero_grad(set_to_none=True)  # a weight without a gradient stays as it is
+            self._was_left_out(trainer, trainer.global_step, seen)
+
+    def _read(self, trainer: Trainer) -> None:
+        """Learn whether the step before was left out."""
+        if self._unread is None:
             return
+        step, self._unread = self._unread, None
+        if step.is_broken():
+            self._was_left_out(trainer, step.number, step.seen)
+        else:
+            self.in_a_row, self._left_out = 0, None
+
+    def _was_left_out(self, trainer: Trainer, step: int, seen: Seen) -> None:
+        """Say so; after too many in a row end the run."""
         self.in_a_row += 1
-        optimizer.zero_grad(set_to_none=True)  # a weight without a gradient stays as it is
         guilty = [(batch, loss) for batch, loss in seen if not loss.isfinite()]
         for batch, loss in guilty:
             log.error(
                 "step %d, process %d: the loss is %s: %s",
-                trainer.global_step,
+                step,
                 trainer.global_rank,
                 float(loss),
                 describe(batch),
             )
         if not guilty and trainer.is_global_zero:
             names = "; ".join(describe(batch) for batch, _ in seen)
-            log.error("step %d: a gradient is not finite; process 0 had %s", trainer.global_step, names)
-        self._left_out = (trainer.global_step, guilty or seen)
+            log.error("step %d: a gradient is not finite; process 0 had %s", step, names)
+        self._left_out = (step, guilty or seen)
         if self.in_a_row >= self.patience or isinstance(trainer.strategy, DeepSpeedStrategy):
             raise NonFiniteError(
                 f"{self.in_a_row} steps in a row had no finite gradient, the last one: "
                 f"{describe(seen[-1][0])}; `ufo replay {self._write(trainer, *self._left_out)}` repeats it"
             )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)
 
     def check_end(self, trainer: Trainer) -> None:
         """Raises NonFiniteError where the last step of a training was left out: it may have diverged.
@@ -100,22 +142,15 @@ class NonFinite(Callback):
             "have diverged"
         )
 
-    def _broken(self, trainer: Trainer, optimizer: Optimizer, seen: list[tuple[Batch, Tensor]]) -> bool:
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        hidden = isinstance(trainer.strategy, DeepSpeedStrategy)  # DeepSpeed's gradients
-        if scaler is not None or hidden:  # a scaler meets infinite gradients every day
+    def _broken(self, trainer: Trainer, optimizer: Optimizer, seen: Seen, alike: bool) -> bool:
+        if _scaled_or_hidden(trainer):
             broken = not all(bool(loss.isfinite()) for _, loss in seen)
         else:
-            weights = (p for group in optimizer.param_groups for p in group["params"])
-            gradients = [p.grad for p in weights if p.grad is not None]
-            gradients = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
-            norms = torch._foreach_norm(gradients) if gradients else []
-            broken = bool(norms) and not bool(torch.stack([*norms]).isfinite().all())
-        alike = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))  # DeepSpeed's is one, too
-        alike = alike and scaler is None and not hidden
+            gradients = _gradients(optimizer)
+            broken = bool(gradients) and bool(_not_finite(gradients))
         return broken if alike else trainer.strategy.reduce_boolean_decision(broken, all=False)
 
-    def _write(self, trainer: Trainer, step: int, seen: list[tuple[Batch, Tensor]]) -> Path:
+    def _write(self, trainer: Trainer, step: int, seen: Seen) -> Path:
         """The folder of a bundle, written as far as there is space."""
         folder = self.folder / f"step_{step:06d}"
         try:
@@ -133,6 +168,48 @@ class NonFinite(Callback):
         except (OSError, RuntimeError) as error:
             log.error("the bundle %s could not be written: %s", folder, error)
         return folder
+
+
+def _scaled_or_hidden(trainer: Trainer) -> bool:
+    """Whether gradients say nothing: a scaler meets infinite ones every day, DeepSpeed shows none."""
+    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    return scaled or isinstance(trainer.strategy, DeepSpeedStrategy)
+
+
+def _alike(trainer: Trainer) -> bool:
+    """Whether all processes have the same gradients."""
+    strategies = (DDPStrategy, SingleDeviceStrategy)  # DeepSpeed's is one, too
+    return isinstance(trainer.strategy, strategies) and not _scaled_or_hidden(trainer)
+
+
+def _gradients(optimizer: Optimizer) -> list[Tensor]:
+    weights = (p for group in optimizer.param_groups for p in group["params"])
+    gradients = [p.grad for p in weights if p.grad is not None]
+    return [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+
+
+def _not_finite(gradients: list[Tensor]) -> Tensor:
+    """Whether one of them holds such a number, bool `[]` on their device."""
+    return ~torch.stack([*torch._foreach_norm(gradients)]).isfinite().all()
+
+
+def _leaves_out_itself(optimizer: Optimizer, gradients: list[Tensor]) -> bool:
+    """Whether the optimizer looks on the device whether gradients are finite, as it does for a scaler."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    looks = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return fused and looks and all(gradient.device.type in DEVICES for gradient in gradients)
+
+
+def _let_leave_out(optimizer: Any, gradients: list[Tensor], number: int, seen: Seen) -> _Step:
+    """Tell the optimizer, and start to copy to the host, whether it leaves this step out."""
+    broken = _not_finite(gradients).float()
+    optimizer.found_inf = broken
+    if broken.device.type != "cuda":
+        return _Step(number, seen, broken, None)
+    copy = torch.empty((), pin_memory=True).copy_(broken, non_blocking=True)
+    known = torch.cuda.Event()
+    known.record()
+    return _Step(number, seen, copy, known)
 
 
 def describe(batch: Batch) -> str:
