@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 from recorders import Tapes
-from tiny_mllm import make_mllm, prepared, training_batch
+from tiny_mllm import INTERNVL, make_mllm, prepared, training_batch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -86,6 +86,29 @@ def test_language_models(family, task):
     batch = training_batch()
     batch = replace(batch, task=task, texts=["the owl", "the red cat"])
     in_turns(model, [batch, replace(batch, texts=["cat", "owl"], images=batch.images.flip(0, 3))])
+
+
+@pytest.mark.heavy
+def test_an_output_head_that_is_the_embedding():
+    model = make_mllm(config={**INTERNVL, "tie_word_embeddings": True}).train()
+    assert model.backbone.output_embedding is model.backbone.decoder.embed_tokens.weight
+    in_turns(model, [training_batch()])
+
+
+def test_gradients_are_not_taken_of_the_weights_themselves(model, make_batch):
+    """Autograd's nodes of a weight stay on the stream where they were made; a capture must not touch it."""
+    weights, take = {id(p) for p in model.parameters()}, torch.autograd.grad
+
+    def listening(loss: Tensor, leaves: list[Tensor], **more):
+        assert not weights & {id(leaf) for leaf in leaves}
+        assert len({leaf.data_ptr() for leaf in leaves} & {p.data_ptr() for p in model.parameters()}) > 50
+        return take(loss, leaves, **more)
+
+    tapes = replaying(model)
+    with patch("torch.autograd.grad", wraps=listening) as called:
+        for _ in range(3):
+            found(model, make_batch("caption"))
+    assert called.called and tapes.played == 2
 
 
 @pytest.mark.heavy

@@ -84,7 +84,7 @@ class _Recording:
     used: int = 0  # the last call that replayed it
 
 
-class _Calls(nn.Module):
+class Calls(nn.Module):
     """A function of a backbone as the call of a module, for `functional_call`."""
 
     def __init__(self, backbone: Backbone):
@@ -212,7 +212,7 @@ class Recordings:
     ) -> Callable[[Tensors], tuple[Tensors, Any]]:
         """The function of a pass as it is recorded, with weights that are cast already."""
         casts = {f"backbone.{name}": cast for name, cast in self._cast(kind).items()}
-        calls = _Calls(self._backbone)
+        calls = Calls(self._backbone)
 
         def run(inputs: Tensors) -> tuple[Tensors, Any]:
             # what autocast remembers goes with the batch; what a recording reads must stay

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from ufo.backbones.base import Backbone
 from ufo.head.learning import Learned, Rule, learn
 from ufo.head.lesson import Lesson, rounded
-from ufo.head.replay.recordings import Pass, Recorder, Recordings, Tensors, _Recording
+from ufo.head.replay.recordings import Calls, Pass, Recorder, Recordings, Tensors, _Recording
 from ufo.ops.launches import watched
 
 
@@ -42,36 +43,47 @@ class TrainingReplay:
         if not torch.is_grad_enabled() or watched():
             return learn(backbone, lesson, rule)
         self.recordings.follow_weights()
-        weights = [p for p in backbone.parameters() if p.requires_grad]
+        weights = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        wanted = Pass(_kind(lesson, rule), _tensors(lesson), self._function(backbone, lesson, rule, weights))
+        found = self.recordings.run(wanted, device, lambda results, told: self._take(results, *told, weights))
+        return learn(backbone, lesson, rule) if found is None else found
+
+    def _function(
+        self, backbone: Backbone, lesson: Lesson, rule: Rule, weights: dict[str, Tensor]
+    ) -> Callable[[Tensors], tuple[Tensors, Any]]:
+        """What is recorded: losses, and gradients at their places; the names of these, and the patches."""
+        calls = Calls(backbone)
 
         def function(inputs: Tensors) -> tuple[Tensors, Any]:
-            losses, patches = learn(backbone, _lesson(inputs, lesson), rule)
-            found = torch.autograd.grad(losses["loss"], weights, allow_unused=True)
-            used = [i for i, gradient in enumerate(found) if gradient is not None]
-            places = [self.recordings.gradient(i, weights[i]) for i in used]
-            torch._foreach_copy_(places, [found[i] for i in used])
-            return {name: loss.detach() for name, loss in losses.items()}, (used, patches)
+            # leaves of its own: autograd would add gradients of the weights themselves on the stream that DDP
+            # or an earlier loss met them on, and what is captured must not touch another stream
+            leaves = {f"backbone.{name}": x.detach().requires_grad_() for name, x in weights.items()}
+            call = (lambda: learn(backbone, _lesson(inputs, lesson), rule),)
+            losses, patches = functional_call(calls, leaves, call)
+            found = torch.autograd.grad(losses["loss"], list(leaves.values()), allow_unused=True)
+            made = {name: x for name, x in zip(weights, found, strict=True) if x is not None}
+            places = [self.recordings.gradient(name, weights[name]) for name in made]
+            torch._foreach_copy_(places, list(made.values()))
+            return {name: loss.detach() for name, loss in losses.items()}, (list(made), patches)
 
-        def take(results: Tensors, told: Any) -> Learned:
-            used, patches = told
-            losses = {name: x.clone() for name, x in results.items()}
-            self._played += 1
-            played = self._played
+        return function
 
-            def gradients() -> list[Tensor]:
-                if self._played != played:
-                    raise RuntimeError(
-                        "another training pass has been made since this loss, and its gradients stand in "
-                        "their place; call backward before the next pass, or train with cuda_graphs=auto"
-                    )
-                return [self.recordings.gradient(i, weights[i]) for i in used]
+    def _take(self, results: Tensors, names: list[str], patches: int, weights: dict[str, Tensor]) -> Learned:
+        """The losses, of which that of all parts knows the gradients of the weights of these names."""
+        self._played += 1
+        played = self._played
 
-            losses["loss"] = _HandedOn.apply(gradients, losses["loss"], *(weights[i] for i in used))
-            return Learned(losses, patches)
+        def gradients() -> list[Tensor]:
+            if self._played != played:
+                raise RuntimeError(
+                    "another training pass has been made since this loss, and its gradients stand in their "
+                    "place; call backward before the next pass, or train with cuda_graphs=auto"
+                )
+            return [self.recordings.gradient(name, weights[name]) for name in names]
 
-        wanted = Pass(_kind(lesson, rule), _tensors(lesson), function)
-        found = self.recordings.run(wanted, device, take)
-        return learn(backbone, lesson, rule) if found is None else found
+        losses = {name: x.clone() for name, x in results.items()}
+        losses["loss"] = _HandedOn.apply(gradients, losses["loss"], *(weights[name] for name in names))
+        return Learned(losses, patches)
 
 
 class _HandedOn(torch.autograd.Function):
@@ -92,13 +104,13 @@ class _Steps(Recordings):
 
     def _start(self) -> None:
         super()._start()
-        self._gradients: dict[int, Tensor] = {}
+        self._gradients: Tensors = {}
 
-    def gradient(self, number: int, weight: Tensor) -> Tensor:
+    def gradient(self, name: str, weight: Tensor) -> Tensor:
         """Where every recording leaves the gradient of a weight; made before the first one is captured."""
-        if number not in self._gradients:
-            self._gradients[number] = torch.zeros_like(weight)
-        return self._gradients[number]
+        if name not in self._gradients:
+            self._gradients[name] = torch.zeros_like(weight)
+        return self._gradients[name]
 
     def follow_weights(self) -> None:
         """Drop recordings whose weights lie elsewhere by now, or some of which are frozen."""
