@@ -7,7 +7,7 @@ learned, recorded or not: the first batch of a shape draws the same random numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,11 +45,11 @@ class TrainingReplay:
         self.recordings.follow_weights()
         weights = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
         wanted = Pass(_kind(lesson, rule), _tensors(lesson), self._function(backbone, lesson, rule, weights))
-        found = self.recordings.run(wanted, device, lambda results, told: self._take(results, *told, weights))
+        found = self.recordings.run(wanted, device, lambda results, told: self._take(results, told, weights))
         return learn(backbone, lesson, rule) if found is None else found
 
     def _function(
-        self, backbone: Backbone, lesson: Lesson, rule: Rule, weights: dict[str, Tensor]
+        self, backbone: Backbone, lesson: Lesson, rule: Rule, weights: Mapping[str, Tensor]
     ) -> Callable[[Tensors], tuple[Tensors, Any]]:
         """What is recorded: losses, and gradients at their places; the names of these, and the patches."""
         calls = Calls(backbone)
@@ -68,8 +68,9 @@ class TrainingReplay:
 
         return function
 
-    def _take(self, results: Tensors, names: list[str], patches: int, weights: dict[str, Tensor]) -> Learned:
-        """The losses, of which that of all parts knows the gradients of the weights of these names."""
+    def _take(self, results: Tensors, told: tuple[list[str], int], weights: Mapping[str, Tensor]) -> Learned:
+        """The losses, of which that of all parts knows the gradients of the weights that were told."""
+        names, patches = told
         self._played += 1
         played = self._played
 
