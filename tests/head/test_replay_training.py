@@ -295,6 +295,28 @@ def test_a_pass_that_waits_is_made_as_without(model, make_batch):
     assert not tapes.recorded
 
 
+def test_recordings_make_room_for_a_step_that_memory_does_not_hold_beside_them(model, make_batch):
+    tapes, batch, other = replaying(model), make_batch("caption"), make_batch("vqa")
+    (expected, _), right = [found(model, batch) for _ in range(2)], found(copy.deepcopy(model), other)
+    full = [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def learning(*arguments):
+        if full:
+            raise full.pop()
+        return learn(*arguments)
+
+    with patch("ufo.head.replay.training.learn", learning):
+        with pytest.warns(UserWarning, match="training goes on without recordings"):
+            same(found(model, other), right)
+        assert tapes.forgotten == 1
+        for _ in range(3):
+            same(found(model, batch), expected)
+        full.append(torch.OutOfMemoryError("CUDA out of memory"))
+        with pytest.raises(torch.OutOfMemoryError):
+            model.loss(batch)
+    assert tapes.recorded == ["training"]
+
+
 def test_without_a_gpu_nothing_is_rounded(model, make_batch):
     model.use_cuda_graphs(training=True)
     with patch("ufo.head.replay.training.rounded", wraps=rounded) as called:

@@ -7,6 +7,7 @@ learned, recorded or not: the first batch of a shape draws the same random numbe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,12 +32,13 @@ class TrainingReplay:
         self.recordings = _Steps(backbone, recorder, most)
         self._recorder = recorder
         backbone.rounds_prompts = True
-        self._played = 0
+        self._played, self._fits = 0, True
 
     def __call__(self, backbone: Backbone, lesson: Lesson, rule: Rule) -> Learned:
         """`learn(backbone, lesson, rule)`."""
         device = backbone.device
-        if not self._recorder.works_on(device) or not backbone.training or backbone.gradient_checkpointing:
+        works = self._fits and self._recorder.works_on(device)
+        if not works or not backbone.training or backbone.gradient_checkpointing:
             return learn(backbone, lesson, rule)
         pads = not backbone.quirks.padded_positions
         lesson = rounded(lesson, pads, backbone.max_positions).map(lambda x: x.to(device, non_blocking=True))
@@ -46,7 +48,23 @@ class TrainingReplay:
         weights = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
         wanted = Pass(_kind(lesson, rule), _tensors(lesson), self._function(backbone, lesson, rule, weights))
         found = self.recordings.run(wanted, device, lambda results, told: self._take(results, told, weights))
-        return learn(backbone, lesson, rule) if found is None else found
+        return self._as_written(backbone, lesson, rule) if found is None else found
+
+    def _as_written(self, backbone: Backbone, lesson: Lesson, rule: Rule) -> Learned:
+        """`learn`, for which recordings make room if they must: their memory is kept between steps."""
+        try:
+            return learn(backbone, lesson, rule)
+        except torch.OutOfMemoryError:
+            if not len(self.recordings):
+                raise
+        self._fits = False
+        self.recordings.forget()
+        warnings.warn(
+            "training goes on without recordings (cuda_graphs=auto): the memory does not hold them beside a "
+            "step of a new shape",
+            stacklevel=2,
+        )
+        return learn(backbone, lesson, rule)
 
     def _function(
         self, backbone: Backbone, lesson: Lesson, rule: Rule, weights: Mapping[str, Tensor]
