@@ -9,7 +9,7 @@ from unittest.mock import patch
 import lightning as L
 import pytest
 import torch
-from recorders import Tapes
+from recorders import Tape, Tapes
 from tiny_mllm import INTERNVL, make_mllm, prepared, training_batch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -181,6 +181,28 @@ def test_lightning_trains_the_same_weights(make_model, make_batch):
     assert tapes.recorded.count("training") == 2 and tapes.played > 2
     for name, weight in trained[0].items():
         torch.testing.assert_close(trained[1][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_handed_out_beside_a_recording_does_not_grow_with_the_network(make_model, make_batch):
+    """Tokens are made, moved and copied to their places, gradients scaled at once."""
+    pieces, as_written = [], []
+    for layers in (2, 6):
+        model, batch = make_model(new_layers=layers).train(), make_batch("caption")
+        replaying(model)
+        for _ in range(2):
+            found(model, batch)
+        with Launches() as launches:
+            model.loss(batch)["loss"].backward()
+        as_written.append(launches.total)
+        model.zero_grad()
+        with (
+            patch("ufo.head.replay.training.watched", lambda: False),
+            patch.object(Tape, "play", lambda self: None),
+            Launches() as launches,
+        ):
+            model.loss(batch)["loss"].backward()
+        pieces.append(launches.total)
+    assert pieces[0] == pieces[1] < 50 and 500 < as_written[0] < as_written[1]
 
 
 # ---------------------------------------------------------------- rounding
