@@ -71,15 +71,23 @@ def score(path: Path, truth: Truth, task: str, declared: Declared, resampling: R
     answers = read_predictions(path, texts, answer_key(task), whole=reads(task) == "records")
     if texts is None and reads(task) == "boxes":
         _refuse_words(answers)
+    if reads(task) != "boxes":
+        _refuse_boxes(declared, task)
     convention = convention_of(path, declared, texts) if reads(task) == "boxes" else None
     # no object is an answer of a detector; an expression, a picture or a map without one is not answered
     joined = join(truth, answers, path, none_is_valid=isinstance(kind_of(task), Objects))
     folder = path if path.is_dir() else path.parent
     rules = Rules(folder, kind_of(task), task_class(task).needs, convention, declared.min_score)
     scorer = make_scorer(task, truth, rules)
+    if declared.min_score and not scorer.threshold:
+        raise DataError(
+            f"--min-score {declared.min_score:g} would leave nothing out: --task {task} with {truth.path} "
+            "takes answers whatever they score; drop it."
+        )
     for example, given in zip(truth.examples, joined.answers, strict=True):
         scorer.add(example, given)
-    remarks = [*truth.remarks, *joined.remarks, *_remarks(answers, scorer)]
+    remarks = [*truth.remarks, *joined.remarks, *_below(answers, scorer), *_remarks(answers, scorer)]
+    remarks += _overruled(declared, texts)
     if texts is not None and not any(answer.count for answer in answers):
         remarks += _other_format(path, texts)
     weights = draw(len(scorer.rows), resampling.resamples, resampling.seed)
@@ -145,7 +153,37 @@ def convention_of(path: Path, declared: Declared, texts: TextFormat | None) -> C
         raise DataError(
             f"{path} does not say what the numbers of a box are; say it: --boxes xyxy, xywh or cxcywh."
         )
-    return Convention(order, read_scale(scale or "pixels"), read_of(declared.of))
+    found = Convention(order, read_scale(scale or "pixels"), read_of(declared.of))
+    if found.of is not None and found.unit is not None:
+        raise DataError(
+            f"--of {declared.of} says whose pixels are counted, and --scale {found.scale} counts none; leave "
+            "one of them out."
+        )
+    return found
+
+
+def _refuse_boxes(declared: Declared, task: str) -> None:
+    """Raises DataError for what is said of boxes where none are scored."""
+    said = {"--boxes": declared.boxes, "--scale": declared.scale}
+    if declared.of != Declared.of:
+        said["--of"] = declared.of
+    for option, value in said.items():
+        if value is not None:
+            raise DataError(
+                f"{option} {value} is about boxes, and --task {task} is scored by {reads(task)}; drop it."
+            )
+
+
+def _overruled(declared: Declared, texts: TextFormat | None) -> list[str]:
+    """What was declared of answers in words against what their format says: it counts, and is told."""
+    if texts is None:
+        return []
+    pairs = (("--boxes", declared.boxes, texts.order), ("--scale", declared.scale, texts.scale))
+    return [
+        f"warning: {option} {said} counts, and not {own}, which `{texts.name}` says of itself"
+        for option, said, own in pairs
+        if said is not None and own is not None and said != own
+    ]
 
 
 def _refuse_words(answers: Sequence[Answer]) -> None:
@@ -196,11 +234,25 @@ def _warning(truth: Truth, joined: Joined, scorer: Scorer, headline: float) -> s
     return ""
 
 
+def _below(answers: Sequence[Answer], scorer: Scorer) -> list[str]:
+    """How many objects score too little to count; a warning if none is left."""
+    if not scorer.below:
+        return []
+    number = sum(answer.count for answer in answers)
+    warning = "warning: " if scorer.below == number else ""
+    return [
+        f"{warning}{scorer.below} of {number} objects score less than --min-score "
+        f"{scorer.rules.min_score:g} and were left out"
+    ]
+
+
 def _remarks(answers: Sequence[Answer], scorer: Scorer) -> list[str]:
     found = []
     ranked = isinstance(scorer, ObjectScorer)
     if ranked and (number := without_scores(answers)):
         found.append(f"{number} objects state no score and count with 1, so that AP cannot rank them")
+    if shared := sum(answer.shared for answer in answers):
+        found.append(f"{shared} answers state one score, which counts for each of their several objects")
     unknown: Mapping[str, int] = getattr(scorer, "unknown", {})
     if unknown:
         names = ", ".join(f"{name} ({number})" for name, number in list(unknown.items())[:5])

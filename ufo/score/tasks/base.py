@@ -41,7 +41,7 @@ class Rules:
     kind: Kind  # of the task's results
     needs: frozenset[str] = frozenset()  # annotations that the task needs
     convention: Convention | None = None
-    min_score: float = 0.0
+    min_score: float = 0.0  # of objects, for scorers with a `threshold`
 
 
 class Scorer(ABC):
@@ -51,6 +51,7 @@ class Scorer(ABC):
     kind: ClassVar[Kind | None] = None
     reads: ClassVar[Reads]  # what predictions are
     headline: ClassVar[str]
+    threshold: ClassVar[bool] = False  # objects below a least score are left out
 
     @classmethod
     def asks(cls, kind: Kind, needs: frozenset[str]) -> bool:
@@ -60,6 +61,7 @@ class Scorer(ABC):
     def __init__(self, truth: Truth, rules: Rules) -> None:
         self.truth, self.rules = truth, rules
         self.problems: Counter[str] = Counter()  # what was wrong with predictions, each counted as a miss
+        self.below = 0  # objects left out, as they score less than the least score
         images = dict.fromkeys(example.image for example in truth.examples)
         self.rows = {image: row for row, image in enumerate(images)}
 

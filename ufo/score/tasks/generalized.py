@@ -23,11 +23,13 @@ class GeneralizedBoxScorer(SumScorer):
 
     reads = "boxes"
     headline: ClassVar[str] = "F1=1@0.5"
+    threshold: ClassVar[bool] = True
 
     def add(self, example: Example, answers: Sequence[Answer]) -> None:
         self.problems["answer not in its format"] += sum(bool(answer.broken) for answer in answers)
         boxes = self.boxes(example, answers, corners=True)
         scores = np.array([s for a in answers for s in (a.scores or [1.0] * a.count)])
+        self.below += int((scores < self.rules.min_score).sum())
         said_none = any(answer.nothing for answer in answers)
         kept = boxes[scores >= self.rules.min_score] if len(boxes) and not said_none else boxes[:0]
         kept = kept[(kept[:, 2:] > kept[:, :2]).all(1)]  # a box of zeros is none

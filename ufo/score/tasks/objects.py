@@ -10,6 +10,7 @@ import torch
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from ufo.data.datasets.coco_file import short
 from ufo.data.errors import DataError
 from ufo.kinds import Kind, Objects
 from ufo.metrics.coco_ap import CocoAP
@@ -21,6 +22,7 @@ from ufo.score.truth import Example, Truth
 
 DETECTIONS = (1, 10, 100)
 """COCO's own numbers of detections per image and class."""
+OTHER_NAME = "object that also states a class which the annotations do not have, and counts for its other"
 
 
 class ObjectScorer(Scorer):
@@ -29,6 +31,7 @@ class ObjectScorer(Scorer):
     kind: ClassVar[Kind | None] = Objects()
     reads: ClassVar[Reads] = "boxes"
     headline: ClassVar[str] = "mAP"
+    threshold: ClassVar[bool] = True
     iou_type: ClassVar[Literal["bbox", "segm"]] = "bbox"
 
     def __init__(self, truth: Truth, rules: Rules) -> None:
@@ -39,10 +42,11 @@ class ObjectScorer(Scorer):
 
     def add(self, example: Example, answers: Sequence[Answer]) -> None:
         self.problems["answer not in its format"] += sum(bool(answer.broken) for answer in answers)
-        labels = [self._label(label, a) for a in answers for label in self._labels_of(a)]
+        labels = [label for answer in answers for label in self._labels(answer)]
         self._scored |= any(answer.scores for answer in answers)
         scores = [score for a in answers for score in (a.scores or [1.0] * a.count)]
         shapes = self._shapes(example, answers)
+        self.below += sum(score < self.rules.min_score for score in scores)
         kept = [i for i, label in enumerate(labels) if label >= 0 and scores[i] >= self.rules.min_score]
         self._count_repeats([(str(shapes[i]), scores[i], labels[i]) for i in kept])
         try:
@@ -68,6 +72,26 @@ class ObjectScorer(Scorer):
         """Which annotated objects are neither found nor missed."""
         return example.crowd
 
+    def _labels(self, answer: Answer) -> list[int]:
+        """The class of each object. Raises DataError if the record says two."""
+        said = self._labels_of(answer)
+        labels = [self._find(label) for label in said]
+        for label, name in zip(labels, said, strict=True):
+            if label < 0:
+                self.unknown[str(name)] = self.unknown.get(str(name), 0) + 1
+                self.problems["object of a class that the annotations do not have"] += 1
+        for others in answer.called:
+            for label, name, other in zip(labels, said, others, strict=True):
+                also = self._find(other)
+                if min(label, also) >= 0 and label != also:
+                    raise DataError(
+                        f"{answer.where} calls an object {short(name)} and {short(other)}, which are two "
+                        f"classes of {self.truth.path}; leave the wrong one out."
+                    )
+                if also < 0 <= label:
+                    self.problems[OTHER_NAME] += 1
+        return labels
+
     def _labels_of(self, answer: Answer) -> list[Any]:
         if answer.labels is not None:
             return answer.labels
@@ -77,17 +101,14 @@ class ObjectScorer(Scorer):
             )
         return [self.truth.classes[0]] * answer.count
 
-    def _label(self, label: Any, answer: Answer) -> int:
-        """The class's index; -1 where the annotations have no such class, which is counted."""
+    def _find(self, label: Any) -> int:
+        """The class's index; -1 where the annotations have no such class."""
         if isinstance(label, str):
             found = find_class(label, self.truth.classes)[0]
             if found < 0 and label.isascii() and label.isdigit():  # an id as text
                 found = self.truth.categories.get(int(label), -1)
         else:
             found = self.truth.categories.get(label, -1)
-        if found < 0:
-            self.unknown[str(label)] = self.unknown.get(str(label), 0) + 1
-            self.problems["object of a class that the annotations do not have"] += 1
         return found
 
     def _count_repeats(self, objects: Sequence[tuple[Any, ...]]) -> None:

@@ -39,12 +39,27 @@ def read_truth(path: Path, wanted: Wanted) -> Truth:
                 f"{path}: annotations are a COCO .json, a .jsonl, or a folder of RefCOCO, gRefCOCO, "
                 "ReasonSeg or label maps; `ufo data import` makes a COCO .json of other files."
             )
-        return read_jsonl(path, wanted.images) if suffix == ".jsonl" else read_coco(path)
+        if suffix == ".jsonl":
+            _refuse_unused(wanted, f"{path}, a JSONL file,", "images")
+            return read_jsonl(path, wanted.images)
+        _refuse_unused(wanted, f"{path}, a COCO file,")
+        return read_coco(path)
     if wanted.refs or _of_expressions(path):
+        _refuse_unused(wanted, f"{path}, a folder of referring expressions,", "split", "refs")
         return read_refer(path, wanted.split, wanted.refs)
     if any(map(_of_reasonseg, sorted(path.glob("*.json"))[:3])):
+        _refuse_unused(wanted, f"{path}, a folder of ReasonSeg,")
         return read_reasonseg(path)
+    _refuse_unused(wanted, f"{path}, a folder of label maps,", "classes", "reduce_zero_label")
     return read_maps(path, wanted.classes, wanted.reduce_zero_label)
+
+
+def _refuse_unused(wanted: Wanted, what: str, *read: str) -> None:
+    """Raises DataError for what is said of annotations and not read with these: it would change nothing."""
+    for name, value in vars(wanted).items():
+        if value and name not in read:
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(f"{option} says nothing about {what} and would not be read; drop it.")
 
 
 def is_annotations(path: Path) -> bool:
