@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from commands import compose
+from commands import compose, run
 
-from ufo.runs.naming import LONGEST, evaluation_folder, own_sources, part_of, run_name
+from ufo.runs.naming import LONGEST, check_name, evaluation_folder, own_sources, part_of, run_name
 
 ON, OFF = {"weight": 1.0}, None
 
@@ -32,6 +32,29 @@ def test_a_long_or_strange_name_is_a_folder_all_the_same():
     names = {run_name("own", "net", many, list(many)[:n]) for n in (39, 40)}
     assert len(names) == 2 and all(len(name) <= LONGEST for name in names)
     assert run_name("own", "net", {"a b/../c": ON}) == "a-b-..-c_net"
+
+
+@pytest.mark.parametrize("name", ["a/../../x", "..", ".", "", None, "/", "./."])
+def test_a_name_that_leads_out_of_the_folder_of_all_runs_is_refused(name):
+    with pytest.raises(ValueError, match="is no name of a run") as error:
+        check_name(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["birds", "group/birds", "a..b", "...", 5, "/birds"])
+def test_a_name_of_a_folder_inside_is_one(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize("many", [(), ("--multirun", "seed=1,2")])
+def test_nothing_is_written_under_a_refused_name(tmp_path, capfd, many):
+    """The run was made two folders above, wherever that was."""
+    runs = (f"paths.runs={tmp_path / 'deep' / 'runs'}", "hydra.run.dir='${paths.runs}/${name}'")
+    with pytest.raises(SystemExit) as ended:
+        run("train.py", *many, *runs, "name=a/../../x", out=tmp_path / "unused")
+    error = capfd.readouterr().err.strip()
+    assert ended.value.code == 1 and "name=a/../../x is no name of a run" in error
+    assert len(error.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 def test_own_sources_are_read_from_the_command_line():

@@ -43,6 +43,16 @@ def run_name(mixture: str, backbone: str, sources: Mapping[str, Any], own: Itera
     return name
 
 
+def check_name(name: Any) -> None:
+    """Raises ValueError for a name whose folder would be that of all runs, or outside it."""
+    parts = [part for part in str("" if name is None else name).split("/") if part not in ("", ".")]
+    if not parts or ".." in parts:
+        raise ValueError(
+            f"name={'' if name is None else name} is no name of a run, whose folder lies in paths.runs; "
+            "write one without '..', and choose paths.runs to write elsewhere"
+        )
+
+
 def evaluation_folder(trainer: Mapping[str, Any]) -> str:
     """Where an evaluation writes in the folder of its run: one of some batches replaces none of all data."""
     return WHOLE if part_of(trainer) is None else PART
