@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from dataclasses import replace
 
@@ -81,3 +82,61 @@ def test_uploads_of_two_pictures_that_become_one_name_are_left_out(tmp_path):
     labels = imported(format_named("label_studio"), tmp_path)
     assert [picture.path.name for picture in labels.pictures] == ["b.jpg"]
     assert labels.problems.left_out["name of several pictures"] == 1
+
+
+@pytest.mark.parametrize(
+    "above", ["C:\\data\\test\\{}", "/home/me/test/{}", "../test/{}", "https://x.org/test/{}"]
+)
+@pytest.mark.parametrize("format", ["csv", "via", "cvat", "imagefolder", "labelme", "voc", "coco"])
+def test_a_folder_of_another_machine_is_no_split(format, above, tmp_path):
+    """All of `C:\\data\\test` were pictures for tests; what is in the data set's folder still counts."""
+    for name in ("a.jpg", "val/b.jpg"):
+        write_image(tmp_path / "photos" / name)
+    names = [
+        above.format(name.replace("/", "\\") if "\\" in above else name) for name in ("a.jpg", "val/b.jpg")
+    ]
+    write_of_another_machine(tmp_path, format, names)
+    labels = imported(format_named(format), tmp_path)
+    assert {p.path.name for p in labels.pictures} == {"a.jpg", "b.jpg"} and not labels.problems.left_out
+    splits = {picture.path.name: picture.split for picture in labels.pictures}
+    assert splits["a.jpg"] == ""
+    if format in ("csv", "via", "cvat", "imagefolder"):  # the others go by their own files' folders
+        assert splits["b.jpg"] == "val"
+
+
+def write_of_another_machine(folder, format, names):
+    """One box in each of two pictures, called by their paths elsewhere."""
+    corners = "".join(
+        f"<{side}>{n}</{side}>"
+        for side, n in zip(("xmin", "ymin", "xmax", "ymax"), (2, 3, 20, 30), strict=True)
+    )
+    if format == "csv":
+        rows = "".join(f"{name},1,2,20,30,owl\n" for name in names)
+        (folder / "labels.csv").write_text(f"filename,xmin,ymin,xmax,ymax,class\n{rows}")
+    elif format == "via":
+        region = {"shape_attributes": {"name": "rect", "x": 1, "y": 2, "width": 20, "height": 20}}
+        region["region_attributes"] = {"kind": "owl"}
+        files = {
+            name: {"filename": name, "size": -1, "regions": [region], "file_attributes": {}} for name in names
+        }
+        write_json(folder / "via.json", files)
+    elif format == "cvat":
+        box = '<box label="owl" xtl="1" ytl="2" xbr="20" ybr="30"/>'
+        images = "".join(f'<image name="{name}" width="64" height="48">{box}</image>' for name in names)
+        (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    elif format == "imagefolder":
+        rows = [{"file_name": n, "objects": {"bbox": [[1, 2, 20, 20]], "categories": ["owl"]}} for n in names]
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif format == "coco":
+        images = [{"id": k, "file_name": name, "width": 64, "height": 48} for k, name in enumerate(names)]
+        boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 2, 20, 20]} for k in range(2)]
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "owl"}]}
+        write_json(folder / "labels.json", content)
+    for name, stem in zip(names, "ab", strict=True):
+        if format == "labelme":
+            shape = {"label": "owl", "points": [[1, 2], [20, 30]], "shape_type": "rectangle"}
+            write_json(folder / f"{stem}.json", {"imagePath": name, "shapes": [shape]})
+        elif format == "voc":
+            thing = f"<object><name>owl</name><bndbox>{corners}</bndbox></object>"
+            text = f"<annotation><folder>test</folder><filename>{name}</filename>{thing}</annotation>"
+            (folder / f"{stem}.xml").write_text(text)

@@ -87,8 +87,7 @@ def _picture(source: Source, record: dict[str, Any], path: Path, where: str, spl
     if name is None:
         source.problems.report("record without a file name", where)
         return None
-    folders = name.replace("\\", "/").split("/")[:-1]
-    split = next((split_of(part) for part in folders if split_of(part)), split)
+    split = next((found for part in source.inside(name) if (found := split_of(part))), split)
     picture = source.open(source.find(name, path.parent), f"{where}: {name[:200]}", split=split)
     if picture is not None:
         for key in TEXTS:

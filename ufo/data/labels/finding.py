@@ -22,6 +22,8 @@ from ufo.data.problems import DOUBTFUL, Problems
 MAX_FILES = 5_000_000
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of an uploaded file."""
+ELSEWHERE = re.compile(r"^[\\/]|^[A-Za-z]:[\\/]|://|(^|[\\/])\.\.[\\/]")
+"""Names that begin above the data set's folder: absolute paths, URLs, and those that lead out of it."""
 NOT_IN_UPLOADS = re.compile(r"[^-\w.]")
 """What it takes out of the name; blanks have become underscores before."""
 ONE_PICTURE = "picture that labels of another file count for, too, since there is only one of the name"
@@ -76,13 +78,7 @@ class Pictures:
         is called after the split, then the one nearest to the folder `near`, then the one whose last folders
         are called as those of `near` (`Annotations/one/a.xml` is about `JPEGImages/one/a.jpg`).
         """
-        if "?d=" in name:  # of Label Studio's local files
-            path = unquote(urlsplit(name).query.removeprefix("d="))
-        elif "://" in name:
-            path = unquote(name.split("?")[0])
-        else:
-            path = name
-        words = [word for word in re.split(r"[\\/]+", path) if word not in ("", ".", "..")]
+        words = _words(name)
         if not words:
             return None
         last = spelled(words[-1])
@@ -103,6 +99,20 @@ class Pictures:
             self.problems.report("name of several pictures", name[:200])
             return None
         return ranked[0][1]
+
+    def inside(self, name: str) -> list[str]:
+        """The folders in a name of a picture that are those of the data set, the nearest first.
+
+        Of a path of another machine (`C:\\data\\test\\a.jpg`) only those count that such a picture is in
+        here, too: how the folders above were called there says nothing about the data.
+        """
+        words = _words(name)
+        folders = words[-2::-1]
+        if not ELSEWHERE.search(name):
+            return folders
+        found = self.pictures.get(spelled(words[-1]), []) if words else []
+        shared = (_same_end(path.relative_to(self.images).parts, words) - 1 for path in found)
+        return folders[: max(shared, default=0)]
 
     def _alike(
         self, path: Path, words: list[str], near: Path | None, split: str
@@ -138,6 +148,17 @@ class Pictures:
         folders = {path.parent for path in self._meant}
         every = (path for paths in self.pictures.values() for path in paths)
         return sorted(path for path in every if path.parent in folders and path not in self._meant)
+
+
+def _words(name: str) -> list[str]:
+    """The parts of a path, a URL or a bare name, with any slashes."""
+    if "?d=" in name:  # of Label Studio's local files
+        path = unquote(urlsplit(name).query.removeprefix("d="))
+    elif "://" in name:
+        path = unquote(name.split("?")[0])
+    else:
+        path = name
+    return [word for word in re.split(r"[\\/]+", path) if word not in ("", ".", "..")]
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -90,7 +90,7 @@ class Source(Pictures):
         """
         inside = path.relative_to(self.folder).parts[:-1] if path.is_relative_to(self.folder) else ()
         words = [*([path.stem] if stem else []), *reversed(inside)]
-        words += reversed(name.replace("\\", "/").split("/")[:-1])
+        words += self.inside(name)
         return next((split for word in words if (split := split_of(word))), "")
 
     # --- pictures
