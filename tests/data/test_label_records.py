@@ -109,3 +109,19 @@ def test_what_no_file_can_hold_is_left_out(tmp_path):
     for picture in labels.pictures:
         for thing in picture.things:
             f"{picture.path} {thing.label} {thing.text}".encode()
+
+
+def test_a_number_behind_a_yolo_box_is_counted(tmp_path):
+    """A score or a track, as predictions have it, which nobody may have looked at."""
+    root = yolo(tmp_path)
+    path = next((root / "labels").rglob("a.txt"))
+    path.write_text(
+        "0 .5 .5 .2 .2 0.31\n1 .5 .5 .2 .2\n0 .1 .1 .9 .1 .9 .9\n1 .1 .1 .9 .1 .9 .9 .5\n1 .5 .5\n"
+    )
+    labels = read("yolo", root)
+    (picture,) = [picture for picture in labels.pictures if picture.path.name == "a.jpg"]
+    assert len(picture.things) == 3
+    ((kind, number),) = labels.problems.doubtful.items()
+    assert kind.startswith("number behind a box") and number == 1
+    assert "a.txt, line 1" in labels.problems.examples[kind][0]
+    assert labels.problems.left_out == {"line that is no YOLO label": 2}

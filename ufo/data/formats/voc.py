@@ -2,7 +2,8 @@
 
 Corners count pixels from 1 and include the last one. They count from 0 and are edges where one of an export
 is 0, or where there is a `labelmap.txt`, as of CVAT. Also as Roboflow writes it: XML files among the pictures
-of `train/` and `valid/`, some with a polygon.
+of `train/` and `valid/`, some with a polygon. LabelImg's count from 0 and are never 0; nothing in its files
+tells them from others, so that their left and upper sides lie one pixel further out (docs/your_data.md).
 """
 
 from __future__ import annotations

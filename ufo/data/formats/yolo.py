@@ -31,6 +31,8 @@ ORDER = 20
 NAMES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt")
 MAX_LABELS = 32 << 20
 MAX_YAML = 1 << 20
+KEYPOINTS = "keypoints, of which only the box is taken"
+FIFTH = "number behind a box (the score or the track of a prediction?), of which only the box is taken"
 
 
 def recognise(source: Source) -> str:
@@ -246,10 +248,10 @@ def _label(source: Source, labels: Labels, picture: Picture, path: Path | None, 
             source.problems.report("object of a class number without a name", f"{where}: {number}")
             continue
         thing = Thing(labels.classes[number], where=where)
-        if pose or len(shape) in (4, 5):  # a fifth number is the score of a prediction
+        if pose or len(shape) in (4, 5):
             thing.box = _box(shape[:4], picture.size)
-            if pose and len(shape) > 4:
-                source.problems.report("keypoints, of which only the box is taken", where, effect=DOUBTFUL)
+            if len(shape) > 4:
+                source.problems.report(KEYPOINTS if pose else FIFTH, where, effect=DOUBTFUL)
         elif len(shape) % 2:
             source.problems.report("line that is no YOLO label", where)
             continue
