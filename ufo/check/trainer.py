@@ -1,4 +1,4 @@
-"""Trainer options of a wrong type, by the option's name: `trainer.limit_val_batches=silly`.
+"""Trainer options that the trainer does not take, by the option's name: `trainer.limit_val_batches=silly`.
 
 Lightning's own signature says what each option takes. Its constructor compares and converts first, and what
 a text then ends in ("'<=' not supported between ...") names no option. Objects, such as a strategy, are left
@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import torch
 from hydra.utils import get_object
+
+from ufo.ops.nearest import instead
 
 SHARES = ("limit_", "overfit_batches")
 """How the names of the options begin that count batches or are a share of them."""
-OURS = frozenset(["precision", "val_check_interval", "callbacks", "logger"])
+OURS = frozenset(["val_check_interval", "callbacks", "logger"])
 """Options that this project reads itself."""
+NAMES = {"gradient_clip_algorithm": ("norm", "value"), "profiler": ("simple", "advanced", "pytorch", "xla")}
+REGISTERED = {
+    "accelerator": "lightning.pytorch.accelerators.AcceleratorRegistry.available_accelerators",
+    "strategy": "lightning.pytorch.strategies.StrategyRegistry.available_strategies",
+}
+"""Options whose names Lightning lists, further packages' among them."""
+_MAX_TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
+MANY_PROCESSES = 8
+"""So many processes of a CPU run are never refused, however few cores there are."""
 _DEVICES = re.compile(r"auto|-?\d+(,\s*\d+)*,?")
 _WORDS: dict[type, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
@@ -35,6 +48,9 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         if key in OURS or key not in hints or _elsewhere(value):
             continue
         said = f"trainer.{key}"
+        if key == "precision":
+            _check_name(said, value, ["auto", *_literals(hints[key])])
+            continue
         if key.startswith(SHARES):
             if value is not None and not _counts(value):
                 raise ValueError(
@@ -46,10 +62,77 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         if not any(_is(value, one) for one in allowed):
             names = dict.fromkeys(_name(one) for one in allowed)
             raise ValueError(f"{said} must be {' or '.join(filter(None, names))}, not {value!r}")
+        if isinstance(value, str) and (known := _names_of(key)):
+            _check_name(said, value, known)
+        if key == "max_time" and isinstance(value, str) and not _MAX_TIME.fullmatch(value.strip()):
+            raise ValueError(f"{said} must be days:hours:minutes:seconds such as 00:11:30:00, not {value!r}")
+        if key == "fast_dev_run" and value < 0:
+            raise ValueError(f"{said} must be true, false or a number of batches, not {value!r}")
         if key == "devices" and isinstance(value, str) and not _DEVICES.fullmatch(value):
             raise ValueError(
                 f"{said} must be a number of devices, a list of their numbers or auto, not {value!r}"
             )
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Raises ValueError where the machine does not have the devices that are asked for."""
+    wanted, accelerator = trainer.get("devices"), trainer.get("accelerator") or "auto"
+    if isinstance(wanted, str) and re.fullmatch(r"-?\d+", wanted):
+        wanted = int(wanted)
+    elif isinstance(wanted, str) and wanted not in ("", "auto"):
+        wanted = [int(number) for number in wanted.split(",") if number.strip()]
+    if wanted == 0:
+        raise ValueError("trainer.devices=0 leaves nothing to train on; ask for at least 1")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if accelerator in ("gpu", "cuda") and not gpus and not torch.backends.mps.is_available():
+        raise ValueError(
+            f"trainer.accelerator={accelerator}, but PyTorch finds no GPU on this machine; leave it out, or "
+            "choose cpu"
+        )
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus):
+        there, what = gpus, "GPUs"
+    elif accelerator in ("cpu", "auto"):
+        there, what = max(os.cpu_count() or 1, MANY_PROCESSES), "processes at most, by its CPU cores,"
+    else:
+        return
+    if isinstance(wanted, list):
+        _check_numbers(wanted, gpus if what == "GPUs" else None)
+    elif isinstance(wanted, int) and (wanted < -1 or (wanted == -1 and what != "GPUs")):
+        raise ValueError(
+            f"trainer.devices={wanted} is no number of devices; ask for at least 1, or auto for all of them"
+        )
+    elif isinstance(wanted, int) and wanted > there:
+        raise ValueError(f"trainer.devices={wanted}, but this machine has {there} {what} to train on")
+
+
+def _check_numbers(wanted: list[Any], gpus: int | None) -> None:
+    """Raises ValueError for a list that does not name GPUs of this machine; None: it trains on its CPU."""
+    said = f"trainer.devices={wanted}"
+    if gpus is None:
+        raise ValueError(f"{said} lists numbers of GPUs, and nothing trains on one; ask for a number or auto")
+    fine = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < gpus for n in wanted)
+    if not wanted or not fine or len(set(wanted)) < len(wanted):
+        raise ValueError(f"{said} must list different GPUs of this machine, which has {gpus}, counted from 0")
+
+
+def _check_name(said: str, value: Any, known: list[Any]) -> None:
+    """Raises ValueError for a value that is none of those known, with the nearest."""
+    if value is None or (value in known and not isinstance(value, bool)):
+        return
+    names = dict.fromkeys(one for one in known if isinstance(one, str) and not one.isdigit())
+    raise ValueError(f"{said}={value} is not known; {instead(str(value), names, 'there are')}")
+
+
+def _names_of(key: str) -> list[str]:
+    """The names that an option may have; none where it may have any."""
+    if key in REGISTERED:
+        return ["auto", *(["gpu"] if key == "accelerator" else []), *get_object(REGISTERED[key])()]
+    return list(NAMES.get(key, ()))
+
+
+def _literals(hint: Any) -> list[Any]:
+    """The literal values of a type hint."""
+    return [value for one in _allowed(hint) if get_origin(one) is Literal for value in get_args(one)]
 
 
 def _elsewhere(value: Any) -> bool:

@@ -6,17 +6,15 @@ The config is composed of text: a number may be one of another kind, out of rang
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ufo.check.trainer import check_trainer
+from ufo.check.trainer import check_devices, check_trainer
 from ufo.checkpoints import bounds
 from ufo.errors import instead
 
@@ -74,12 +72,15 @@ NUMBERS = {
     "trainer.gradient_clip_val": Number(least=0, none=True),
     "trainer.log_every_n_steps": COUNT,
     "trainer.max_steps": Number(least=-1, whole=True),
+    "trainer.max_epochs": Number(least=-1, whole=True, none=True),
+    "trainer.min_epochs": Number(least=0, whole=True, none=True),
+    "trainer.min_steps": Number(least=0, whole=True, none=True),
     "trainer.num_nodes": COUNT,
+    "trainer.num_sanity_val_steps": Number(least=-1, whole=True, none=True),
+    "trainer.reload_dataloaders_every_n_epochs": INDEX,
     "callbacks.checkpoint.every_n_train_steps": COUNT,
 }
 SWITCHES = ("compile", "deterministic", "strict_init")
-MANY_PROCESSES = 8
-"""So many processes of a CPU run are never refused, however few cores there are."""
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -105,7 +106,7 @@ def check_values(cfg: DictConfig) -> None:
             "trainer.check_val_every_n_epoch must be null: a training is one long epoch; "
             "trainer.val_check_interval=N validates every N batches"
         )
-    _check_devices(plain["trainer"])
+    check_devices(plain["trainer"])
     _check_objective(plain)
     for name in ("runs", "data"):
         if Path(plain["paths"][name]).is_file():
@@ -168,26 +169,6 @@ def _check_interval(value: Any) -> None:
             f"trainer.val_check_interval must be a whole number of batches, at least 1, not {value!r}; "
             "a number above max_steps validates once, at the end"
         )
-
-
-def _check_devices(trainer: dict[str, Any]) -> None:
-    """Raises ValueError where the machine has fewer devices than are asked for."""
-    wanted, accelerator = trainer.get("devices"), trainer.get("accelerator") or "auto"
-    if isinstance(wanted, str) and wanted.isdigit():
-        wanted = int(wanted)
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-        return  # auto, -1, a list: Lightning says what is wrong with those
-    if not wanted:
-        raise ValueError("trainer.devices=0 leaves nothing to train on; ask for at least 1")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus):
-        there, what = gpus, "GPUs"
-    elif accelerator in ("cpu", "auto"):
-        there, what = max(os.cpu_count() or 1, MANY_PROCESSES), "processes at most, by its CPU cores,"
-    else:
-        return
-    if wanted > there:
-        raise ValueError(f"trainer.devices={wanted}, but this machine has {there} {what} to train on")
 
 
 def _check_objective(plain: dict[str, Any]) -> None:
