@@ -67,10 +67,10 @@ def refused(capfd, tmp_path):
 def experiment(tmp_path):
     """An experiment of the user's own; the overrides that choose it."""
 
-    def write(text: str) -> list[str]:
+    def write(text: str, first: str = "# @package _global_") -> list[str]:
         folder = tmp_path / "own" / "experiment"
         folder.mkdir(parents=True)
-        (folder / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+        (folder / "mine.yaml").write_text(f"{first}\n{text}\n")
         return [f"hydra.searchpath=[file://{folder.parent}]", "experiment=mine"]
 
     return write
@@ -97,6 +97,17 @@ def test_a_key_that_nothing_reads(refused, experiment, text, wrong, instead):
     line = refused("train.py", *experiment(text))
     assert f"nothing reads the config key '{wrong}'" in line
     assert instead in line
+
+
+@pytest.mark.parametrize(
+    ("first", "key"),
+    [("# @package _gloabl_", "_gloabl_"), ("# @pakage _global_", "experiment"), ("", "experiment")],
+)
+def test_a_yaml_whose_first_line_is_misspelt(refused, experiment, first, key):
+    """Hydra puts its keys below another one."""
+    line = refused("train.py", *experiment("trainer: {max_steps: 5}", first))
+    assert f"nothing reads 'trainer' below the config key '{key}'" in line
+    assert line.endswith("must be: # @package _global_")
 
 
 def test_a_source_takes_no_other_setting(refused, experiment):

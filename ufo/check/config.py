@@ -70,6 +70,7 @@ NAMED = {"tasks": "_target_", "sources": "task", "callbacks": "_target_", "logge
 
 def check_config(cfg: DictConfig) -> None:
     """Raises ValueError for keys that nothing reads, sources without a task, answers nobody can decode."""
+    _check_package(cfg)
     _check_keys("", cfg, KEYS)
     _check_keys("backbone", cfg.backbone, {"module", "tokenizer", "network", "ramp"})
     _check_keys("resolution", cfg.resolution, {*task_names(), "bins"})
@@ -111,6 +112,18 @@ def referred(dataset: DictConfig) -> set[str]:
     keys = {key for key, value in plain.items() if isinstance(value, list) and value in values}
     keys |= {key for key, value in plain.items() if isinstance(value, str) and any(value in t for t in texts)}
     return keys | set(re.findall(r"\$\{\.\.(\w+)", OmegaConf.to_yaml(dataset, resolve=False)))
+
+
+def _check_package(cfg: DictConfig) -> None:
+    """Raises ValueError where a yaml's keys stand below one that its first line, or its folder, has made."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in plain.items():
+        moved = sorted(KEYS & set(value)) if key not in KEYS and isinstance(value, dict) else []
+        if moved:
+            raise ValueError(
+                f"nothing reads '{moved[0]}' below the config key '{key}'; the first line of the yaml that "
+                "says it must be: # @package _global_"
+            )
 
 
 def _check_keys(where: str, found: Iterable[str], read: Set[str]) -> None:
