@@ -341,6 +341,18 @@ class InfiniteWeight(Callback):
             next(pl_module.parameters()).data.flatten()[0] = float("inf")
 
 
+class InfiniteGradient(Callback):
+    """Makes a gradient of one step infinite, as that of a loss that is not a number."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        if trainer.global_step == self.step:
+            weight = next(p for p in pl_module.parameters() if p.grad is not None)
+            weight.grad.flatten()[0] = float("inf")
+
+
 class FullDisk(Callback):
     """From a step on no file of this process can grow beyond a size; at the first start only."""
 

@@ -136,6 +136,21 @@ def test_weights_that_are_not_finite_are_never_saved(scenes, tmp_path):
         assert all(bool(w.isfinite().all()) for w in weights if w.is_floating_point())
 
 
+def test_a_run_whose_last_step_was_left_out_is_never_a_finished_one(scenes, tmp_path):
+    """Started again, it ended as a success with "nothing left to train"; a longer training goes on."""
+    spoilt = "+callbacks.spoilt={_target_: commands.InfiniteGradient, step: 1}"
+    for _ in range(2):
+        done = forked("train.py", *RUN, *scenes, spoilt, "trainer.max_steps=2", out=tmp_path)
+        assert done.codes == [1] and "nothing left" not in done.text, done.text
+        assert done.text.count("error: the last step had no finite gradient: caption of digits/caption") == 1
+        assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+        assert not (tmp_path / "model").exists() and (tmp_path / "non_finite" / "step_000001").is_dir()
+    done = forked("train.py", *RUN, *scenes, spoilt, "trainer.max_steps=3", out=tmp_path)
+    assert done.codes == [0] and (tmp_path / "model").is_dir(), done.text
+    done = forked("train.py", *RUN, *scenes, spoilt, "trainer.max_steps=3", out=tmp_path)
+    assert done.codes == [0] and "nothing left to train" in done.text, done.text
+
+
 def test_a_full_disk_under_the_logs_does_not_end_a_training(scenes, tmp_path):
     """From the first step on no file can grow beyond 3000 bytes, as a log and the model do."""
     values = f"step: 1, bytes: 3000, marker: {tmp_path}_full"

@@ -15,6 +15,7 @@ from ufo.files import scratch_for
 from ufo.lightning_private import settings
 from ufo.modules.base import UFOModule
 from ufo.runs import identity, owner, results
+from ufo.runs.finite import NonFiniteError
 from ufo.runs.resume import Start
 
 LAST = Path("checkpoints", "last.ckpt")
@@ -58,7 +59,12 @@ def finish(cfg: DictConfig, trainer: L.Trainer, module: UFOModule, folder: Path)
 def nothing_left(
     cfg: DictConfig, folder: Path, start: Start, module: UFOModule, data: UFODataModule
 ) -> float | None:
-    """Say that the run is finished; its model stays as it is. What a kill at its end took is made up for."""
+    """Say that the run is finished; its model stays as it is. What a kill at its end took is made up for.
+
+    Raises NonFiniteError where its last step was left out, as the run itself did.
+    """
+    if start.left_out:
+        raise NonFiniteError(start.left_out)
     first = owner.is_first_process()
     if first:
         print(

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ufo.runs.finite import NonFiniteError
+from ufo.runs.finite import LEFT_OUT, WATCH, NonFiniteError
 from ufo.types import Batch
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,17 @@ class NonFinite(Callback):
         self._seen: Seen = []  # since the last optimizer step
         self._left_out: tuple[int, Seen] | None = None  # the last step, if it was
         self._unread: _Step | None = None
+
+    @property
+    def state_key(self) -> str:
+        return WATCH
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint of a step that was left out says, should it be the last of its run."""
+        left_out, unread = self._left_out, self._unread
+        if unread is not None:
+            left_out = (unread.number, unread.seen) if unread.is_broken() else None
+        return {} if left_out is None else {LEFT_OUT: self._why(*left_out)}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -135,12 +146,19 @@ class NonFinite(Callback):
         """
         if self._left_out is None:
             return
-        folder, batch = self._write(trainer, *self._left_out), self._left_out[1][-1][0]
-        raise NonFiniteError(
-            f"the last step had no finite gradient: {describe(batch)}; `ufo replay {folder}` repeats it, and "
-            "the last checkpoint has the weights before it: train again with a lower optimizer.lr if they "
-            "have diverged"
+        self._write(trainer, *self._left_out)
+        raise NonFiniteError(self._why(*self._left_out))
+
+    def _why(self, step: int, seen: Seen) -> str:
+        """What is to be said of a training that ends with this step."""
+        return (
+            f"the last step had no finite gradient: {describe(seen[-1][0])}; `ufo replay "
+            f"{self._bundle(step)}` repeats it, and the last checkpoint has the weights before it: train "
+            "again with a lower optimizer.lr if they have diverged"
         )
+
+    def _bundle(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}"
 
     def _broken(self, trainer: Trainer, optimizer: Optimizer, seen: Seen, alike: bool) -> bool:
         if _scaled_or_hidden(trainer):
@@ -152,7 +170,7 @@ class NonFinite(Callback):
 
     def _write(self, trainer: Trainer, step: int, seen: Seen) -> Path:
         """The folder of a bundle, written as far as there is space."""
-        folder = self.folder / f"step_{step:06d}"
+        folder = self._bundle(step)
         try:
             state = trainer.strategy.lightning_module_state_dict()  # every process takes part
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""Weights that are not finite are never saved: the checkpoint before them is kept, and the run says so."""
+"""Weights that are not finite are never saved: the checkpoint before them is kept, and the run says so.
+
+A checkpoint also says if its last step was left out, so that the run cannot be taken for a finished one.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+WATCH, LEFT_OUT = "NonFinite", "left_out"
+"""In a checkpoint: the callback that leaves out steps, and in its state what it says of the last one."""
+
 
 class NonFiniteError(RuntimeError):
     """A training whose weights, or whose gradients for too long, are not finite."""
+
+
+def left_out(checkpoint: Mapping[str, Any]) -> str:
+    """What a checkpoint says of its last step if that was left out; an empty text if it was taken."""
+    callbacks = checkpoint.get("callbacks")
+    state = callbacks.get(WATCH) if isinstance(callbacks, dict) else None
+    why = state.get(LEFT_OUT) if isinstance(state, dict) else None
+    return why if isinstance(why, str) else ""
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:

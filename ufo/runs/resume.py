@@ -19,6 +19,7 @@ from ufo.checkpoints.latest import Damaged, check_fits, contents, newest_first
 from ufo.checkpoints.load import check_same_model
 from ufo.ops.nearest import beside
 from ufo.runs import identity
+from ufo.runs.finite import left_out
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Start:
 
     path: Path
     steps: int  # optimizer steps that it has behind it
+    left_out: str = ""  # what is to be said if the last of them moved no weight
 
 
 def find(resume: str, folder: Path, module: nn.Module, run: Mapping[str, Any]) -> Start | None:
@@ -55,7 +57,7 @@ def find(resume: str, folder: Path, module: nn.Module, run: Mapping[str, Any]) -
                 raise CheckpointError(f"no training can go on from '{path}': {error}") from error
             log.warning("%s is skipped, it is not a whole checkpoint: %s", path, error)
             continue
-        return Start(path, content["global_step"])
+        return Start(path, content["global_step"], left_out(content))
     if resume != "auto":
         raise CheckpointError(
             f"'{place}' has no checkpoint from which a training can go on; init={place} takes weights alone"
