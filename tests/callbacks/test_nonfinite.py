@@ -120,6 +120,16 @@ def test_a_training_whose_last_step_was_left_out_does_not_end_well(train, make_m
         shutil.rmtree(tmp_path / "step_000001")
 
 
+def test_a_checkpoint_says_whether_its_last_step_was_left_out(train, make_model, batches, tmp_path):
+    class Asked(NonFinite):
+        def on_train_batch_end(self, *_) -> None:
+            said.append(bool(self.state_dict()))
+
+    (good, bad), said = batches, []
+    train(make_model(), [good, bad, good, bad], Asked(tmp_path, 2))
+    assert said == [False, True, False, True]
+
+
 def test_a_fused_optimizer_on_a_gpu_is_not_waited_for(make_model, batches, tmp_path, monkeypatch):
     """Nothing is read from the device between the backward pass and the step."""
     monkeypatch.setattr(nonfinite, "DEVICES", {"cpu"})
