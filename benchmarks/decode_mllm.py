@@ -116,7 +116,7 @@ class Scripted:
 
 def default(scripted: Scripted, context: Context, leave_after: Tensor | None = None):
     """This project's decoder: ids and features `[Q, 30, ...]`."""
-    masks = (MaskRun(MASK, MASKS, scripted.device),)
+    masks = (MaskRun(MASK, MASKS),)
     strategy = Strategy(START, END, MAX_LENGTH, guesses=masks, leave_after=leave_after)
     found = greedy(scripted, scripted.context(context), strategy)
     return found.ids, found.features

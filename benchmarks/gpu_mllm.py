@@ -100,7 +100,7 @@ class _Rows:
         answer = [FIRST_NAME, FIRST_NAME + 1, *[MASK] * MASKS, FIRST_NAME + 2]
         line[0, : len(answer)] = torch.tensor(answer, device=device)
         one = Scripted(backbone, line)
-        strategy = Strategy(START, END, MAX_LENGTH, guesses=(MaskRun(MASK, MASKS, device),))
+        strategy = Strategy(START, END, MAX_LENGTH, guesses=(MaskRun(MASK, MASKS),))
         first = torch.full((1, 1), START, device=device)
         return {
             "prefix": lambda: encode(queries),

@@ -2,7 +2,8 @@
 
 Rows that hold equally many tokens form a group, which shares a cache and takes its steps together. Rows that
 have ended leave; rows with a guess of what they say next part from those without. All parts of a `Strategy`
-but its beams take effect here.
+but its beams take effect here. Which rows those are is decided on the host, from the one transfer of a call:
+on a GPU every small piece of such a decision would cost as much as a layer's product.
 Shapes: `R` answer rows, `n` rows of a group, `k` tokens fed to each, `T` answer tokens, `C` width, `V`
 vocabulary, `U` tokens of a grammar.
 """
@@ -38,12 +39,14 @@ def greedy(backbone: Backbone, context: Context, strategy: Strategy) -> Decoded:
 class _Group:
     """Unfinished rows that hold equally many tokens."""
 
-    rows: Tensor  # int64 [n], places in the result
+    rows: Tensor  # int64 [n], places in the result, on the host
+    places: Tensor | None  # the same on the device; None: all
     context: Context
     cache: AnswerCache
     fed: Tensor  # int64 [n, k], the last token of each row and guesses of the next ones; not in the cache yet
+    guessed: Tensor  # int64 [n, k-1], the guesses on the host
     length: int  # tokens chosen so far
-    state: Tensor  # int64 [n], of the grammar after the last token; START without a grammar
+    state: Tensor | None  # int64 [n], of the grammar after the last token
 
 
 @dataclass
@@ -52,7 +55,7 @@ class _Choice:
 
     hidden: Tensor  # [n, k, C]
     tokens: Tensor  # int64 [n, k]
-    states: Tensor  # int64 [n, k], of the grammar after each token
+    states: Tensor | None  # int64 [n, k], of the grammar after each token
 
 
 class _Greedy:
@@ -67,14 +70,15 @@ class _Greedy:
     def run(self, context: Context) -> Decoded:
         group, choice, scores, queries, refusals = self._first_step(context)
         rows, length = len(group.rows), self.strategy.max_length
-        self.ids = torch.full((rows, length), self.strategy.end_id, device=scores.device)
+        self.ids = torch.full((rows, length), self.strategy.end_id)  # on the host
         self.features = choice.hidden.new_zeros(rows, length, choice.hidden.shape[-1])
         pending = self._record(group, choice)
         while pending:
             group = pending.pop()
             hidden = self._feed(group)
             pending += self._record(group, self._choose(group, hidden, F.linear(hidden, self.candidates)))
-        return Decoded(self.ids, scores[:, None], self.features, queries, refusals)
+        ids = self.ids.to(scores.device, non_blocking=True)
+        return Decoded(ids, scores[:, None], self.features, queries, refusals)
 
     def _first_step(self, context: Context) -> tuple[_Group, _Choice, Tensor, Tensor | None, Tensor | None]:
         """All rows, their first tokens, the scores of these `[R]`, and the queries where rows were added.
@@ -100,12 +104,12 @@ class _Greedy:
         first = next((way.first for way in strategy.guesses if way.first), ())
         if strategy.expansion is not None:  # chooses first tokens in its own way
             first = ()
-        fed = torch.tensor([strategy.start_id, *first[: strategy.max_length - 1]])
-        fed = fed.to(device, non_blocking=True)  # the prefix may still be computed
+        line = torch.tensor([strategy.start_id, *first[: strategy.max_length - 1]]).expand(rows, -1)
+        fed = line[:1].to(device, non_blocking=True).expand(rows, -1)  # the prefix may still be computed
         # most rows say one word and end; the others get memory for a whole answer when those have left
         cache = AnswerCache(strategy.max_length if first else _ONE_WORD)
-        number = torch.arange(rows, device=device)
-        return _Group(number, context, cache, fed.expand(rows, -1), 0, torch.full_like(number, START))
+        state = None if strategy.grammar is None else torch.full((rows,), START, device=device)
+        return _Group(torch.arange(rows), None, context, cache, fed, line[:, 1:], 0, state)
 
     def _feed(self, group: _Group) -> Tensor:
         return self.backbone.answer(group.context, group.fed, cache=group.cache)
@@ -113,9 +117,8 @@ class _Greedy:
     def _choose(self, group: _Group, hidden: Tensor, logits: Tensor) -> _Choice:
         """The likeliest token after each one that was fed; logits `[n, k, V]`, with a grammar `[n, k, U]`."""
         grammar = self.strategy.grammar
-        if grammar is None:
-            tokens = logits.argmax(-1)
-            return _Choice(hidden, tokens, group.state[:, None].expand_as(tokens))
+        if grammar is None or group.state is None:
+            return _Choice(hidden, logits.argmax(-1), None)
         tokens, states = grammar.pick(logits, grammar.follow(group.state, group.fed[:, 1:]))
         return _Choice(hidden, tokens, states)
 
@@ -124,38 +127,42 @@ class _Greedy:
     ) -> tuple[_Group, _Choice, Tensor, Tensor]:
         """Rows that go on from several first tokens, their scores and the query of each."""
         grammar, queries = self.strategy.grammar, group.context.num_queries
-        if grammar is not None:
+        if grammar is not None and group.state is not None:
             logits = grammar.forbid(logits, group.state)
         rows, chosen, first = expansion.pick(logits, queries)
-        before = group.state[rows]
-        after = before
-        if grammar is not None:
+        before = after = None
+        if grammar is not None and group.state is not None:
+            before = group.state[rows]
             after = grammar.advance(before, chosen)
             # where fewer first tokens are allowed than rows asked for, the others say nothing
             chosen = chosen.masked_fill(after == DEAD, self.strategy.end_id)
-        number = torch.arange(len(rows), device=rows.device)
+            after = after[:, None]
         context, cache = repeat_rows(group.context, rows), group.cache.select(rows)
-        group = _Group(number, context, cache, group.fed[rows], 0, before)
-        return group, _Choice(hidden[rows], chosen[:, None], after[:, None]), first, rows % queries
+        number, guessed = torch.arange(len(rows)), group.guessed[:1].expand(len(rows), -1)
+        group = _Group(number, None, context, cache, group.fed[rows], guessed, 0, before)
+        return group, _Choice(hidden[rows], chosen[:, None], after), first, rows % queries
 
     def _record(self, group: _Group, choice: _Choice) -> list[_Group]:
         """Write down what stands of a choice; the groups that go on."""
         strategy, begin, fed = self.strategy, group.length, group.fed.shape[1]
-        ends = choice.tokens == strategy.end_id
+        said = choice.tokens.cpu()  # the one synchronisation of a call
+        ends = said == strategy.end_id
         if begin == 0 and strategy.leave_after is not None:
-            ends[:, 0] |= strategy.leave_after[choice.tokens[:, 0]]
-        if fed == 1:
-            self.ids[group.rows, begin] = choice.tokens[:, 0]
-            self.features[group.rows, begin] = choice.hidden[:, 0]
-            kept = torch.ones_like(group.rows)
-        else:
-            kept = agreed(group.fed, choice.tokens, ends)
-            wrong = torch.arange(fed, device=kept.device) >= kept[:, None]
-            here = group.rows[:, None], torch.arange(begin, begin + fed, device=kept.device)
-            self.ids[here] = choice.tokens.masked_fill(wrong, strategy.end_id)
-            self.features[here] = choice.hidden.masked_fill(wrong[..., None], 0)
+            ends[:, 0] |= strategy.leave_after[said[:, 0]]
+        kept, hidden = torch.ones_like(group.rows), choice.hidden
+        if fed > 1:
+            kept = agreed(group.guessed, said, ends)
+            wrong = torch.arange(fed) >= kept[:, None]
+            said = said.masked_fill(wrong, strategy.end_id)
+            hidden = hidden.masked_fill(wrong.to(hidden.device, non_blocking=True)[..., None], 0)
+        self.ids[group.rows, begin : begin + fed] = said
+        written = slice(None) if group.places is None else group.places
+        self.features[written, begin : begin + fed] = hidden
         if begin + 1 >= strategy.max_length:
             return []
+        if not strategy.guesses:  # all rows stay equally long
+            rows = (~ends[:, 0]).nonzero()[:, 0]
+            return [self._part(group, choice, rows, 1, group.guessed[rows])] if len(rows) else []
         going = ~ends.gather(1, kept[:, None] - 1)[:, 0] & (begin + kept < strategy.max_length)
         return self._split(group, choice, kept, going)
 
@@ -164,33 +171,39 @@ class _Greedy:
         length = group.length + kept
         guesses, count = guess(self.strategy.guesses, self.ids[group.rows], length)
         # the last token that fits is chosen and never fed
-        count = torch.minimum(count, self.strategy.max_length - 1 - length)
-        steps, count = torch.stack([kept * going, count]).cpu()  # the one synchronisation of a call
+        count = torch.minimum(count, self.strategy.max_length - 1 - length).clamp(min=0)
+        # a row with fewer guesses than others is fed end tokens: what would follow them is never kept
+        none = torch.arange(guesses.shape[1]) >= count[:, None]
+        guesses = guesses.masked_fill(none, self.strategy.end_id)
         parts = []
-        for step in steps.unique().tolist():
-            here = steps == (step or -1)  # 0: rows that leave
-            for some in (here & (count <= 0), here & (count > 0)):
+        for step in kept[going].unique().tolist():
+            here = going & (kept == step)
+            for some in (here & (count == 0), here & (count > 0)):
                 rows = some.nonzero()[:, 0]
                 if len(rows):
-                    parts.append(self._part(group, choice, rows, step, guesses, count[rows]))
+                    fed = guesses[rows, : int(count[rows].max())]
+                    parts.append(self._part(group, choice, rows, step, fed))
         return parts
 
-    def _part(
-        self, group: _Group, choice: _Choice, rows: Tensor, step: int, guesses: Tensor, count: Tensor
-    ) -> _Group:
-        """Some rows of a group, all of which keep `step` tokens and have `count [n]` guesses."""
-        number = max(int(count.max()), 0)
-        # a row with fewer guesses than others is fed end tokens: what would follow them is never kept
-        beyond = (torch.arange(number) >= count[:, None]).to(group.rows.device)
-        everyone, rows = len(rows) == len(group.rows), rows.to(group.rows.device)
-        guessed = guesses[rows, :number].masked_fill(beyond, self.strategy.end_id)
-        fed = torch.cat([choice.tokens[rows, step - 1, None], guessed], 1)
+    def _part(self, group: _Group, choice: _Choice, rows: Tensor, step: int, guesses: Tensor) -> _Group:
+        """Rows `[n]` of a group, all of which keep `step` tokens and are fed `guesses [n, G]` behind them."""
         cache, length = group.cache, group.cache.length - group.fed.shape[1] + step
-        fits = length + fed.shape[1] <= cache.max_length
-        if everyone and fits:
+        fed, context, places, state = choice.tokens[:, step - 1, None], group.context, group.places, None
+        if choice.states is not None:
+            state = choice.states[:, step - 1]
+        here, everyone = None, len(rows) == len(group.rows)
+        if not everyone:
+            here = rows.to(fed.device, non_blocking=True)
+            fed, context = fed[here], context.select(here)
+            places = here if places is None else places[here]
+            state = None if state is None else state[here]
+        number = guesses.shape[1]
+        fits = length + 1 + number <= cache.max_length
+        if here is None and fits:
             cache.length = length
         else:
-            cache = cache.select(rows, length, cache.max_length if fits else self.strategy.max_length)
-        context = group.context if everyone else group.context.select(rows)
-        state = choice.states[rows, step - 1]
-        return _Group(group.rows[rows], context, cache, fed, group.length + step, state)
+            here = torch.arange(len(rows), device=fed.device) if here is None else here
+            cache = cache.select(here, length, cache.max_length if fits else self.strategy.max_length)
+        if number:
+            fed = torch.cat([fed, guesses.to(fed.device, non_blocking=True)], 1)
+        return _Group(group.rows[rows], places, context, cache, fed, guesses, group.length + step, state)

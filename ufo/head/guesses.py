@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Guess(Protocol):
-    """A way to guess; it never waits for the device."""
+    """A way to guess, on the host."""
 
     first: tuple[int, ...]
     """The tokens that it expects of every row before anything is chosen."""
@@ -33,9 +33,9 @@ class MaskRun:
 
     first: tuple[int, ...] = ()
 
-    def __init__(self, mask_id: int, mask_tokens: int, device: torch.device | str = "cpu"):
+    def __init__(self, mask_id: int, mask_tokens: int):
         self.mask_id = mask_id
-        self.rest = torch.full((1, mask_tokens - 1), mask_id, device=device)
+        self.rest = torch.full((1, mask_tokens - 1), mask_id)
 
     def after(self, ids: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         last = ids.gather(1, length[:, None] - 1)[:, 0]
@@ -47,15 +47,15 @@ class MaskRun:
 class Drafts:
     """A row goes on as the first of some whole answers that begins with all it has said so far."""
 
-    def __init__(self, answers: Sequence[Sequence[int]], device: torch.device | str = "cpu"):
+    def __init__(self, answers: Sequence[Sequence[int]]):
         """`answers` end with the end token, which is not guessed: the model says it in any case."""
         drafts = [list(ids[:-1]) for ids in answers]
         self.first = tuple(drafts[0]) if drafts else ()
         longest = max(map(len, drafts), default=0)
         # no token is -1: a draft agrees with nothing after its end
         rows = [ids + [-1] * (longest - len(ids)) for ids in drafts]
-        self.table = torch.tensor(rows, device=device, dtype=torch.int64).view(len(drafts), longest)
-        self.lengths = torch.tensor([len(ids) for ids in drafts], device=device, dtype=torch.int64)
+        self.table = torch.tensor(rows, dtype=torch.int64).view(len(drafts), longest)
+        self.lengths = torch.tensor([len(ids) for ids in drafts], dtype=torch.int64)
 
     def after(self, ids: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         drafts, longest = self.table.shape
@@ -63,11 +63,11 @@ class Drafts:
             return ids[:, :0], torch.zeros_like(length)
         shared = min(longest, ids.shape[1])
         same = ids[:, None, :shared] == self.table[:, :shared]  # [n, D, L]
-        later = torch.arange(shared, device=ids.device) >= length[:, None]
+        later = torch.arange(shared) >= length[:, None]
         fits = (same | later[:, None]).all(2) & (self.lengths > length[:, None])  # [n, D]
         draft = fits.int().argmax(1)
         rest = (self.lengths[draft] - length) * fits.any(1)
-        columns = (length[:, None] + torch.arange(longest, device=ids.device)).clamp(max=longest - 1)
+        columns = (length[:, None] + torch.arange(longest)).clamp(max=longest - 1)
         return self.table[draft[:, None], columns], rest
 
 
@@ -83,10 +83,10 @@ def guess(ways: Sequence[Guess], ids: Tensor, length: Tensor) -> tuple[Tensor, T
     return tokens, count
 
 
-def agreed(fed: Tensor, chosen: Tensor, ends: Tensor) -> Tensor:
-    """How many of the tokens `chosen [n, k]` after `fed [n, k]` stand, `[n]`: one at least.
+def agreed(guessed: Tensor, chosen: Tensor, ends: Tensor) -> Tensor:
+    """How many of the tokens `chosen [n, k]` stand where `guessed [n, k-1]` were fed, `[n]`: one at least.
 
     A token stands if all guesses before it are what was chosen and no answer `ends` (bool `[n, k]`) there.
     """
-    right = (fed[:, 1:] == chosen[:, :-1]) & ~ends[:, :-1]
+    right = (guessed == chosen[:, :-1]) & ~ends[:, :-1]
     return 1 + right.int().cumprod(1).sum(1)

@@ -32,7 +32,10 @@ class Beams:
 
 @dataclass(frozen=True, eq=False)
 class Strategy:
-    """The parts of decoding, each of which can be left out. Tensors are on the backbone's device."""
+    """The parts of decoding, each of which can be left out.
+
+    A grammar is on the backbone's device, which logits are on; the rest is for decisions on the host.
+    """
 
     start_id: int
     end_id: int
@@ -64,14 +67,14 @@ def choose_strategy(
     leave_after = None
     # a well-formed answer is said to its end, and the best of several beams is known at their ends only
     if classes and task.names_first and grammar is None and beams is None:
-        leave_after = tokens_without_class(tokenizer, classes, len(backbone.output_embedding)).to(device)
+        leave_after = tokens_without_class(tokenizer, classes, len(backbone.output_embedding))
     behind = "" if before.endswith(" ") else before  # a word would be one token with that blank
     guesses: list[Guess] = []
     if task.drafts:
         drafts = tokens_behind(tokenizer, behind, [blank + text for text in task.drafts])
-        guesses.append(Drafts([[*ids, tokenizer.end_id] for ids in drafts], device))
+        guesses.append(Drafts([[*ids, tokenizer.end_id] for ids in drafts]))
     if task.mask_tokens > 1:
-        guesses.append(MaskRun(tokenizer.mask_id, task.mask_tokens, device))
+        guesses.append(MaskRun(tokenizer.mask_id, task.mask_tokens))
     return Strategy(
         start_id=tokenizer.start_id,
         end_id=tokenizer.end_id,
