@@ -316,3 +316,10 @@ def test_no_pass_of_a_published_backbone_waits():
             for _ in range(2):
                 encode(backbone, tokenizer, size=tall(backbone), grid=query_grid(2, 1, 2))
         assert len(backbone.replay.recordings) == 1
+
+
+def test_weights_that_need_no_cast(model, make_batch, monkeypatch):
+    """Under autocast a network in half precision has none to follow."""
+    monkeypatch.setattr(passes, "PROMPT_STEP", 1)  # more keys would round in another way
+    model.bfloat16()
+    compare(model.backbone, of_batches(model, [make_batch("caption")], autocast=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, FirstToken, KeysValues, LayerMemory, Rows
-from ufo.head.replay.recordings import Pass, Recorder, Recordings, Tensors
+from ufo.head.replay.recordings import Pass, Recorder, Recordings, Tensors, copied
 from ufo.ops.grid import Queries
 
 PROMPT_STEP, PREFIX_STEP = 16, 64  # prompts and prefixes are recorded in multiples of so many tokens
@@ -68,7 +68,7 @@ class Replay(nn.Module):
             return _named(self._encode_prompt(inputs["ids"], inputs["mask"]) or ()), None
 
         def take(results: Tensors, told: Any) -> Sequence[KeysValues]:
-            return _pairs({name: x.clone() for name, x in results.items()})
+            return _pairs(copied(results))
 
         found = self.recordings.run(Pass(("prompt",), {"ids": ids, "mask": mask}, function), ids.device, take)
         return self._encode_prompt(ids, mask) if found is None else found
@@ -101,8 +101,7 @@ class Replay(nn.Module):
             return {"features": context.image_features, **_tensors(context)}, _layers(context)
 
         def take(results: Tensors, told: Any) -> Context:
-            own = {name: _without_end(name, x, more).clone() for name, x in results.items()}
-            return _context(own, *told)
+            return _context(copied({n: _without_end(n, x, more) for n, x in results.items()}), *told)
 
         found = self.recordings.run(Pass(("encode", causal, grid), inputs, function), images.device, take)
         if found is not None:

@@ -84,6 +84,13 @@ class _Recording:
     used: int = 0  # the last call that replayed it
 
 
+def copied(tensors: Tensors) -> Tensors:
+    """Copies of results, which the next recording destroys; a few launches for all of them."""
+    own = {name: torch.empty_like(x) for name, x in tensors.items()}
+    torch._foreach_copy_(list(own.values()), list(tensors.values()))
+    return own
+
+
 class Calls(nn.Module):
     """A function of a backbone as the call of a module, for `functional_call`."""
 
@@ -137,9 +144,9 @@ class Recordings:
             if weights != self._weights:
                 self.forget()
                 self._weights = weights
-            for casts in self._casts.values():
-                for name, cast in casts.items():
-                    cast.copy_(self._backbone.get_parameter(name))
+            for casts in filter(None, self._casts.values()):
+                now: list[Tensor] = [self._backbone.get_parameter(name) for name in casts]
+                torch._foreach_copy_(list(casts.values()), now)  # a few launches for all
 
     def run(
         self, wanted: Pass, device: torch.device, take: Callable[[Tensors, Any], Result]

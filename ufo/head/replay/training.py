@@ -18,7 +18,7 @@ from torch.func import functional_call
 from ufo.backbones.base import Backbone
 from ufo.head.learning import Learned, Rule, learn
 from ufo.head.lesson import Lesson, rounded
-from ufo.head.replay.recordings import Calls, Pass, Recorder, Recordings, Tensors, _Recording
+from ufo.head.replay.recordings import Calls, Pass, Recorder, Recordings, Tensors, _Recording, copied
 from ufo.ops.launches import watched
 
 
@@ -100,7 +100,7 @@ class TrainingReplay:
                 )
             return [self.recordings.gradient(name, weights[name]) for name in names]
 
-        losses = {name: x.clone() for name, x in results.items()}
+        losses = copied(results)
         losses["loss"] = _HandedOn.apply(gradients, losses["loss"], *(weights[name] for name in names))
         return Learned(losses, patches)
 
