@@ -64,16 +64,26 @@ class _Place:
         self.tensor = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
         self._holds: tuple[weakref.ref[Tensor], int] | None = None
 
+    def holds(self, source: Tensor) -> bool:
+        """Whether an input is there already."""
+        held = self._holds
+        return held is not None and held[0]() is source and held[1] == _version(source) >= 0
+
+    def remember(self, source: Tensor) -> None:
+        """An input has been copied there."""
+        self._holds = weakref.ref(source), _version(source)
+
     def fill(self, source: Tensor, clear: bool) -> None:
-        """Copy an input there, unless it is there already; `clear`: zeros behind it in every dimension."""
-        version = -1 if source.is_inference() else source._version
-        if self._holds is not None and self._holds[0]() is source and self._holds[1] == version >= 0:
-            return
+        """Copy a smaller input there; `clear`: zeros behind it in every dimension."""
         self.tensor[tuple(slice(length) for length in source.shape)].copy_(source)
         for dim, length in enumerate(source.shape if clear else ()):
             if length < self.tensor.shape[dim]:
                 self.tensor.narrow(dim, length, self.tensor.shape[dim] - length).zero_()
-        self._holds = weakref.ref(source), version
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it has been written to; -1 where nobody counts."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 @dataclass
@@ -189,8 +199,18 @@ class Recordings:
         return self._calls - next(iter(self._recordings.values())).used > PATIENCE
 
     def _fill(self, places: dict[str, _Place], wanted: Pass) -> None:
-        for name, place in places.items():
-            place.fill(wanted.inputs[name], name in wanted.cleared)
+        missing = {name: place for name, place in places.items() if not place.holds(wanted.inputs[name])}
+        whole: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for name, place in missing.items():
+            source = wanted.inputs[name]
+            if source.shape == place.tensor.shape:
+                whole.setdefault(source.dtype, []).append((place.tensor, source))
+            else:
+                place.fill(source, name in wanted.cleared)
+        for pairs in whole.values():  # a few launches for all
+            torch._foreach_copy_([place for place, _ in pairs], [source for _, source in pairs])
+        for name, place in missing.items():
+            place.remember(wanted.inputs[name])
 
     def _record(
         self, key: Any, wanted: Pass, shapes: dict[str, tuple[int, ...]], kind: torch.dtype | None
