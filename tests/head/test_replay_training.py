@@ -166,6 +166,17 @@ def test_gradients_are_added_up_and_scaled(model, make_batch):
             torch.testing.assert_close(parameter.grad, mean, rtol=1e-4, atol=1e-5)
 
 
+def test_a_hook_of_a_weight_sees_each_gradient_once(model, make_batch):
+    """A recording has names of its own for weights: what hangs on them is not recorded with it."""
+    batch, seen = make_batch("caption"), []
+    tapes, weight = replaying(model), model.backbone.layers[-1].fc2.weight
+    weight.register_hook(lambda gradient: seen.append(gradient.clone()))
+    gradients = [found(model, batch)[1] for _ in range(3)]
+    assert tapes.played == 2 and len(seen) == 3
+    for mine, all_of_them in zip(seen, gradients, strict=True):
+        assert torch.equal(mine, all_of_them["backbone.layers.3.fc2.weight"])
+
+
 def test_lightning_trains_the_same_weights(make_model, make_batch):
     batches = [make_batch(task, seed=seed) for seed in range(3) for task in ("instance_segmentation", "vqa")]
     trained, tapes = [], Tapes()

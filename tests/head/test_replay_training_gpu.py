@@ -81,6 +81,19 @@ def test_what_is_random_is_drawn_alike(make_model, make_batch, mask_task):
     assert not torch.equal(found(model, batch, seed=6)[0], first[0])
 
 
+def test_an_earlier_loss_may_still_be_there(make_model, make_batch):
+    """Its weights were used on another stream, which a recording must not wait for."""
+    model, batch = make_model(seed=1).cuda().train(), make_batch("caption").to("cuda")
+    model.use_cuda_graphs(training=True)
+    kept = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*is not recorded")
+        for _ in range(4):
+            kept.append(model.loss(batch)["loss"])
+            kept[-1].backward()
+    assert len(model._learn.recordings) == 1
+
+
 def test_lightning_trains_the_same_weights(make_model, make_batch):
     """Beside validations, whose recordings come and go."""
     tasks = ("instance_segmentation", "vqa", "detection")
