@@ -41,6 +41,7 @@ class Faulty(UFOModule):
 OPTIMIZERS = {
     "waits": partial(torch.optim.SGD, lr=0.1),
     "leaves out itself": partial(torch.optim.AdamW, lr=0.1, fused=True),
+    "could, but for its momentum": partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True),
 }
 
 
@@ -80,6 +81,17 @@ def test_a_bad_step_moves_no_weight_and_is_named(train, make_model, batches, tmp
     named = [r.getMessage() for r in caplog.records if "loss is nan" in r.getMessage()]
     assert len(named) == 2 and "step 1, process 0" in named[0]
     assert all(f"caption of {BAD}, samples 5, 9 (seed 77)" in message for message in named)
+
+
+def test_a_first_step_that_is_left_out_leaves_no_trace(train, make_model, batches, tmp_path):
+    """Also in what the optimizer remembers of it."""
+    good, bad = batches
+    trained = []
+    for kinds in ([good, good], [bad, good, good]):
+        module, _ = train(make_model(), kinds, NonFinite(tmp_path, 3))
+        trained.append(dict(module.named_parameters()))
+    for name, weight in trained[0].items():
+        assert torch.equal(trained[1][name], weight), name
 
 
 def test_one_bad_batch_of_an_accumulation_is_the_one_that_is_named(
@@ -143,7 +155,7 @@ def test_a_fused_optimizer_on_a_gpu_is_not_waited_for(make_model, batches, tmp_p
     monkeypatch.setattr(NonFinite, "on_before_optimizer_step", listening)
     for kind in OPTIMIZERS:
         _train(OPTIMIZERS[kind], make_model(), [batches[0]] * 3, NonFinite(tmp_path, 2))
-    assert read == [1, 1, 1, 0, 1, 1]  # the flag of the step before is on the host by then
+    assert read == [1, 1, 1, 0, 1, 1, 1, 1, 1]  # the flag of the step before is on the host by then
 
 
 def test_the_bundle_repeats_the_step(train, make_model, make_batch, tmp_path, capsys):

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from ufo.runs.finite import LEFT_OUT, WATCH, NonFiniteError
 from ufo.types import Batch
@@ -213,7 +213,10 @@ def _not_finite(gradients: list[Tensor]) -> Tensor:
 
 def _leaves_out_itself(optimizer: Optimizer, gradients: list[Tensor]) -> bool:
     """Whether the optimizer looks on the device whether gradients are finite, as it does for a scaler."""
-    fused = all(group.get("fused") for group in optimizer.param_groups)
+    groups = optimizer.param_groups
+    if isinstance(optimizer, SGD) and any(group["momentum"] for group in groups):
+        return False  # left out, its first step would keep what the memory of the momentum held before
+    fused = all(group.get("fused") for group in groups)
     looks = getattr(optimizer, "_step_supports_amp_scaling", False)
     return fused and looks and all(gradient.device.type in DEVICES for gradient in gradients)
 
