@@ -81,6 +81,19 @@ def test_what_is_random_is_drawn_alike(make_model, make_batch, mask_task):
     assert not torch.equal(found(model, batch, seed=6)[0], first[0])
 
 
+def test_a_replayed_pass_does_not_wait_for_the_device(make_model, make_batch, task_name):
+    """Nor does all that is made of a batch before it."""
+    model, batch = make_model(seed=1).cuda().train(), make_batch(task_name).to("cuda")
+    model.use_cuda_graphs(training=True)
+    for _ in range(3):
+        found(model, batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.loss(batch)["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_an_earlier_loss_may_still_be_there(make_model, make_batch):
     """Its weights were used on another stream, which a recording must not wait for."""
     model, batch = make_model(seed=1).cuda().train(), make_batch("caption").to("cuda")

@@ -143,12 +143,13 @@ def _rounded_masks(masks: MaskLesson) -> MaskLesson:
         return masks
     each = 1 << (max(masks.counts) - 1).bit_length()
     place = torch.tensor([i * each + j for i, count in enumerate(masks.counts) for j in range(count)])
+    there = place.to(masks.true.device, non_blocking=True)
     total = each * len(masks.counts)
     tokens = masks.emits.unflatten(0, (len(place), -1))  # [m, K]
-    true = masks.true
+    true = masks.true.new_zeros(total, *masks.true.shape[1:])
     return replace(
         masks,
-        true=true.new_zeros(total, *true.shape[1:]).index_copy(0, place.to(true.device), true),
+        true=true.index_copy(0, there, masks.true),
         emits=tokens.new_zeros(total, tokens.shape[1]).index_copy(0, place, tokens).flatten(),
         counts=[each] * len(masks.counts),
         kept=torch.zeros(total).index_fill(0, place, 1.0),
