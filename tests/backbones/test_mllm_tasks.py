@@ -59,6 +59,18 @@ def test_every_task_is_learned_and_answered(made, make_tiny_task, make_batch, ta
         check(prediction, size)
 
 
+def test_a_batch_may_have_nothing_to_learn(made, make_tiny_task, make_batch):
+    """No pixel of a crop may be labelled; other processes wait for all gradients there, too."""
+    model, reached = model_of(made, make_tiny_task, "semantic_segmentation").train(), []
+    for objects in ((1, 2), (0, 0)):
+        model.zero_grad()
+        loss = model.loss(make_batch("semantic_segmentation", objects))["loss"]
+        loss.backward()
+        reached.append({n for n, p in model.named_parameters() if p.grad is not None})
+    assert loss == 0 and reached[0] == reached[1]
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
 def check(prediction: Prediction, size: tuple[int, int]) -> None:
     """Predictions are in the original image's pixels."""
     if prediction.task == "detection":

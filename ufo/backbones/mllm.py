@@ -257,6 +257,8 @@ class MLLM(Backbone):
     # ---------------------------------------------------------------- answers
 
     def answer(self, context, ids, packed=None, cache=None) -> Tensor:
+        if packed is not None and not len(packed):  # transformers' layers take one token at least
+            return self.answer(context, ids.new_zeros(len(ids), 1), packed.new_zeros(1))[:0]
         length = ids.shape[1]
         begin, first_token = cache.length if cache else 0, context.first_token
         x = self.decoder.embed_tokens(ids)  # [R, T, C]
