@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from ufo.head.decoding import Decoded, decode
 from ufo.head.greedy import greedy
 from ufo.head.guesses import Drafts
 from ufo.head.replay import passes, recordings, replay
+from ufo.head.replay.cuda_graphs import CudaGraphs
 from ufo.head.strategy import Strategy
 from ufo.model import UFO
 from ufo.ops.grid import query_grid
@@ -303,6 +305,24 @@ def test_without_a_gpu_nothing_is_recorded(model, make_batch):
     for _ in range(3):
         decoded(model, make_batch("caption"))
     assert not len(model.backbone.replay.recordings)
+
+
+def test_a_pass_that_failed_is_waited_for():
+    """What it was given is dropped then, and its memory is used again, on another stream."""
+    current, side = MagicMock(), MagicMock()
+
+    def failing(inputs):
+        current.wait_stream.assert_not_called()
+        raise RuntimeError("it waits")
+
+    with (
+        patch.multiple("torch.cuda", device=MagicMock(), Stream=lambda: side, stream=MagicMock()),
+        patch("torch.cuda.current_stream", lambda: current),
+        pytest.raises(RuntimeError, match="it waits"),
+    ):
+        CudaGraphs().record(failing, {"ids": torch.ones(1)})
+    side.wait_stream.assert_called_once_with(current)
+    current.wait_stream.assert_called_once_with(side)
 
 
 def test_no_pass_of_a_published_backbone_waits():

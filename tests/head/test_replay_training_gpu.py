@@ -94,6 +94,23 @@ def test_a_replayed_pass_does_not_wait_for_the_device(make_model, make_batch, ta
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_pass_that_waits_is_made_as_without(make_model, make_batch):
+    model, batch = make_model(seed=1).cuda().train(), make_batch("caption").to("cuda")
+    expected = found(model, batch)
+    model.use_cuda_graphs(training=True)
+    encode = model.backbone.encode
+
+    def waiting(images: Tensor, *rest, **more):
+        assert int(images.sum()) >= 0
+        return encode(images, *rest, **more)
+
+    model.backbone.encode = waiting
+    with pytest.warns(UserWarning, match="`training` of UFOViT is not recorded and runs as without"):
+        for _ in range(3):
+            same(found(model, batch), expected, 1e-3)
+    assert not len(model._learn.recordings)
+
+
 def test_an_earlier_loss_may_still_be_there(make_model, make_batch):
     """Its weights were used on another stream, which a recording must not wait for."""
     model, batch = make_model(seed=1).cuda().train(), make_batch("caption").to("cuda")

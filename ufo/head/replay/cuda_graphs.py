@@ -43,11 +43,13 @@ class CudaGraphs:
         with torch.cuda.device(next(iter(inputs.values())).device):
             stream = self._stream = self._stream or torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                function(inputs)
-                with _no_waiting():
+            try:
+                with torch.cuda.stream(stream):
                     function(inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+                    with _no_waiting():
+                        function(inputs)
+            finally:  # also if it failed: the memory of its inputs, which it still reads, is free then
+                torch.cuda.current_stream().wait_stream(stream)
             graph, outside = torch.cuda.CUDAGraph(), _ReadFromOutside()
             # other threads may go on using the device meanwhile
             capture = torch.cuda.graph(
