@@ -17,10 +17,11 @@ from recorders import Tapes
 from tiny_mllm import learn, make_mllm, prepared, training_batch
 
 from ufo.backbones.base import Backbone
+from ufo.head import lesson
 from ufo.head.decoding import Decoded, decode
 from ufo.head.greedy import greedy
 from ufo.head.guesses import Drafts
-from ufo.head.replay import passes, recordings, replay
+from ufo.head.replay import recordings, replay
 from ufo.head.replay.cuda_graphs import CudaGraphs
 from ufo.head.strategy import Strategy
 from ufo.model import UFO
@@ -143,7 +144,7 @@ def test_detection_of_a_language_model(make, autocast):
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["detection", "caption"])
 def test_under_autocast_weights_are_cast_for_all_recordings(model, make_batch, name, monkeypatch):
-    monkeypatch.setattr(passes, "PROMPT_STEP", 1)  # more keys would round in another way
+    monkeypatch.setattr(lesson, "PROMPT_STEP", 1)  # more keys would round in another way
     ways = of_batches(model, [make_batch(name)], autocast=True)
     recorder = compare(model.backbone, ways)
     linear = {id(w) for layer in model.backbone.layers for w in layer.fc1.parameters()}

@@ -102,17 +102,19 @@ def rounded(lesson: Lesson, pads_prompts: bool = True, most: int | None = None) 
     place for more tokens.
     """
     most = most or 10**9
-    lesson = _rounded_prompt(lesson, most) if pads_prompts else lesson
+    if pads_prompts:
+        prompt, mask = rounded_prompt(lesson.prompt, lesson.prompt_mask, most)
+        lesson = replace(lesson, prompt=prompt, prompt_mask=mask)
     lesson = _rounded_answers(lesson, most)
     return replace(lesson, masks=lesson.masks and _rounded_masks(lesson.masks))
 
 
-def _rounded_prompt(lesson: Lesson, most: int) -> Lesson:
-    more = -lesson.prompt.shape[1] % PROMPT_STEP
-    if lesson.prompt.shape[1] + more > most:
-        return lesson
-    prompt, mask = F.pad(lesson.prompt, (0, more)), F.pad(lesson.prompt_mask, (0, more), value=False)
-    return replace(lesson, prompt=prompt, prompt_mask=mask)
+def rounded_prompt(ids: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Prompts `[b, n]` of a multiple of tokens, the last ones invisible, unless that is more than `most`."""
+    more = -ids.shape[1] % PROMPT_STEP
+    if ids.shape[1] + more > most:
+        return ids, mask
+    return F.pad(ids, (0, more)), F.pad(mask, (0, more), value=False)
 
 
 def _rounded_answers(lesson: Lesson, most: int) -> Lesson:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, FirstToken, KeysValues, LayerMemory, Rows
+from ufo.head.lesson import rounded_prompt
 from ufo.head.replay.recordings import Pass, Recorder, Recordings, Tensors, copied
 from ufo.ops.grid import Queries
 
-PROMPT_STEP, PREFIX_STEP = 16, 64  # prompts and prefixes are recorded in multiples of so many tokens
+PREFIX_STEP = 64  # prefixes are recorded in multiples of so many tokens
 
 
 class Replay(nn.Module):
@@ -112,10 +113,10 @@ class Replay(nn.Module):
 
     def _rounded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
         """Prompts of a multiple of tokens, the last ones invisible, and how many those are."""
-        more = -ids.shape[1] % PROMPT_STEP
-        if not self._pads_prompts or ids.shape[1] + more > self._longest_prompt:
+        if not self._pads_prompts:
             return ids, mask, 0
-        return F.pad(ids, (0, more)), F.pad(mask, (0, more), value=False), more
+        padded, visible = rounded_prompt(ids, mask, self._longest_prompt)
+        return padded, visible, padded.shape[1] - ids.shape[1]
 
     # ---------------------------------------------------------------- answers
 
