@@ -341,6 +341,6 @@ def test_no_pass_of_a_published_backbone_waits():
 
 def test_weights_that_need_no_cast(model, make_batch, monkeypatch):
     """Under autocast a network in half precision has none to follow."""
-    monkeypatch.setattr(passes, "PROMPT_STEP", 1)  # more keys would round in another way
+    monkeypatch.setattr(lesson, "PROMPT_STEP", 1)  # more keys would round in another way
     model.bfloat16()
     compare(model.backbone, of_batches(model, [make_batch("caption")], autocast=True))
