@@ -166,6 +166,25 @@ def test_command__names_every_source_and_what_it_assumes(capsys):
     assert "with gradient_checkpointing=true" in text
 
 
+def test_command__counts_recorded_steps(capsys):
+    """They keep the memory of the largest step, beside which one of a new shape must fit."""
+
+    def totals(*words: str) -> dict[str, list[float]]:
+        rows = printed(capsys, "experiment=digits", *words).splitlines()
+        return {
+            r[:44].strip(): [float(x) for x in r[44:].split()]
+            for r in rows
+            if "digits/" in r or "  with" in r
+        }
+
+    plain, recorded = totals(), totals("cuda_graphs=all")
+    largest = max(row[3] for name, row in plain.items() if "/" in name)
+    for name, (*rest, total) in recorded.items():
+        assert rest == plain[name][:-1]
+        more = largest if "/" in name else 0.0  # with checkpointing nothing is recorded
+        assert plain[name][-1] + more <= total <= plain[name][-1] + more + 0.05
+
+
 def test_command__batches_count(capsys):
     total = lambda text: float(next(x for x in text.splitlines() if "digits/caption" in x).split()[-1])  # noqa: E731
     alone = ["experiment=digits", *(f"sources.{task}=null" for task in TASKS if task != "caption")]

@@ -62,7 +62,8 @@ def report(found: Estimate, assumed: Assumed) -> list[str]:
         f"{found.strategy} on {devices}, {found.precision}",
         f"kept on each device, GB: weights {kept.weights / GB:.2f}, gradients {kept.gradients / GB:.2f}, "
         f"optimizer {kept.optimizer / GB:.2f}"
-        + (f"; gathered in a step {found.gathered / GB:.2f}" if found.gathered else ""),
+        + (f"; gathered in a step {found.gathered / GB:.2f}" if found.gathered else "")
+        + (f"; by recorded steps (cuda_graphs=all) {found.recorded / GB:.2f}" if found.recorded else ""),
         "",
         f"{'training step, GB':44}{'px':>6}{'batch':>7}{'saved':>8}{'peak':>8}{'total':>8}",
     ]

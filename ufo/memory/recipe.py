@@ -176,13 +176,15 @@ class Estimate:
     precision: str
     held: Held
     gathered: float
+    recorded: float  # by the recordings of steps, which keep the memory of the largest one and gradients
     steps: dict[Step, Activations]
     others: dict[Step, Activations]  # of the largest step, with checkpointing switched
     checkpointing: bool
 
     def total(self, step: Activations) -> float:
-        """At most, within such a step."""
-        return self.held.total + self.gathered + step.peak
+        """At most, within such a step; steps with checkpointing are not recorded."""
+        recorded = 0.0 if step in self.others.values() else self.recorded
+        return self.held.total + self.gathered + recorded + step.peak
 
 
 def estimate(cfg: DictConfig, assumed: Assumed, tokens: int | None = None) -> Estimate:
@@ -203,7 +205,8 @@ def estimate(cfg: DictConfig, assumed: Assumed, tokens: int | None = None) -> Es
     network.gradient_checkpointing = not switch
     others = {largest: step_activations(model, largest, half, assumed)}
     more = gathered(strategy, size, devices)
-    return Estimate(size, strategy, devices, precision, kept, more, steps, others, switch)
+    recorded = steps[largest].peak + kept.gradients if cfg.cuda_graphs == "all" else 0.0
+    return Estimate(size, strategy, devices, precision, kept, more, recorded, steps, others, switch)
 
 
 def step_activations(model: UFO, step: Step, half: torch.dtype | None, assumed: Assumed) -> Activations:
