@@ -79,7 +79,8 @@ def test_the_token_loss_equals_padded_teacher_forcing(make_model, make_batch, ta
         ids = model.tokenizer.pad(rows)
         counted = torch.tensor([a is not None for a in made.answers])[:, None] & (ids[:, 1:] > 0)
         hidden = model.backbone.answer(context, ids[:, :-1])
-    expected = token_loss(hidden[counted], ids[:, 1:][counted], model.backbone.output_embedding)
+    count = counted.sum().clamp(min=1)
+    expected = token_loss(hidden[counted], ids[:, 1:][counted], model.backbone.output_embedding, count)
     torch.testing.assert_close(found, expected)
 
 

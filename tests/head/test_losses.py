@@ -14,17 +14,25 @@ def seed():
     torch.manual_seed(0)
 
 
+def count(learned: Tensor) -> Tensor:
+    """The normaliser of one process that learns from these."""
+    return mean_over_ranks(len(learned), torch.device("cpu"))
+
+
 def test_token_loss_is_the_mean_negative_log_probability():
     hidden, embedding = torch.randn(7, 6), torch.randn(11, 6)
     targets = torch.randint(11, (7,))
     probability = (hidden @ embedding.T).softmax(-1)[range(7), targets]
-    torch.testing.assert_close(token_loss(hidden, targets, embedding), -probability.log().mean())
+    torch.testing.assert_close(
+        token_loss(hidden, targets, embedding, count(targets)), -probability.log().mean()
+    )
 
 
 def test_token_loss_without_tokens_is_zero_and_connected():
     hidden = torch.randn(0, 6, requires_grad=True)
     embedding = torch.randn(11, 6, requires_grad=True)
-    loss = token_loss(hidden, torch.empty(0, dtype=torch.int64), embedding)
+    targets = torch.empty(0, dtype=torch.int64)
+    loss = token_loss(hidden, targets, embedding, count(targets))
     loss.backward()
     assert loss == 0
     assert embedding.grad.eq(0).all()
@@ -33,9 +41,9 @@ def test_token_loss_without_tokens_is_zero_and_connected():
 def test_token_loss_of_half_precision_is_computed_in_float32():
     hidden, embedding = torch.randn(5, 8).bfloat16(), torch.randn(400, 8).bfloat16()
     targets = torch.randint(400, (5,))
-    loss = token_loss(hidden, targets, embedding)
+    loss = token_loss(hidden, targets, embedding, count(targets))
     assert loss.dtype == torch.float32
-    expected = token_loss(hidden.float(), targets, embedding.float())
+    expected = token_loss(hidden.float(), targets, embedding.float(), count(targets))
     torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
 
 
@@ -78,8 +86,8 @@ def test_masks_may_have_a_finer_resolution_than_logits():
 def test_the_right_mask_costs_nothing_and_the_wrong_one_much():
     masks = rectangles()
     right = torch.where(masks > 0, 20.0, -20.0)
-    good = sampled_mask_losses(right, masks, 64)
-    bad = sampled_mask_losses(-right, masks, 64)
+    good = sampled_mask_losses(right, masks, 64, count(masks))
+    bad = sampled_mask_losses(-right, masks, 64, count(masks))
     # not nothing: the most uncertain points lie on the outline, between right and wrong
     assert good["focal"] < 0.1 and bad["focal"] > 1
     assert good["dice"] < 0.3 and bad["dice"] > 0.7
@@ -90,7 +98,9 @@ def test_sampled_losses_follow_their_generator():
 
     def losses(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.stack([*sampled_mask_losses(logits, masks, 20, generator).values()])
+        return torch.stack(
+            [*sampled_mask_losses(logits, masks, 20, count(masks), generator=generator).values()]
+        )
 
     assert torch.equal(losses(1), losses(1))
     assert not torch.equal(losses(1), losses(2))
@@ -98,7 +108,8 @@ def test_sampled_losses_follow_their_generator():
 
 def test_without_masks_the_losses_are_zero_and_connected():
     features = torch.randn(2, 4, 4, requires_grad=True)
-    losses = sampled_mask_losses(features[:0], torch.zeros(0, 16, 16, dtype=torch.uint8), 20)
+    masks = torch.zeros(0, 16, 16, dtype=torch.uint8)
+    losses = sampled_mask_losses(features[:0], masks, 20, count(masks))
     sum(losses.values()).backward()
     assert all(v == 0 for v in losses.values())
     assert features.grad.eq(0).all()
@@ -107,18 +118,18 @@ def test_without_masks_the_losses_are_zero_and_connected():
 def test_empty_and_full_masks_give_finite_gradients():
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)]).to(torch.uint8)
     logits = torch.full((2, 8, 8), 50.0, requires_grad=True)
-    sum(sampled_mask_losses(logits, masks, 16).values()).backward()
+    sum(sampled_mask_losses(logits, masks, 16, count(masks)).values()).backward()
     assert logits.grad.isfinite().all()
 
 
 def test_nothing_found_where_nothing_is_costs_nothing():
     """The smoothing of dice decides here: 0 / 0 counts as agreement."""
     nothing = torch.zeros(1, 8, 8, dtype=torch.uint8)
-    losses = sampled_mask_losses(torch.full((1, 8, 8), -50.0), nothing, 16)
+    losses = sampled_mask_losses(torch.full((1, 8, 8), -50.0), nothing, 16, count(nothing))
     assert losses["dice"].abs() < 1e-6 and losses["focal"] < 1e-6
 
 
-@pytest.mark.parametrize("count, expected", [(0, 1), (1, 1), (7, 7)])
-def test_normaliser_is_at_least_one_and_float32(count, expected):
-    number = mean_over_ranks(count, torch.device("cpu"))
+@pytest.mark.parametrize("learned, expected", [(0, 1), (1, 1), (7, 7)])
+def test_normaliser_is_at_least_one_and_float32(learned, expected):
+    number = mean_over_ranks(learned, torch.device("cpu"))
     assert number == expected and number.dtype == torch.float32

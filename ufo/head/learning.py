@@ -61,4 +61,4 @@ def _mask_losses(hidden: Tensor, features: Tensor, masks: MaskLesson, points: in
         logits = retrieve_masks(embeddings, features, masks.counts)
     if not points:
         return full_mask_losses(logits, masks.true, masks.learned, masks.kept)
-    return sampled_mask_losses(logits, masks.true, points, count=masks.learned, kept=masks.kept)
+    return sampled_mask_losses(logits, masks.true, points, masks.learned, masks.kept)

@@ -28,14 +28,14 @@ def mean_over_ranks(count: int | float, device: torch.device) -> Tensor:
     return total.clamp(min=1.0)
 
 
-def token_loss(hidden: Tensor, targets: Tensor, embedding: Tensor, count: Tensor | None = None) -> Tensor:
+def token_loss(hidden: Tensor, targets: Tensor, embedding: Tensor, count: Tensor) -> Tensor:
     """Cross-entropy of supervised positions only: hidden `[M, C]`, target ids `[M]`, embedding `[V, C]`.
 
-    Targets that are `IGNORED` add nothing to the sum. `count` normalises it; None: the mean of M over ranks.
+    A sum, to which targets that are `IGNORED` add nothing, divided by `count`.
     """
     logits = F.linear(hidden, embedding).float()
     total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
-    return total / (mean_over_ranks(len(targets), hidden.device) if count is None else count)
+    return total / count
 
 
 def mask_losses(
@@ -69,15 +69,11 @@ def sampled_mask_losses(
     logits: Tensor,
     masks: Tensor,
     num_points: int,
-    generator: torch.Generator | None = None,
-    count: Tensor | None = None,
+    count: Tensor,
     kept: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """`mask_losses` at PointRend's uncertain points; zero (but connected) without masks.
-
-    `count` normalises the sums; None: the mean of M over ranks.
-    """
-    count = mean_over_ranks(len(logits), logits.device) if count is None else count
+    """`mask_losses` at PointRend's uncertain points; zero (but connected) without masks."""
     if not len(logits):
         return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
     points = sample_uncertain_points(logits.detach(), num_points, generator=generator)
@@ -85,10 +81,9 @@ def sampled_mask_losses(
 
 
 def full_mask_losses(
-    logits: Tensor, masks: Tensor, count: Tensor | None = None, kept: Tensor | None = None
+    logits: Tensor, masks: Tensor, count: Tensor, kept: Tensor | None = None
 ) -> dict[str, Tensor]:
     """`mask_losses` at every pixel: logits `[M, h, w]` are resized to the masks `[M, H, W]`."""
-    count = mean_over_ranks(len(logits), logits.device) if count is None else count
     if not len(logits):
         return {"focal": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
     height, width = masks.shape[-2:]
