@@ -1,7 +1,8 @@
 """The losses of a lesson: encode, answer as told, compare (paper section 3.5). Tensors in, tensors out.
 
 Nothing here looks at a value, so that a GPU is not waited for and the whole pass can be recorded.
-Shapes: `B` images, `M` computed tokens, `S` supervised ones, `m` masks, `K` tokens of a mask, `C` width.
+Shapes: `B` images, `M` computed tokens, `S` supervised ones, `P` retrieved masks, `m` of them learned, `K` tokens
+of a mask, `C` width.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def _mask_losses(hidden: Tensor, features: Tensor, masks: MaskLesson, points: in
     # without a mask an empty part of the features keeps every rank's graph the same
     logits = features[:0, ..., 0]
     if len(masks.true):
-        embeddings = hidden.index_select(0, masks.emits).unflatten(0, (len(masks.true), -1))  # [m, K, C]
+        embeddings = hidden.index_select(0, masks.emits).unflatten(0, (sum(masks.counts), -1))  # [P, K, C]
         logits = retrieve_masks(embeddings, features, masks.counts)
+        logits = logits if masks.slots is None else logits.index_select(0, masks.slots)
     if not points:
         return full_mask_losses(logits, masks.true, masks.learned, masks.kept)
     return sampled_mask_losses(logits, masks.true, points, masks.learned, masks.kept)

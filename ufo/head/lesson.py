@@ -28,9 +28,10 @@ class MaskLesson:
     """The masks that answers of a batch should show, sorted by image."""
 
     true: Tensor  # uint8 [m, H, W]
-    emits: Tensor  # int64 [m*K], which of the S tokens say them
-    counts: list[int]  # B, masks per image
+    emits: Tensor  # int64 [P*K], which of the S tokens say the P = sum(counts) masks that are retrieved
+    counts: list[int]  # B, retrieved masks of each image
     learned: Tensor  # float32 [], masks of this batch, the mean over all processes
+    slots: Tensor | None = None  # int64 [m], which of the P these are; None: all of them
     kept: Tensor | None = None  # float32 [m], 0 for a mask that is padding; None: none is
 
     def map(self, function: Callable[[Tensor], Tensor]) -> MaskLesson:
@@ -140,21 +141,21 @@ def _rounded_answers(lesson: Lesson, most: int) -> Lesson:
 
 
 def _rounded_masks(masks: MaskLesson) -> MaskLesson:
-    """Equally many masks per image."""
-    if not sum(masks.counts):
+    """As many masks as there are few numbers of; equally many are retrieved in each image."""
+    count = sum(masks.counts)
+    if not count:
         return masks
-    each = 1 << (max(masks.counts) - 1).bit_length()
-    place = torch.tensor([i * each + j for i, count in enumerate(masks.counts) for j in range(count)])
-    there = place.to(masks.true.device, non_blocking=True)
-    total = each * len(masks.counts)
-    tokens = masks.emits.unflatten(0, (len(place), -1))  # [m, K]
-    true = masks.true.new_zeros(total, *masks.true.shape[1:])
+    each, total = 1 << (max(masks.counts) - 1).bit_length(), few_lengths(count)
+    slots = torch.tensor([i * each + j for i, n in enumerate(masks.counts) for j in range(n)])
+    tokens = masks.emits.unflatten(0, (count, -1))  # [m, K]
+    emits = tokens.new_zeros(each * len(masks.counts), tokens.shape[1]).index_copy(0, slots, tokens)
     return replace(
         masks,
-        true=true.index_copy(0, there, masks.true),
-        emits=tokens.new_zeros(total, tokens.shape[1]).index_copy(0, place, tokens).flatten(),
+        true=torch.cat([masks.true, masks.true.new_zeros(total - count, *masks.true.shape[1:])]),
+        emits=emits.flatten(),
         counts=[each] * len(masks.counts),
-        kept=torch.zeros(total).index_fill(0, place, 1.0),
+        slots=F.pad(slots, (0, total - count)),
+        kept=F.pad(torch.ones(count), (0, total - count)),
     )
 
 
