@@ -1,8 +1,8 @@
 """The losses of a lesson: encode, answer as told, compare (paper section 3.5). Tensors in, tensors out.
 
 Nothing here looks at a value, so that a GPU is not waited for and the whole pass can be recorded.
-Shapes: `B` images, `M` computed tokens, `S` supervised ones, `P` retrieved masks, `m` of them learned, `K` tokens
-of a mask, `C` width.
+Shapes: `B` images, `M` computed tokens, `S` supervised ones, `P` retrieved masks, `m` learned ones, `K`
+tokens of a mask, `C` width.
 """
 
 from __future__ import annotations
