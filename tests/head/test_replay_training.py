@@ -291,6 +291,19 @@ def test_gradients_of_an_earlier_pass_are_gone(model, make_batch):
         first.backward()
 
 
+def test_gradients_outlive_recordings_that_are_dropped(model, make_batch):
+    batch, expected = make_batch("caption"), found(model, make_batch("caption"))
+    replaying(model)
+    for _ in range(2):
+        found(model, batch)
+    model.zero_grad()
+    loss = model.loss(batch)["loss"]
+    model._learn.recordings.forget()
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    same((expected[0], gradients), expected)
+
+
 def test_evaluation_and_whoever_counts_operations_see_the_pass_itself(model, make_batch):
     batch, tapes = make_batch("caption"), replaying(model)
     for _ in range(2):

@@ -90,7 +90,7 @@ class TrainingReplay:
         """The losses, of which that of all parts knows the gradients of the weights that were told."""
         names, patches = told
         self._played += 1
-        played = self._played
+        played, places = self._played, [self.recordings.gradient(name, weights[name]) for name in names]
 
         def gradients() -> list[Tensor]:
             if self._played != played:
@@ -98,7 +98,7 @@ class TrainingReplay:
                     "another training pass has been made since this loss, and its gradients stand in their "
                     "place; call backward before the next pass, or train with cuda_graphs=auto"
                 )
-            return [self.recordings.gradient(name, weights[name]) for name in names]
+            return places
 
         losses = copied(results)
         losses["loss"] = _HandedOn.apply(gradients, losses["loss"], *(weights[name] for name in names))
