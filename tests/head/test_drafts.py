@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +11,7 @@ from mllm_models import make_backbone
 
 from ufo.head.decoding import Decoded
 from ufo.head.greedy import greedy
-from ufo.head.guesses import Drafts
+from ufo.head.guesses import Drafts, Separators
 from ufo.head.strategy import Strategy
 
 LENGTH = 12
@@ -72,3 +73,68 @@ def test_templates_that_share_their_beginning_take_few_calls(made):
     assert calls == 1
     last, calls = follow(backbone, context, tokenizer, [*others, [*row, tokenizer.end_id]])
     assert torch.equal(last.ids[0], expected.ids[0]) and calls <= 6
+
+
+ONE_BOX = [3, 21, 5, 22, 5, 23, 24, 5, 25, 4]  # of numbers 21 to 25, of which the third has two tokens
+
+
+class Scripted:
+    """A backbone that says the same answer whatever it is fed, and counts its calls."""
+
+    def __init__(self, answer: list[int], rows: int):
+        self.answer_ids, self.rows, self.fed = answer, rows, []
+        self.output_embedding, self.device = torch.eye(30), torch.device("cpu")
+
+    def answer(self, context, ids, packed=None, cache=None):
+        begin, (rows, length) = cache.length, ids.shape
+        self.fed.append(length)
+        cache.extend(0, *[torch.zeros(rows, 1, length, 1)] * 2)
+        cache.length += length
+        said = [*self.answer_ids, *[4] * 20][begin : begin + length]
+        return self.output_embedding[torch.tensor(said)].expand(rows, -1, -1) * 9
+
+
+class OfRows:
+    def __init__(self, rows: int):
+        self.num_rows, self.num_queries = rows, 1
+
+    def select(self, rows):
+        return OfRows(len(rows))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("behind", [[], [6]])
+def test_what_separates_numbers_is_fed_with_them(rows, behind):
+    """Of one row; several would part where one says a number of two tokens."""
+    answer, digits = [*ONE_BOX[:-1], *behind, 4], torch.arange(30) > 20
+    found, calls = [], []
+    for guesses in ((), (Separators(digits, [5], behind),)):
+        scripted = Scripted(answer, rows)
+        found.append(greedy(scripted, OfRows(rows), Strategy(1, 4, LENGTH, guesses=guesses)))
+        calls.append(len(scripted.fed))
+    assert torch.equal(found[0].ids, found[1].ids) and found[0].ids[0].tolist()[: len(answer)] == answer
+    assert torch.equal(found[0].features, found[1].features)
+    # three of the commas and the end of the box are right guesses; that behind the first part of 23 24 is not
+    assert calls[0] - calls[1] == (0 if rows == 2 else 3 + len(behind))
+
+
+@torch.no_grad()
+def test_a_box_is_said_in_fewer_calls(make_model, make_batch):
+    """By a model that learned to say one; a picture alone, as together with another one."""
+    model, batch = make_model(seed=1).train(), make_batch("grounding", (1, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
+    for _ in range(30):
+        with torch.enable_grad():
+            model.loss(batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    alone = replace(batch, images=batch.images[:1], texts=batch.texts[:1], sizes=batch.sizes[:1])
+    answers = []
+    for one in (batch, alone):
+        with patch.object(model.backbone, "answer", wraps=model.backbone.answer) as answer:
+            predicted = model.predict_batch(one)[0]
+        answers.append((answer.call_count, predicted.text))
+    (together, text), (calls, same) = answers
+    assert text == same and text.count(",") == 3
+    assert calls <= together - 3

@@ -1,7 +1,8 @@
 """Guesses of what a row says next: fed together with its last token and checked, they save calls.
 
 All tokens that follow right guesses, and the one after them, are what single steps would have chosen. Masks
-are guessed as runs of `<MASK>`, sentences around a mask by their likely wordings (paper section 3.2).
+are guessed as runs of `<MASK>`, sentences around a mask by their likely wordings (paper section 3.2), and
+behind the numbers of a box what separates them.
 Shapes: `n` rows, `T` answer tokens, `G` guessed tokens, `D` drafts, `L` tokens of the longest draft.
 """
 
@@ -69,6 +70,32 @@ class Drafts:
         rest = (self.lengths[draft] - length) * fits.any(1)
         columns = (length[:, None] + torch.arange(longest)).clamp(max=longest - 1)
         return self.table[draft[:, None], columns], rest
+
+
+class Separators:
+    """Behind each number of the only row's boxes stands what separates it from the next.
+
+    A number may have more tokens than one, behind which the guess is wrong. Several rows would part by that
+    and go on in more calls than together, so they are not guessed for.
+    """
+
+    first: tuple[int, ...] = ()
+
+    def __init__(self, digits: Tensor, between: Sequence[int], behind: Sequence[int], numbers: int = 4):
+        """`digits` bool `[V]` are tokens of numbers; `between` two of them, `behind` the last of a box."""
+        self.digits, self.numbers = digits, numbers
+        self.between, self.behind = torch.tensor([list(between)]), torch.tensor([list(behind)]).long()
+
+    def after(self, ids: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        none = ids[:, :0], torch.zeros_like(length)
+        if len(ids) != 1:
+            return none
+        is_digit = self.digits[ids[0, : int(length)]]
+        if not bool(is_digit[-1]):
+            return none
+        begun = int(is_digit[0]) + int((is_digit[1:] & ~is_digit[:-1]).sum())
+        tokens = self.between if begun % self.numbers else self.behind
+        return tokens, torch.full_like(length, tokens.shape[1])
 
 
 def guess(ways: Sequence[Guess], ids: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ufo.backbones.base import Backbone
+from ufo.head.certainty import number_tokens
 from ufo.head.early_leaving import tokens_without_class
 from ufo.head.expand import Expansion
 from ufo.head.grammar import Grammar, grammar_of, tokens_behind
-from ufo.head.guesses import Drafts, Guess, MaskRun
+from ufo.head.guesses import Drafts, Guess, MaskRun, Separators
 from ufo.ops.monotone import check_monotone
 from ufo.tasks.base import BOXES, Task
+from ufo.tasks.wording.base import BETWEEN
 from ufo.tokenizer import Tokenizer
 
 
@@ -75,6 +77,8 @@ def choose_strategy(
         guesses.append(Drafts([[*ids, tokenizer.end_id] for ids in drafts]))
     if task.mask_tokens > 1:
         guesses.append(MaskRun(tokenizer.mask_id, task.mask_tokens))
+    elif task.largest_bin and not task.grid_per_window:  # boxes of one row per image
+        guesses.append(_separators(tokenizer, task, len(backbone.output_embedding)))
     return Strategy(
         start_id=tokenizer.start_id,
         end_id=tokenizer.end_id,
@@ -86,6 +90,14 @@ def choose_strategy(
         leave_after=leave_after,
         refusal=tokens_behind(tokenizer, behind, [blank + task.refusal])[0][0] if task.refusal else None,
     )
+
+
+def _separators(tokenizer: Tokenizer, task: Task, vocabulary: int) -> Separators:
+    number, end = "1", task.wording.box[1]  # any number, for the tokens behind it
+    [between], behind = tokens_behind(tokenizer, number, [BETWEEN]), []
+    if end:
+        [behind] = tokens_behind(tokenizer, number, [end])
+    return Separators(number_tokens(tokenizer, vocabulary).value >= 0, between, behind)
 
 
 def _prompt_end(backbone: Backbone, task: Task) -> tuple[str, str]:

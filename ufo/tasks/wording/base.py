@@ -13,6 +13,7 @@ import torch
 
 from ufo.types import MASK_TOKEN
 
+BETWEEN = ","  # two numbers of a box
 _OUTSIDE = 10**6  # bins, beyond any image
 
 
@@ -58,7 +59,7 @@ class Wording:
 
     def write_box(self, bins: Sequence[int]) -> str:
         """The text of a box, given its four bins."""
-        return self.box[0] + ",".join(map(str, bins)) + self.box[1]
+        return self.box[0] + BETWEEN.join(map(str, bins)) + self.box[1]
 
     def write_boxes(self, boxes: Sequence[Sequence[int]]) -> str:
         """The text of several boxes, or that there is none."""
@@ -73,7 +74,7 @@ class Wording:
         """The fields of a box's text, each one of some texts; the marks around it included."""
         before, after = self.box
         bins = tuple(map(str, range(num_bins + 1)))
-        numbers = (bins, (",",), bins, (",",), bins, (",",), bins)
+        numbers = (bins, *((BETWEEN,), bins) * 3)
         return (*[(before,)] * bool(before), *numbers, *[(after,)] * bool(after))
 
     def read_box(self, text: str) -> list[int] | None:
@@ -107,7 +108,7 @@ def _draw(options: Sequence[str], generator: torch.Generator) -> str:
 
 def _numbers(text: str) -> list[int] | None:
     """The first four comma-separated fields as integers, None if they are not."""
-    fields = text.split(",")
+    fields = text.split(BETWEEN)
     if len(fields) < 4:
         return None
     try:
