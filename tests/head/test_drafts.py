@@ -8,11 +8,13 @@ from unittest.mock import patch
 import pytest
 import torch
 from mllm_models import make_backbone
+from tiny_mllm import make_mllm
 
 from ufo.head.decoding import Decoded
 from ufo.head.greedy import greedy
 from ufo.head.guesses import Drafts, Separators
-from ufo.head.strategy import Strategy
+from ufo.head.strategy import Strategy, choose_strategy
+from ufo.head.teacher import continue_prompts, write_answers
 
 LENGTH = 12
 
@@ -75,7 +77,7 @@ def test_templates_that_share_their_beginning_take_few_calls(made):
     assert torch.equal(last.ids[0], expected.ids[0]) and calls <= 6
 
 
-ONE_BOX = [3, 21, 5, 22, 5, 23, 24, 5, 25, 4]  # of numbers 21 to 25, of which the third has two tokens
+ONE_BOX = [21, 5, 22, 5, 23, 24, 5, 25]  # of numbers 21 to 25, of which the third has two tokens
 
 
 class Scripted:
@@ -103,19 +105,19 @@ class OfRows:
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("behind", [[], [6]])
-def test_what_separates_numbers_is_fed_with_them(rows, behind):
-    """Of one row; several would part where one says a number of two tokens."""
-    answer, digits = [*ONE_BOX[:-1], *behind, 4], torch.arange(30) > 20
+@pytest.mark.parametrize("before, behind", [([], []), ([7], [6]), ([7, 8], [6, 9])])
+def test_what_separates_numbers_is_fed_with_them(rows, before, behind):
+    """Of one row; several would part where one says a number of two tokens. All begin as a box does."""
+    answer, digits = [*before, *ONE_BOX, *behind, 4], torch.arange(30) > 20
     found, calls = [], []
-    for guesses in ((), (Separators(digits, [5], behind),)):
+    for guesses in ((), (Separators(digits, [5], behind, before),)):
         scripted = Scripted(answer, rows)
-        found.append(greedy(scripted, OfRows(rows), Strategy(1, 4, LENGTH, guesses=guesses)))
+        found.append(greedy(scripted, OfRows(rows), Strategy(1, 4, LENGTH + 2, guesses=guesses)))
         calls.append(len(scripted.fed))
     assert torch.equal(found[0].ids, found[1].ids) and found[0].ids[0].tolist()[: len(answer)] == answer
     assert torch.equal(found[0].features, found[1].features)
-    # three of the commas and the end of the box are right guesses; that behind the first part of 23 24 is not
-    assert calls[0] - calls[1] == (0 if rows == 2 else 3 + len(behind))
+    # the three commas and the end of the box are right guesses; that behind the first part of 23 24 is not
+    assert calls[0] - calls[1] == len(before) + (0 if rows == 2 else 3 + len(behind))
 
 
 @torch.no_grad()
@@ -138,3 +140,26 @@ def test_a_box_is_said_in_fewer_calls(make_model, make_batch):
     (together, text), (calls, same) = answers
     assert text == same and text.count(",") == 3
     assert calls <= together - 3
+
+
+@pytest.mark.parametrize("family", ["ufo_vit", "internvl", "llava"])
+def test_boxes_are_written_with_what_is_guessed(family, make_model):
+    """In the tokens of each family, as answers are trained."""
+    model = make_model() if family == "ufo_vit" else make_mllm(family, tasks=["grounding"])
+    backbone, tokenizer, task = model.backbone, model.tokenizer, model.task("grounding")
+    text = task.wording.write_box([1, 2, 3, 4])
+    if backbone.answers_continue_prompt:
+        _, _, [(ids, learned)] = continue_prompts(backbone, tokenizer, [task.prompt((), "the owl")], [text])
+    else:
+        [(ids, learned)] = write_answers(backbone, tokenizer, [text], None)
+    said = torch.tensor([[token for token, is_said in zip(ids, learned, strict=True) if is_said]])
+    said = said[:, bool(backbone.learned_prompt_end) :]  # LLaVA learns the end of its prompt as well
+    (guesses,) = choose_strategy(backbone, tokenizer, task).guesses
+    assert said[0, : len(guesses.first)].tolist() == list(guesses.first)
+    assert bool(guesses.first) == bool(task.wording.box[0])
+    right = 0
+    for length in range(1, said.shape[1]):
+        tokens, count = guesses.after(said, torch.tensor([length]))
+        here = said[0, length : length + int(count)]
+        right += bool(len(here)) and torch.equal(tokens[0], here)
+    assert right == 3 + bool(task.wording.box[1])

@@ -73,17 +73,22 @@ class Drafts:
 
 
 class Separators:
-    """Behind each number of the only row's boxes stands what separates it from the next.
+    """Answers begin as a box does, and behind each number stands what separates it from the next.
 
     A number may have more tokens than one, behind which the guess is wrong. Several rows would part by that
-    and go on in more calls than together, so they are not guessed for.
+    and go on in more calls than together, so their numbers are not guessed behind.
     """
 
-    first: tuple[int, ...] = ()
-
-    def __init__(self, digits: Tensor, between: Sequence[int], behind: Sequence[int], numbers: int = 4):
-        """`digits` bool `[V]` are tokens of numbers; `between` two of them, `behind` the last of a box."""
-        self.digits, self.numbers = digits, numbers
+    def __init__(
+        self,
+        digits: Tensor,
+        between: Sequence[int],
+        behind: Sequence[int] = (),
+        before: Sequence[int] = (),
+        numbers: int = 4,
+    ):
+        """`digits` bool `[V]` are tokens of numbers; `between` two of them, `behind` and `before` a box."""
+        self.digits, self.first, self.numbers = digits, tuple(before), numbers
         self.between, self.behind = torch.tensor([list(between)]), torch.tensor([list(behind)]).long()
 
     def after(self, ids: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

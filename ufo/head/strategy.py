@@ -78,7 +78,7 @@ def choose_strategy(
     if task.mask_tokens > 1:
         guesses.append(MaskRun(tokenizer.mask_id, task.mask_tokens))
     elif task.largest_bin and not task.grid_per_window:  # boxes of one row per image
-        guesses.append(_separators(tokenizer, task, len(backbone.output_embedding)))
+        guesses.append(_separators(tokenizer, task, len(backbone.output_embedding), behind, blank))
     return Strategy(
         start_id=tokenizer.start_id,
         end_id=tokenizer.end_id,
@@ -92,12 +92,16 @@ def choose_strategy(
     )
 
 
-def _separators(tokenizer: Tokenizer, task: Task, vocabulary: int) -> Separators:
-    number, end = "1", task.wording.box[1]  # any number, for the tokens behind it
-    [between], behind = tokens_behind(tokenizer, number, [BETWEEN]), []
-    if end:
-        [behind] = tokens_behind(tokenizer, number, [end])
-    return Separators(number_tokens(tokenizer, vocabulary).value >= 0, between, behind)
+def _separators(tokenizer: Tokenizer, task: Task, vocabulary: int, prompt: str, blank: str) -> Separators:
+    """What stands around the numbers of a box that is said behind the end of a `prompt`."""
+    number, (begin, end) = "1", task.wording.box  # any number, for the tokens behind it
+
+    def written(at: str, text: str) -> list[int]:
+        return tokens_behind(tokenizer, at, [text])[0] if text.strip() else []
+
+    digits = number_tokens(tokenizer, vocabulary).value >= 0
+    between, behind = written(number, BETWEEN), written(number, end)
+    return Separators(digits, between, behind, written(prompt, blank + begin))
 
 
 def _prompt_end(backbone: Backbone, task: Task) -> tuple[str, str]:
