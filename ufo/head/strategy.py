@@ -19,7 +19,6 @@ from ufo.head.grammar import Grammar, grammar_of, tokens_behind
 from ufo.head.guesses import Drafts, Guess, MaskRun, Separators
 from ufo.ops.monotone import check_monotone
 from ufo.tasks.base import BOXES, Task
-from ufo.tasks.wording.base import BETWEEN
 from ufo.tokenizer import Tokenizer
 
 
@@ -100,7 +99,7 @@ def _separators(tokenizer: Tokenizer, task: Task, vocabulary: int, prompt: str, 
         return tokens_behind(tokenizer, at, [text])[0] if text.strip() else []
 
     digits = number_tokens(tokenizer, vocabulary).value >= 0
-    between, behind = written(number, BETWEEN), written(number, end)
+    between, behind = written(number, task.wording.between), written(number, end)
     return Separators(digits, between, behind, written(prompt, blank + begin))
 
 

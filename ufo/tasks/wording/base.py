@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ufo.types import MASK_TOKEN
 
-BETWEEN = ","  # two numbers of a box
 _OUTSIDE = 10**6  # bins, beyond any image
 
 
@@ -49,6 +49,7 @@ class Wording:
     box: tuple[str, str] = ("", "")
     separator: str = ";"
     mask_answers: tuple[str, ...] = ("{mask}",)
+    between: ClassVar[str] = ","  # two numbers of a box
 
     def ask(self, name: str, generator: torch.Generator | None = None, **values: object) -> str:
         """The question `name`; ValueError if this family has no words for it."""
@@ -59,7 +60,7 @@ class Wording:
 
     def write_box(self, bins: Sequence[int]) -> str:
         """The text of a box, given its four bins."""
-        return self.box[0] + BETWEEN.join(map(str, bins)) + self.box[1]
+        return self.box[0] + self.between.join(map(str, bins)) + self.box[1]
 
     def write_boxes(self, boxes: Sequence[Sequence[int]]) -> str:
         """The text of several boxes, or that there is none."""
@@ -74,7 +75,7 @@ class Wording:
         """The fields of a box's text, each one of some texts; the marks around it included."""
         before, after = self.box
         bins = tuple(map(str, range(num_bins + 1)))
-        numbers = (bins, *((BETWEEN,), bins) * 3)
+        numbers = (bins, *((self.between,), bins) * 3)
         return (*[(before,)] * bool(before), *numbers, *[(after,)] * bool(after))
 
     def read_box(self, text: str) -> list[int] | None:
@@ -108,7 +109,7 @@ def _draw(options: Sequence[str], generator: torch.Generator) -> str:
 
 def _numbers(text: str) -> list[int] | None:
     """The first four comma-separated fields as integers, None if they are not."""
-    fields = text.split(BETWEEN)
+    fields = text.split(Wording.between)
     if len(fields) < 4:
         return None
     try:
