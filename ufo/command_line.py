@@ -62,6 +62,7 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     except ValueError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
+    _say_unread(own_folders(options))
     sys.argv[1:] = [*options, *settable(readable(override, numbered) for override in overrides)]
     if os.environ.get(FULL):
         yield
@@ -163,6 +164,16 @@ def own_folders(options: Sequence[str]) -> Iterator[Path]:
         name, equals, said = option.partition("=")
         if name in ("--config-dir", "-cd") and (said or value):
             yield Path(said if equals else value)
+
+
+def _say_unread(folders: Iterable[Path]) -> None:
+    """Warn of own configs in place of which Hydra reads those of the project, without a word."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            try:
+                places.check_read(path, folder)
+            except ValueError as error:
+                print(f"warning: {error}", file=sys.stderr)
 
 
 def job_begins() -> None:

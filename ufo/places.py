@@ -36,6 +36,23 @@ def weights() -> Path:
     return home() / "weights"
 
 
+def check_read(path: Path, folder: Path) -> None:
+    """Raises ValueError where Hydra would read a config of the project in place of a user's own.
+
+    Args:
+        path: the own file.
+        folder: the folder above it that joins Hydra's search path, behind that of the project.
+    """
+    name = path.absolute().relative_to(folder.absolute())
+    found = conf() / name
+    if not found.is_file() or found.samefile(path) or found.read_bytes() == path.read_bytes():
+        return
+    raise ValueError(
+        f"{path} is not read, as the project has a {name.as_posix()} of its own; give the file another name, "
+        f"as own_{path.name}"
+    )
+
+
 def shipped(path: str | Path) -> Path | None:
     """The shipped model that `weights/NAME` means in a folder without it; None for any other path."""
     path = Path(path)

@@ -40,7 +40,7 @@ from omegaconf import OmegaConf
 
 from ufo.check import check_config
 from ufo.checkpoints.recipes import compose
-from ufo.cli import data_find
+from ufo.cli import CommandError, data_find
 from ufo.command_line import searched
 from ufo.data.labels.reading import Source
 
@@ -98,6 +98,19 @@ def test_masks_get_a_source_of_their_own(ufo, tmp_path):
     assert found.source.task == "instance_segmentation" and data[0]["masks"].sum() > 300
     head = (folder / "owls.yaml").read_text().splitlines()[0]
     assert head == "# @package sources.owls"
+
+
+def test_a_source_that_the_project_has_as_well__gets_a_name_of_its_own(ufo, tmp_path):
+    path = coco(tmp_path / "coco")
+    code, said = ufo("import", "coco", path, "--val", "0", "--out", tmp_path / "data" / "coco")
+    assert code == 0, said
+    folder = tmp_path / "data" / "source"
+    assert sorted(p.name for p in folder.iterdir()) == ["coco.yaml", "own_coco_instance_segmentation.yaml"]
+    found = data_find.find(str(folder / "own_coco_instance_segmentation.yaml"))
+    assert found.build("train").files() == data_find.find(str(folder / "coco.yaml")).build("train").files()
+    hidden = (folder / "coco.yaml").rename(folder / "coco_detection.yaml")
+    with pytest.raises(CommandError, match=r"is not read.* as own_coco_detection\.yaml"):
+        data_find.find(str(hidden))
 
 
 def test_training_sees_parts_of_pictures_with_boxes_and_never_mirrors_them(ufo, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from commands import NETWORK, run
 from hydra.core.global_hydra import GlobalHydra
 from squares import write_squares
 
+from ufo import places
 from ufo.check import check_config
 from ufo.checkpoints import recipes
-from ufo.command_line import readable
+from ufo.command_line import clear_command_line, readable
 from ufo.data.errors import DataError
 from ufo.entry import train
 from ufo.own.command import own_files, rewritten
@@ -225,6 +227,19 @@ def test_a_file_with_a_byte_order_mark__is_read(folder):
     path = folder / "mine" / "source" / "squares.yaml"
     path.write_bytes(path.read_text().encode("utf-8-sig"))
     assert find([str(path)], []).overrides == ["+source=[squares]"]
+
+
+def test_a_file_that_a_config_of_the_project_hides__is_said(folder, monkeypatch, capsys):
+    path = folder / "mine" / "source" / "squares.yaml"
+    hidden = path.rename(path.with_name("coco_detection.yaml"))
+    with pytest.raises(ValueError, match=r"has a source/coco_detection\.yaml .* as own_coco_detection"):
+        find([str(hidden)], [])
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "mine", "+source=coco_detection"])
+    with clear_command_line():
+        assert "mine/source/coco_detection.yaml is not read" in capsys.readouterr().err
+    hidden.write_bytes((places.conf() / "source" / hidden.name).read_bytes())
+    with clear_command_line():
+        assert not capsys.readouterr().err  # the same file: nothing is lost
 
 
 def test_sources_of_one_name_and_folders_that_are_none__are_said(folder):

@@ -187,6 +187,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
         raise CommandError(f"there is no file {path}{beside(path)}")
     try:
         check_yaml(path)
+        places.check_read(path, path.parent.parent)
     except ValueError as error:
         raise CommandError(str(error)) from error
     cfg = _composed_with(path, overrides)

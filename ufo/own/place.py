@@ -82,6 +82,7 @@ def _keys(files: Sequence[str]) -> dict[Path, str]:
                 f"Hydra cannot name '{file}'; put it, with a name of plain letters and digits, into a folder "
                 "called source, as mine/source/birds.yaml"
             )
+        places.check_read(path, path.parent.parent)
         if other := next((p for p, known in keys.items() if known == key and p != path), None):
             raise ValueError(
                 f"{other} and {file} are both the source '{key}'; give one of them another name in its first "
