@@ -146,6 +146,8 @@ def test_a_class_that_is_not_there(refused):
         ("trainer.detect_anomally=1", "config key 'trainer.detect_anomally'", "'detect_anomaly'"),
         ("seed", "cannot read 'seed'", "key=value"),
         ("optimizer.lr=[1", "cannot read 'optimizer.lr=[1'", "key=value"),
+        ("name=K\u00e4uze", "cannot read 'name=K\u00e4uze'", "in quotes of its own: \"name='K\u00e4uze'\""),
+        ("name=", "name= is no name of a run", "as name=first"),
         ("seed=1,2", "seed=1,2", "add --multirun"),
         ("~callbacks.pics", "'callbacks.pics' does not exist", ""),
     ],

@@ -65,6 +65,10 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
         typed = error.override.removeprefix("++")  # `ufo.command_line.settable` adds them
         if os.path.exists(typed):  # `ufo train` takes files, an evaluation the path behind its key
             return f"'{typed}' says nothing without a key; what is scored is written ckpt={typed}"
+        key, _, value = typed.partition("=")
+        if value and value[0] not in "[{(" and "'" not in value and re.fullmatch(r"[\w.@/+~-]+", key):
+            mended = f'"{key}=\'{value}\'"'
+            return f"cannot read '{typed}'; write a text of such characters in quotes of its own: {mended}"
         return f"cannot read '{typed}' ({reason}); overrides are written key=value"
     for known in (error, error.__cause__):
         if isinstance(known, OmegaConfBaseException):

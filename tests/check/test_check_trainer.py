@@ -19,6 +19,8 @@ TRAINER = {"_target_": "lightning.Trainer"}
         ("precision", 8, "there are: 16-mixed"),
         ("accelerator", "gpuu", "did you mean 'gpu'?"),
         ("strategy", "ddpp", "did you mean 'ddp'?"),
+        ("strategy", "ddp_spawn", "take trainer.strategy=ddp"),
+        ("strategy", "ddp_notebook_find_unused_parameters_true", "take trainer.strategy=ddp"),
         ("profiler", "simpel", "did you mean 'simple'?"),
         ("gradient_clip_algorithm", "length", "there are: norm, value"),
         ("max_time", "soon", "must be days:hours:minutes:seconds"),

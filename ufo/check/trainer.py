@@ -30,6 +30,8 @@ REGISTERED = {
     "strategy": "lightning.pytorch.strategies.StrategyRegistry.available_strategies",
 }
 """Options whose names Lightning lists, further packages' among them."""
+_COPYING = re.compile(r"ddp_(spawn|fork|notebook)")
+"""How the names of the strategies begin that start their processes after the trainer and the model are made."""
 _MAX_TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 MANY_PROCESSES = 8
 """So many processes of a CPU run are never refused, however few cores there are."""
@@ -64,6 +66,11 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{said} must be {' or '.join(filter(None, names))}, not {value!r}")
         if isinstance(value, str) and (known := _names_of(key)):
             _check_name(said, value, known)
+        if key == "strategy" and isinstance(value, str) and _COPYING.match(value):
+            raise ValueError(
+                f"{said}={value} copies a prepared training into new processes, and this one cannot be copied; "
+                "take trainer.strategy=ddp, which runs the whole command in each"
+            )
         if key == "max_time" and isinstance(value, str) and not _MAX_TIME.fullmatch(value.strip()):
             raise ValueError(f"{said} must be days:hours:minutes:seconds such as 00:11:30:00, not {value!r}")
         if key == "fast_dev_run" and value < 0:

@@ -49,7 +49,7 @@ def check_name(name: Any) -> None:
     if not parts or ".." in parts:
         raise ValueError(
             f"name={'' if name is None else name} is no name of a run, whose folder lies in paths.runs; "
-            "write one without '..', and choose paths.runs to write elsewhere"
+            "write a name without '..', as name=first, and choose paths.runs to write elsewhere"
         )
 
 
