@@ -337,7 +337,10 @@ def test_kinds_know_what_can_be_pointed_at(task_name):
         ({"task": "detection", "batch_size": 0}, "batch_size=0"),
         ({"task": "detection", "device": "abacus"}, "device=abacus"),
         ({"task": "detection", "device": "gpu"}, "cuda"),
-        ({"task": "grounding", "text": ["the owl", "the dog"]}, "2 texts for one picture"),
+        ({"task": "grounding", "text": ["the owl", "the dog"]}, "2 texts for one picture; give one"),
+        ({"task": "grounding", "text": []}, "0 texts for one picture; give one"),
+        ({"task": "grounding", "text": {"the owl": 1}}, "not {'the owl': 1}"),
+        ({"task": "grounding", "text": b"the owl"}, "not b'the owl'"),
     ],
 )
 def test_requests_that_make_no_sense(model, arguments, words):
@@ -361,7 +364,7 @@ def test_words_that_no_task_reads_are_told(model, caplog):
 
 
 def test_as_many_texts_as_pictures(model):
-    with pytest.raises(RequestError, match="2 texts for 3 pictures"):
+    with pytest.raises(RequestError, match="2 texts for 3 pictures; give one for each"):
         model.predict([pixels()] * 3, "grounding", ["the owl", "the dog"])
     with pytest.raises(RequestError, match="needs a text"):
         model.predict([pixels()] * 2, "grounding", ["the owl", ""])

@@ -102,6 +102,12 @@ def test_bounds_are_whole_numbers_from_one_on(model, name, bound):
         model.stream([], "caption", **{name: bound})
 
 
+@pytest.mark.parametrize("texts", [[], ["the owl", "the dog"]])
+def test_several_texts_are_not_taken_for_one(model, texts):
+    with pytest.raises(RequestError, match="one text, a str.* predict takes one for each"):
+        model.stream(iter([]), "grounding", texts)
+
+
 def test_items_arrive_in_order_with_the_error_where_it_was():
     def items():
         yield from range(50)

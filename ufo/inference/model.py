@@ -144,8 +144,10 @@ class Inference:
         precision()
         alone = isinstance(task, str)
         if is_one(image):
-            if len(texts) > 1:
-                raise RequestError(f"there are {len(texts)} texts for one picture")
+            if len(texts) != 1:
+                raise RequestError(
+                    f"there are {len(texts)} texts for one picture; give one, or a list with the picture for each"
+                )
             (found,) = answered(model, requests, [read(cast("Picture", image))], 1, score, precision)
             return found[requests[0].task] if alone else found
         text_of = None
@@ -153,7 +155,10 @@ class Inference:
         if not isinstance(text, str | None):
             pictures = list(pictures)
             if len(texts) != len(pictures):
-                raise RequestError(f"there are {len(texts)} texts for {len(pictures)} pictures")
+                raise RequestError(
+                    f"there are {len(texts)} texts for {len(pictures)} pictures; give one for each, or a str for "
+                    "all of them"
+                )
             text_of = texts.__getitem__
         decoded = ahead((read(picture, i) for i, picture in enumerate(pictures)), batch_size)
         with closing(decoded):
@@ -237,7 +242,13 @@ class Inference:
         from ufo.inference.sources import open_source
 
         model = cast("UFO", self)
-        requests = _requests(model, task, _texts(text), classes, score, batch_size)
+        texts = _texts(text)
+        if len(texts) != 1:
+            raise RequestError(
+                f"stream asks all pictures with one text, a str, not with a list of {len(texts)}; predict takes "
+                "one for each"
+            )
+        requests = _requests(model, task, texts, classes, score, batch_size)
         _whole("every", every)
         if max_pixels is not None:
             _whole("max_pixels", max_pixels)
@@ -336,7 +347,7 @@ def _streamed(
 
 def _texts(text: str | Sequence[str] | None) -> list[str]:
     """One text for all pictures, or one for each; "" for none."""
-    several = isinstance(text, Iterable) and not isinstance(text, str)
+    several = isinstance(text, Iterable) and not isinstance(text, str | bytes | Mapping)
     texts: list[Any] = list(cast("Iterable[str]", text)) if several else [text]
     odd = next((one for one in texts if not isinstance(one, str | None)), None)
     if odd is not None:
