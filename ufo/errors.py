@@ -44,6 +44,11 @@ _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _UNSET_KEY = re.compile(r"Interpolation key '(.+)' not found")
 
 
+_ELSEWHERE = re.compile(r"In '(\S+)': Could not override '([^'@]+)@\S+\.\2'")
+_NEARBY = re.compile(r"In '(\S+)': Could not override '[^'@]+/(\w+)@\2'")
+_TWICE = re.compile(r"Multiple values for (\w+)\. To override a value use 'override (\1: ([^']+))'")
+
+
 def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     """What is wrong, in one line; `groups` are config groups that may have been meant by an unknown key.
 
@@ -58,6 +63,8 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} '{name}'; {instead(name, error.options, 'there are')}"
+    if isinstance(error, ConfigCompositionException) and (unfit := _of_defaults(str(error))):
+        return unfit
     if isinstance(error, ConfigCompositionException) and (unset := _UNSET_GROUP.match(str(error))):
         return f"the config has no '{unset[1]}' to exchange; add one with {unset[2]}"
     if isinstance(error, OverrideParseException):
@@ -67,7 +74,7 @@ def sentence(error: BaseException, groups: Iterable[str] = ()) -> str:
             return f"'{typed}' says nothing without a key; what is scored is written ckpt={typed}"
         key, _, value = typed.partition("=")
         if value and value[0] not in "[{(" and "'" not in value and re.fullmatch(r"[\w.@/+~-]+", key):
-            mended = f'"{key}=\'{value}\'"'
+            mended = f"\"{key}='{value}'\""
             return f"cannot read '{typed}'; write a text of such characters in quotes of its own: {mended}"
         return f"cannot read '{typed}' ({reason}); overrides are written key=value"
     for known in (error, error.__cause__):
@@ -106,6 +113,23 @@ def _unread(error: InstantiationException) -> str:
     known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     key = f"{called[2]}.{name[1]}" if called[2] else name[1]
     return f"nothing reads the config key '{key}'; {instead(name[1], known, 'keys are')}"
+
+
+def _of_defaults(message: str) -> str:
+    """What is said of a file whose first line or list of defaults chooses nothing; "" of anything else."""
+    if found := _ELSEWHERE.match(message):
+        return (
+            f"{found[1]}.yaml chooses a {found[2]} below a key of its own; the first line of the yaml must "
+            "be: # @package _global_"
+        )
+    if found := _NEARBY.match(message):
+        return f"{found[1]}.yaml chooses a {found[2]} without a slash; write: override /{found[2]}: ..."
+    if found := _TWICE.match(message):
+        command = f"{found[1]}={found[3]}"
+        return (
+            f"a {found[1]} is chosen already; write in a yaml: override /{found[2]}, in a command: {command}"
+        )
+    return ""
 
 
 def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:

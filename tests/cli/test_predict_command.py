@@ -185,7 +185,15 @@ def test_requests_that_make_no_sense(ufo, ckpt, images, arguments, words):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--score", "2"], ["--score", "nan"], ["--classes", "a,,b"], ["--classes", "a,A"], ["--text", "\udcff"]],
+    [
+        ["--score", "2"],
+        ["--score", "nan"],
+        ["--classes", "a,,b"],
+        ["--classes", "a,A"],
+        ["--text", "\udcff"],
+        ["--text", "a", "--text", "b"],
+        ["--task", "caption", "--task", "detection"],
+    ],
 )
 def test_arguments_that_make_no_sense(ufo, ckpt, images, arguments):
     answer = ufo("predict", images / "1.jpg", "--ckpt", ckpt, *arguments)

@@ -104,7 +104,7 @@ def test_bounds_are_whole_numbers_from_one_on(model, name, bound):
 
 @pytest.mark.parametrize("texts", [[], ["the owl", "the dog"]])
 def test_several_texts_are_not_taken_for_one(model, texts):
-    with pytest.raises(RequestError, match="one text, a str.* predict takes one for each"):
+    with pytest.raises(RequestError, match=r"one text, a str.* predict takes one for each"):
         model.stream(iter([]), "grounding", texts)
 
 

@@ -14,9 +14,11 @@ from squares import write_squares
 from ufo import places
 from ufo.check import check_config
 from ufo.checkpoints import recipes
-from ufo.command_line import clear_command_line, readable
+from ufo.checkpoints.errors import CheckpointError
+from ufo.command_line import clear_command_line, readable, searched
 from ufo.data.errors import DataError
 from ufo.entry import train
+from ufo.errors import sentence
 from ufo.own.command import own_files, rewritten
 from ufo.own.offered import say_offered
 from ufo.own.place import find
@@ -256,3 +258,29 @@ def test_sources_of_one_name_and_folders_that_are_none__are_said(folder):
     for given in (["--config-dir", "nowhere"], [f"--config-dir={umlaut}"]):
         with pytest.raises(ValueError, match=r"--config-dir \S+ is not a folder"):
             find([], given)
+
+
+@pytest.mark.parametrize(
+    ("head", "default", "said"),
+    [
+        (
+            "# @pakage _global_",
+            "override /mixture: own",
+            "first line of the yaml must be: # @package _global_",
+        ),
+        (
+            "# @package _globl_",
+            "override /mixture: own",
+            "experiment/mine.yaml chooses a mixture below a key of",
+        ),
+        ("# @package _global_", "override mixture: own", "without a slash; write: override /mixture: ..."),
+        ("# @package _global_", "/mixture: own", "override /mixture: own, in a command: mixture=own"),
+    ],
+)
+def test_an_own_experiment_that_chooses_nothing__names_the_line(head, default, said, folder):
+    path = folder / "mine" / "experiment" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(f"{head}\ndefaults:\n  - {default}\n")
+    with pytest.raises(CheckpointError) as error:
+        recipes.compose([searched(folder / "mine"), "experiment=mine"])
+    assert said in sentence(error.value.__cause__)

@@ -31,7 +31,7 @@ REGISTERED = {
 }
 """Options whose names Lightning lists, further packages' among them."""
 _COPYING = re.compile(r"ddp_(spawn|fork|notebook)")
-"""How the names of the strategies begin that start their processes after the trainer and the model are made."""
+"""How strategies are called that start their processes after the trainer and the model are made."""
 _MAX_TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 MANY_PROCESSES = 8
 """So many processes of a CPU run are never refused, however few cores there are."""
@@ -68,7 +68,7 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             _check_name(said, value, known)
         if key == "strategy" and isinstance(value, str) and _COPYING.match(value):
             raise ValueError(
-                f"{said}={value} copies a prepared training into new processes, and this one cannot be copied; "
+                f"{said}={value} copies a prepared training into processes, and this one cannot be copied; "
                 "take trainer.strategy=ddp, which runs the whole command in each"
             )
         if key == "max_time" and isinstance(value, str) and not _MAX_TIME.fullmatch(value.strip()):

@@ -45,7 +45,16 @@ def written_names() -> list[str]:
     return sorted({name for file in files for name in STATED.findall(file.read_text(encoding="utf-8"))})
 
 
-class TaskOption(argparse.Action):
+class Once(argparse.Action):
+    """An option of which whoever gives it twice wants both; the last one alone would be no answer to that."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if getattr(namespace, self.dest, self.default) != self.default:
+            parser.error(f"{option_string} is given twice; give one, and run the command again for the other")
+        setattr(namespace, self.dest, values)
+
+
+class TaskOption(Once):
     """`--task NAME`; its help lists all tasks, which are only looked for when somebody reads it."""
 
     @property
@@ -55,9 +64,6 @@ class TaskOption(argparse.Action):
     @help.setter
     def help(self, value: str | None) -> None:
         """What argparse sets is not used."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, values)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -74,7 +80,7 @@ def add_parser(subparsers: Any) -> None:
     add("--base", help="where the base of a LoRA is now, if it has moved")
     add("--experiment", metavar="NAME", help="of conf/experiment: what a renamed released file is from")
     add("--task", default=ANY, action=TaskOption)
-    add("--text", type=_text, help="what to look for, or a question, where a task needs one")
+    add("--text", type=_text, action=Once, help="what to look for, or a question, where a task needs one")
     add("--classes", type=_names, help="names to ask for, a,b,c (default: the checkpoint's own)")
     add(
         "--score",

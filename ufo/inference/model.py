@@ -146,7 +146,7 @@ class Inference:
         if is_one(image):
             if len(texts) != 1:
                 raise RequestError(
-                    f"there are {len(texts)} texts for one picture; give one, or a list with the picture for each"
+                    f"there are {len(texts)} texts for one picture; give one, or the picture once for each"
                 )
             (found,) = answered(model, requests, [read(cast("Picture", image))], 1, score, precision)
             return found[requests[0].task] if alone else found
@@ -156,8 +156,8 @@ class Inference:
             pictures = list(pictures)
             if len(texts) != len(pictures):
                 raise RequestError(
-                    f"there are {len(texts)} texts for {len(pictures)} pictures; give one for each, or a str for "
-                    "all of them"
+                    f"there are {len(texts)} texts for {len(pictures)} pictures; give one for each, or a str "
+                    "for all of them"
                 )
             text_of = texts.__getitem__
         decoded = ahead((read(picture, i) for i, picture in enumerate(pictures)), batch_size)
@@ -245,8 +245,8 @@ class Inference:
         texts = _texts(text)
         if len(texts) != 1:
             raise RequestError(
-                f"stream asks all pictures with one text, a str, not with a list of {len(texts)}; predict takes "
-                "one for each"
+                f"stream asks all pictures with one text, a str, not with a list of {len(texts)}; predict "
+                "takes one for each"
             )
         requests = _requests(model, task, texts, classes, score, batch_size)
         _whole("every", every)
