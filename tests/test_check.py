@@ -166,6 +166,10 @@ def test_ways_of_decoding_that_exclude_each_other(refused, script):
     assert "task 'detection': num_beams=3 and top_tokens=2 exclude each other" in line
 
 
+def test_an_evaluation_of_nothing(refused):
+    assert "does not say ckpt; add ckpt=runs/NAME" in refused("evaluate.py")
+
+
 def test_a_near_key_is_the_only_hint(refused):
     assert refused("train.py", "trainer.max_step=5").endswith("did you mean 'max_steps'?")
 

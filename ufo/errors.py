@@ -23,6 +23,7 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     InterpolationKeyError,
+    MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
@@ -144,6 +145,8 @@ def _of_omegaconf(error: OmegaConfBaseException, groups: Iterable[str]) -> str:
         if "_target_" in names and not hint.startswith("did you mean"):  # it takes more than is written
             hint += f"; +{key}= adds a new one"
         return f"the config has no key '{key}'; {hint}"
+    if isinstance(error, MissingMandatoryValue):  # what is marked with ??? says by its name what it takes
+        return f"the command does not say {key}; add {key}={'runs/NAME' if key == 'ckpt' else '...'}"
     message = (error.msg or str(error)).partition("\n")[0]
     if isinstance(error, InterpolationKeyError) and (unset := _UNSET_KEY.match(message)):
         if written := _relative(error, unset[1]):
