@@ -224,6 +224,17 @@ def test_what_is_left_out_is_printed(ufo, tmp_path):
 # ---------------------------------------------------------------- new
 
 
+def test_objects_in_one_split_alone__name_the_option_that_imports_them(ufo, tmp_path):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for name in ("a", "b"):
+        PIL.Image.new("RGB", (20, 20)).save(folder / f"{name}.png")
+    (folder / "few.csv").write_text("file,xmin,ymin,xmax,ymax,label\na.png,1,2,9,9,owl\nb.png,5,5,5,5,owl\n")
+    code, said = ufo("import", "csv", folder)
+    assert code == 1 and "--val 0 validates on the training pictures" in said
+    assert ufo("import", "csv", folder, "--val", "0")[0] == 0
+
+
 def test_new_coco_maps_and_jsonl(ufo, tmp_path):
     path = coco(tmp_path / "birds")
     images, file = path / "images" / "default", path / "annotations" / "instances_default.json"

@@ -76,7 +76,9 @@ def write(
         """Whether a task has something to train and something to validate on; said if only one of them."""
         there = [split for split in ("train", "val") if any(known(picture) for picture in splits[split])]
         if len(there) == 1:
-            labels.notes.append(f"{ONE_SIDED} {what}: only {there[0]} has any; another --val may help")
+            labels.notes.append(
+                f"{ONE_SIDED} {what}: only {there[0]} has any; --val 0 validates on the training pictures"
+            )
         return len(there) == 2
 
     if has("boxes", lambda picture: picture.things):
