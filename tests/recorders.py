@@ -93,6 +93,16 @@ class Tapes:
         self.tapes.clear()
 
 
+def waiting(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """A backbone's pass that waits for the device before it begins."""
+
+    def passes(images: Tensor, *rest: Any, **more: Any) -> Any:
+        assert int(images.sum()) >= 0
+        return encode(images, *rest, **more)
+
+    return passes
+
+
 def tensors(values: Any) -> list[Tensor]:
     return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
 

@@ -20,11 +20,11 @@ from ufo.backbones.context import Context
 from ufo.head.casting import casting_once
 from ufo.head.decoding import Decoded, decode
 from ufo.head.learning import Learned, Rule, learn
-from ufo.head.lesson import Lesson, make_lesson
 from ufo.head.replay import replay, replay_training
 from ufo.head.retrieval import retrieve_masks
 from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
+from ufo.head.training_inputs import TrainingInputs, make_training_inputs
 from ufo.inference import Inference
 from ufo.inference.batches import network_input
 from ufo.ops.grid import Queries, query_grid
@@ -84,7 +84,7 @@ class UFO(Inference, nn.Module):
         self.classes = {k: tuple(v) for k, v in (classes or {}).items()}
         self.loss_weights = dict(loss_weights or {})
         self.mask_points = mask_points
-        self._learn: Callable[[Backbone, Lesson, Rule], Learned] = learn
+        self._learn: Callable[[Backbone, TrainingInputs, Rule], Learned] = learn
         rows = len(backbone.output_embedding)
         if rows != len(tokenizer):
             raise ValueError(
@@ -119,9 +119,9 @@ class UFO(Inference, nn.Module):
         ids, mask = prompt
         self.backbone.check_prompt(ids, mask, images.shape[-2], images.shape[-1], task.max_length)
         device, mask_id = self.backbone.device, self.tokenizer.mask_id
-        lesson = make_lesson(images, asked, prompt, forced, mask_id, device, task.causal_image)
+        batch = make_training_inputs(images, asked, prompt, forced, mask_id, device, task.causal_image)
         rule = Rule(self.loss_weights, self.mask_points)
-        losses, patches = self._learn(self.backbone, lesson, rule)
+        losses, patches = self._learn(self.backbone, batch, rule)
         return TrainingPass(losses, patches + len(forced.packed))
 
     # ---------------------------------------------------------------- inference

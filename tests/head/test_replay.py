@@ -17,7 +17,7 @@ from recorders import Tapes
 from tiny_mllm import learn, make_mllm, prepared, training_batch
 
 from ufo.backbones.base import Backbone
-from ufo.head import lesson
+from ufo.head import training_inputs
 from ufo.head.decoding import Decoded, decode
 from ufo.head.greedy import greedy
 from ufo.head.guesses import Drafts
@@ -144,7 +144,7 @@ def test_detection_of_a_language_model(make, autocast):
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["detection", "caption"])
 def test_under_autocast_weights_are_cast_for_all_recordings(model, make_batch, name, monkeypatch):
-    monkeypatch.setattr(lesson, "PROMPT_STEP", 1)  # more keys would round in another way
+    monkeypatch.setattr(training_inputs, "PROMPT_STEP", 1)  # more keys would round in another way
     ways = of_batches(model, [make_batch(name)], autocast=True)
     recorder = compare(model.backbone, ways)
     linear = {id(w) for layer in model.backbone.layers for w in layer.fc1.parameters()}
@@ -341,6 +341,6 @@ def test_no_pass_of_a_published_backbone_waits():
 
 def test_weights_that_need_no_cast(model, make_batch, monkeypatch):
     """Under autocast a network in half precision has none to follow."""
-    monkeypatch.setattr(lesson, "PROMPT_STEP", 1)  # more keys would round in another way
+    monkeypatch.setattr(training_inputs, "PROMPT_STEP", 1)  # more keys would round in another way
     model.bfloat16()
     compare(model.backbone, of_batches(model, [make_batch("caption")], autocast=True))

@@ -9,14 +9,14 @@ from unittest.mock import patch
 import lightning as L
 import pytest
 import torch
-from recorders import Tape, Tapes
+from recorders import Tape, Tapes, waiting
 from tiny_mllm import INTERNVL, make_mllm, prepared, training_batch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ufo.head.learning import learn
-from ufo.head.lesson import few_lengths, rounded
 from ufo.head.replay import replay_training
+from ufo.head.training_inputs import few_lengths, rounded
 from ufo.model import UFO
 from ufo.modules.ufo_vit import UFOViTModule
 from ufo.ops.launches import Launches
@@ -328,13 +328,8 @@ def test_layers_that_are_made_again_are_not_recorded(make_model, make_batch):
 
 def test_a_pass_that_waits_is_made_as_without(model, make_batch):
     batch, expected = make_batch("caption"), found(model, make_batch("caption"))
-    tapes, encode = replaying(model), model.backbone.encode
-
-    def waiting(images: Tensor, *rest, **more):
-        assert int(images.sum()) >= 0
-        return encode(images, *rest, **more)
-
-    model.backbone.encode = waiting
+    tapes = replaying(model)
+    model.backbone.encode = waiting(model.backbone.encode)
     with pytest.warns(UserWarning, match="`training` of UFOViT is not recorded and runs as without"):
         for _ in range(3):
             same(found(model, batch), expected)

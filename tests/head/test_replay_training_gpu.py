@@ -9,6 +9,7 @@ from dataclasses import replace
 import lightning as L
 import pytest
 import torch
+from recorders import waiting
 from tiny_mllm import make_mllm, prepared, training_batch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -98,13 +99,7 @@ def test_a_pass_that_waits_is_made_as_without(make_model, make_batch):
     model, batch = make_model(seed=1).cuda().train(), make_batch("caption").to("cuda")
     expected = found(model, batch)
     model.use_cuda_graphs(training=True)
-    encode = model.backbone.encode
-
-    def waiting(images: Tensor, *rest, **more):
-        assert int(images.sum()) >= 0
-        return encode(images, *rest, **more)
-
-    model.backbone.encode = waiting
+    model.backbone.encode = waiting(model.backbone.encode)
     with pytest.warns(UserWarning, match="`training` of UFOViT is not recorded and runs as without"):
         for _ in range(3):
             same(found(model, batch), expected, 1e-3)

@@ -1,4 +1,4 @@
-"""The losses of a lesson: encode, answer as told, compare (paper section 3.5). Tensors in, tensors out.
+"""The losses of a batch: encode, answer as told, compare (paper section 3.5). Tensors in, tensors out.
 
 Nothing here looks at a value, so that a GPU is not waited for and the whole pass can be recorded.
 Shapes: `B` images, `M` computed tokens, `S` supervised ones, `P` retrieved masks, `m` learned ones, `K`
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ufo.backbones.base import Backbone
-from ufo.head.lesson import Lesson, MaskLesson
 from ufo.head.losses import full_mask_losses, sampled_mask_losses, token_loss
 from ufo.head.retrieval import retrieve_masks
+from ufo.head.training_inputs import MaskTargets, TrainingInputs
 
 
 class Rule(NamedTuple):
@@ -28,32 +28,32 @@ class Rule(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What a lesson gives."""
+    """What a batch gives."""
 
     losses: dict[str, Tensor]  # the weighted parts and their sum `loss`
     patches: int  # of all images
 
 
-def learn(backbone: Backbone, lesson: Lesson, rule: Rule) -> Learned:
+def learn(backbone: Backbone, batch: TrainingInputs, rule: Rule) -> Learned:
     """Teacher forcing: every token of an answer predicts the next; only those positions are computed."""
     device = backbone.device
-    lesson = lesson.map(lambda x: x.to(device, non_blocking=True))
-    prompt, mask, queries = lesson.prompt, lesson.prompt_mask, lesson.queries
-    context = backbone.encode(lesson.images, prompt, mask, queries, causal=lesson.causal)
-    hidden = backbone.answer(context, lesson.inputs, lesson.packed)  # [M, C]
-    if lesson.supervised is not None:  # some tokens are only there for others to see
-        hidden = hidden.index_select(0, lesson.supervised)
+    batch = batch.map(lambda x: x.to(device, non_blocking=True))
+    prompt, mask, queries = batch.prompt, batch.prompt_mask, batch.queries
+    context = backbone.encode(batch.images, prompt, mask, queries, causal=batch.causal)
+    hidden = backbone.answer(context, batch.inputs, batch.packed)  # [M, C]
+    if batch.supervised is not None:  # some tokens are only there for others to see
+        hidden = hidden.index_select(0, batch.supervised)
     embedding = backbone.output_embedding
-    parts = {"token": token_loss(hidden, lesson.targets, embedding, count=lesson.learned)}
+    parts = {"token": token_loss(hidden, batch.targets, embedding, count=batch.learned)}
     features = context.image_features
-    if lesson.masks is not None:
-        parts |= _mask_losses(hidden, features, lesson.masks, rule.mask_points)
+    if batch.masks is not None:
+        parts |= _mask_losses(hidden, features, batch.masks, rule.mask_points)
     weighted = {name: value * rule.weights.get(name, 1.0) for name, value in parts.items()}
     total = reduce(torch.add, weighted.values())
     return Learned({"loss": total, **weighted}, features.shape[:-1].numel())
 
 
-def _mask_losses(hidden: Tensor, features: Tensor, masks: MaskLesson, points: int) -> dict[str, Tensor]:
+def _mask_losses(hidden: Tensor, features: Tensor, masks: MaskTargets, points: int) -> dict[str, Tensor]:
     """Of the states `[S, C]` that emit mask tokens among others, and image features `[B, H, W, C]`."""
     # without a mask an empty part of the features keeps every rank's graph the same
     logits = features[:0, ..., 0]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, FirstToken, KeysValues, LayerMemory, Rows
-from ufo.head.lesson import rounded_prompt
 from ufo.head.replay.recordings import Pass, Recorder, Recordings, Tensors, copied
+from ufo.head.training_inputs import rounded_prompt
 from ufo.ops.grid import Queries
 
 PREFIX_STEP = 64  # prefixes are recorded in multiples of so many tokens

@@ -1,7 +1,7 @@
 """Training passes that are recorded and replayed: forward, losses and backward in one launch.
 
 Gradients come out of the recording and are handed on by a function of autograd, so that accumulation,
-clipping, hooks of DDP and the optimizer meet them as they meet others. Lessons are rounded before they are
+clipping, hooks of DDP and the optimizer meet them as they meet others. Batches are rounded before they are
 learned, recorded or not: the first batch of a shape draws the same random numbers as a replayed one.
 """
 
@@ -17,8 +17,8 @@ from torch.func import functional_call
 
 from ufo.backbones.base import Backbone
 from ufo.head.learning import Learned, Rule, learn
-from ufo.head.lesson import Lesson, rounded
 from ufo.head.replay.recordings import Calls, Pass, Recorder, Recordings, Tensors, _Recording, copied
+from ufo.head.training_inputs import TrainingInputs, rounded
 from ufo.ops.launches import watched
 
 
@@ -34,26 +34,25 @@ class TrainingReplay:
         backbone.rounds_prompts = True
         self._played, self._fits = 0, True
 
-    def __call__(self, backbone: Backbone, lesson: Lesson, rule: Rule) -> Learned:
-        """`learn(backbone, lesson, rule)`."""
+    def __call__(self, backbone: Backbone, batch: TrainingInputs, rule: Rule) -> Learned:
+        """`learn(backbone, batch, rule)`."""
         device = backbone.device
         works = self._fits and self._recorder.works_on(device)
         if not works or not backbone.training or backbone.gradient_checkpointing:
-            return learn(backbone, lesson, rule)
+            return learn(backbone, batch, rule)
         pads = not backbone.quirks.padded_positions
-        lesson = rounded(lesson, pads, backbone.max_positions).map(lambda x: x.to(device, non_blocking=True))
+        batch = rounded(batch, pads, backbone.max_positions).map(lambda x: x.to(device, non_blocking=True))
         if not torch.is_grad_enabled() or watched():
-            return learn(backbone, lesson, rule)
-        self.recordings.follow_weights()
-        weights = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-        wanted = Pass(_kind(lesson, rule), _tensors(lesson), self._function(backbone, lesson, rule, weights))
+            return learn(backbone, batch, rule)
+        weights = self.recordings.trained_weights()
+        wanted = Pass(_kind(batch, rule), _tensors(batch), self._function(backbone, batch, rule, weights))
         found = self.recordings.run(wanted, device, lambda results, told: self._take(results, told, weights))
-        return self._as_written(backbone, lesson, rule) if found is None else found
+        return self._as_written(backbone, batch, rule) if found is None else found
 
-    def _as_written(self, backbone: Backbone, lesson: Lesson, rule: Rule) -> Learned:
+    def _as_written(self, backbone: Backbone, batch: TrainingInputs, rule: Rule) -> Learned:
         """`learn`, for which recordings make room if they must: their memory is kept between steps."""
         try:
-            return learn(backbone, lesson, rule)
+            return learn(backbone, batch, rule)
         except torch.OutOfMemoryError:
             if not len(self.recordings):
                 raise
@@ -64,10 +63,10 @@ class TrainingReplay:
             "step of a new shape",
             stacklevel=2,
         )
-        return learn(backbone, lesson, rule)
+        return learn(backbone, batch, rule)
 
     def _function(
-        self, backbone: Backbone, lesson: Lesson, rule: Rule, weights: Mapping[str, Tensor]
+        self, backbone: Backbone, batch: TrainingInputs, rule: Rule, weights: Mapping[str, Tensor]
     ) -> Callable[[Tensors], tuple[Tensors, Any]]:
         """What is recorded: losses, and gradients at their places; the names of these, and the patches."""
         calls = Calls(backbone)
@@ -76,7 +75,7 @@ class TrainingReplay:
             # leaves of its own: autograd would add gradients of the weights themselves on the stream that DDP
             # or an earlier loss met them on, and what is captured must not touch another stream
             leaves = {f"backbone.{name}": x.detach().requires_grad_() for name, x in weights.items()}
-            call = (lambda: learn(backbone, _lesson(inputs, lesson), rule),)
+            call = (lambda: learn(backbone, _inputs_of(inputs, batch), rule),)
             losses, patches = functional_call(calls, leaves, call)
             found = torch.autograd.grad(losses["loss"], list(leaves.values()), allow_unused=True)
             made = {name: x for name, x in zip(weights, found, strict=True) if x is not None}
@@ -131,15 +130,15 @@ class _Steps(Recordings):
             self._gradients[name] = torch.zeros_like(weight)
         return self._gradients[name]
 
-    def follow_weights(self) -> None:
-        """Drop recordings whose weights lie elsewhere by now, or some of which are frozen."""
+    def trained_weights(self) -> Tensors:
+        """By name. Drops recordings if some weights lie elsewhere by now, or are frozen."""
         with self._lock:
-            weights = tuple(
-                p.data_ptr() * (1 if p.requires_grad else -1) for p in self._backbone.parameters()
-            )
+            named = dict(self._backbone.named_parameters())  # once per step: there are thousands with LoRA
+            weights = tuple(p.data_ptr() * (1 if p.requires_grad else -1) for p in named.values())
             if weights != self._weights:
                 self.forget()
                 self._weights = weights
+        return {name: p for name, p in named.items() if p.requires_grad}
 
     def _record(self, key: Any, *rest: Any) -> _Recording | None:
         device: torch.device = key[1]
@@ -163,9 +162,9 @@ class _Steps(Recordings):
 # ---------------------------------------------------------------- names of tensors
 
 
-def _tensors(lesson: Lesson) -> Tensors:
-    """The tensors of a lesson by name."""
-    parts: dict[str, Any] = {"": lesson, "queries.": lesson.queries, "masks.": lesson.masks}
+def _tensors(batch: TrainingInputs) -> Tensors:
+    """The tensors of a batch by name."""
+    parts: dict[str, Any] = {"": batch, "queries.": batch.queries, "masks.": batch.masks}
     return {
         f"{prefix}{name}": x
         for prefix, part in parts.items()
@@ -175,14 +174,14 @@ def _tensors(lesson: Lesson) -> Tensors:
     }
 
 
-def _kind(lesson: Lesson, rule: Rule) -> tuple[Any, ...]:
+def _kind(batch: TrainingInputs, rule: Rule) -> tuple[Any, ...]:
     """What a training pass depends on besides tensors."""
-    queries = lesson.queries and (lesson.queries.grid, lesson.queries.by_window)
-    counts = lesson.masks and tuple(lesson.masks.counts)
-    return "training", lesson.causal, queries, counts, rule.mask_points, tuple(rule.weights.items())
+    queries = batch.queries and (batch.queries.grid, batch.queries.by_window)
+    counts = batch.masks and tuple(batch.masks.counts)
+    return "training", batch.causal, queries, counts, rule.mask_points, tuple(rule.weights.items())
 
 
-def _lesson(tensors: Tensors, like: Lesson) -> Lesson:
-    """The lesson of named tensors."""
+def _inputs_of(tensors: Tensors, like: TrainingInputs) -> TrainingInputs:
+    """The batch of named tensors."""
     found = iter(tensors[name] for name in _tensors(like))
     return like.map(lambda _: next(found))

@@ -24,7 +24,7 @@ PROMPT_STEP, ANSWER_STEP = 16, 8  # lengths are rounded up to multiples of so ma
 
 
 @dataclass
-class MaskLesson:
+class MaskTargets:
     """The masks that answers of a batch should show, sorted by image."""
 
     true: Tensor  # uint8 [m, H, W]
@@ -34,14 +34,14 @@ class MaskLesson:
     slots: Tensor | None = None  # int64 [m], which of the P these are; None: all of them
     kept: Tensor | None = None  # float32 [m], 0 for a mask that is padding; None: none is
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> MaskLesson:
+    def map(self, function: Callable[[Tensor], Tensor]) -> MaskTargets:
         """The same with a function applied to all tensors."""
         mapped: dict[str, Any] = {n: function(x) for n, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **mapped)
 
 
 @dataclass
-class Lesson:
+class TrainingInputs:
     """What a network is shown, asked and told to say."""
 
     images: Tensor  # uint8 [B, 3, H, W]
@@ -54,16 +54,16 @@ class Lesson:
     supervised: Tensor | None  # int64 [S], which of those; None: all
     targets: Tensor  # int64 [S], `IGNORED` where nothing is learned
     learned: Tensor  # float32 [], supervised tokens of this batch, the mean over all processes
-    masks: MaskLesson | None = None
+    masks: MaskTargets | None = None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Lesson:
+    def map(self, function: Callable[[Tensor], Tensor]) -> TrainingInputs:
         """The same with a function, such as a move to a device, applied to all tensors."""
         mapped: dict[str, Any] = {n: function(x) for n, x in vars(self).items() if isinstance(x, Tensor)}
         queries = self.queries and self.queries.map(function)
         return replace(self, **mapped, queries=queries, masks=self.masks and self.masks.map(function))
 
 
-def make_lesson(
+def make_training_inputs(
     images: Tensor,
     asked: Asked,
     prompt: tuple[Tensor, Tensor],
@@ -71,7 +71,7 @@ def make_lesson(
     mask_id: int,
     device: torch.device,
     causal: bool = False,
-) -> Lesson:
+) -> TrainingInputs:
     """What images `[B, 3, H, W]` are asked, as tokens and their mask, and should answer.
 
     Counts and masks are on the `device`, where processes agree about the counts; the rest is where it was.
@@ -80,8 +80,8 @@ def make_lesson(
     if asked.masks is not None:
         true = asked.masks.to(device, non_blocking=True)
         emits = forced.targets.eq(mask_id).nonzero()[:, 0]
-        masks = MaskLesson(true, emits, asked.mask_counts, mean_over_ranks(len(true), device))
-    return Lesson(
+        masks = MaskTargets(true, emits, asked.mask_counts, mean_over_ranks(len(true), device))
+    return TrainingInputs(
         images=images,
         prompt=prompt[0],
         prompt_mask=prompt[1],
@@ -96,18 +96,18 @@ def make_lesson(
     )
 
 
-def rounded(lesson: Lesson, pads_prompts: bool = True, most: int | None = None) -> Lesson:
-    """The lesson with lengths of which there are few; it gives the same loss and the same gradients.
+def rounded(batch: TrainingInputs, pads_prompts: bool = True, most: int | None = None) -> TrainingInputs:
+    """The batch with lengths of which there are few; it gives the same loss and the same gradients.
 
     `pads_prompts`: whether tokens behind a prompt change nothing if they are hidden. `most`: a network has no
     place for more tokens.
     """
     most = most or 10**9
     if pads_prompts:
-        prompt, mask = rounded_prompt(lesson.prompt, lesson.prompt_mask, most)
-        lesson = replace(lesson, prompt=prompt, prompt_mask=mask)
-    lesson = _rounded_answers(lesson, most)
-    return replace(lesson, masks=lesson.masks and _rounded_masks(lesson.masks))
+        prompt, mask = rounded_prompt(batch.prompt, batch.prompt_mask, most)
+        batch = replace(batch, prompt=prompt, prompt_mask=mask)
+    batch = _rounded_answers(batch, most)
+    return replace(batch, masks=batch.masks and _rounded_masks(batch.masks))
 
 
 def rounded_prompt(ids: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -118,29 +118,29 @@ def rounded_prompt(ids: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor
     return F.pad(ids, (0, more)), F.pad(mask, (0, more), value=False)
 
 
-def _rounded_answers(lesson: Lesson, most: int) -> Lesson:
+def _rounded_answers(batch: TrainingInputs, most: int) -> TrainingInputs:
     """Further columns, and tokens computed in the last one of the first row, which nothing before it sees."""
-    length = lesson.inputs.shape[1]
+    length = batch.inputs.shape[1]
     columns = length + 1 + -(length + 1) % ANSWER_STEP
     if columns > most:
-        return lesson
-    row, column = lesson.packed // length, lesson.packed % length
+        return batch
+    row, column = batch.packed // length, batch.packed % length
     packed = row * columns + column
     packed = F.pad(packed, (0, few_lengths(len(packed)) - len(packed)), value=columns - 1)
-    supervised, count = lesson.supervised, len(packed)
+    supervised, count = batch.supervised, len(packed)
     if supervised is not None:
         count = few_lengths(len(supervised))
         supervised = F.pad(supervised, (0, count - len(supervised)))
     return replace(
-        lesson,
-        inputs=F.pad(lesson.inputs, (0, columns - length)),
+        batch,
+        inputs=F.pad(batch.inputs, (0, columns - length)),
         packed=packed,
         supervised=supervised,
-        targets=F.pad(lesson.targets, (0, count - len(lesson.targets)), value=IGNORED),
+        targets=F.pad(batch.targets, (0, count - len(batch.targets)), value=IGNORED),
     )
 
 
-def _rounded_masks(masks: MaskLesson) -> MaskLesson:
+def _rounded_masks(masks: MaskTargets) -> MaskTargets:
     """As many masks as there are few numbers of; equally many are retrieved in each image."""
     count = sum(masks.counts)
     if not count:
