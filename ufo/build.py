@@ -33,7 +33,7 @@ from ufo.metrics.base import MetricCallback, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.precision import chosen_precision
-from ufo.modules.recording import Graphs, check_recording
+from ufo.modules.recording import Graphs, check_recorded, check_recording
 from ufo.modules.strategies import FSDP, for_evaluation
 from ufo.ops.nearest import instead
 from ufo.provenance import settings_of, trace
@@ -213,19 +213,12 @@ def build_trainer(cfg: DictConfig, evaluates: bool = False, **overrides: Any) ->
         trainer: L.Trainer = instantiate(cfg.trainer, **arguments)
     finally:
         lightning.setLevel(level)
-    others = {} if evaluates else _not_recorded(cfg, trainer)
-    check_recording(cfg.get("cuda_graphs", False), trainer, others)
+    graphs = cfg.get("cuda_graphs", False)
+    check_recording(graphs, trainer)
+    if graphs == "all" and not evaluates:
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        check_recorded(cfg.compile, cfg.backbone.network.get("gradient_checkpointing", False), scaled)
     return trainer
-
-
-def _not_recorded(cfg: DictConfig, trainer: L.Trainer) -> dict[str, Any]:
-    """Settings of a training, by name, that do not go with recorded steps (docs/speed.md#training-steps)."""
-    checkpointing = "backbone.network.gradient_checkpointing"
-    return {
-        "compile=true": cfg.compile,
-        checkpointing: OmegaConf.select(cfg, checkpointing),
-        "trainer.precision=16-mixed": getattr(trainer.precision_plugin, "scaler", None),
-    }
 
 
 def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:

@@ -185,6 +185,20 @@ def test_command__counts_recorded_steps(capsys):
         assert plain[name][-1] + more <= total <= plain[name][-1] + more + 0.05
 
 
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("compile=true", "set compile=false, or cuda_graphs=auto"),
+        ("backbone.network.gradient_checkpointing=true", "gradient_checkpointing=false, or cuda_graphs=auto"),
+        ("trainer.precision=16-mixed", "set trainer.precision=bf16-mixed"),
+        ("trainer=fsdp", "or use trainer=ddp"),
+    ],
+)
+def test_command__estimates_no_recordings_that_training_refuses(word, said, capsys):
+    assert main(["memory", "experiment=digits", "cuda_graphs=all", word]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_command__batches_count(capsys):
     total = lambda text: float(next(x for x in text.splitlines() if "digits/caption" in x).split()[-1])  # noqa: E731
     alone = ["experiment=digits", *(f"sources.{task}=null" for task in TASKS if task != "caption")]

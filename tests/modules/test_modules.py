@@ -109,7 +109,9 @@ def test_cuda_graphs__of_training_steps_do_not_go_with_all(other):
     )
     with (
         patch("ufo.build.instantiate", lambda *_, **__: trainer),
-        pytest.raises(ValueError, match=f"cuda_graphs=all does not go with {other.partition('=')[0]}"),
+        pytest.raises(
+            ValueError, match=f"cuda_graphs=all does not go with this {other.partition('=')[0]}; set "
+        ),
     ):
         build_trainer(cfg, callbacks=[], logger=False)
 

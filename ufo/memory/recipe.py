@@ -23,6 +23,7 @@ from ufo.head.teacher import TeacherForcing
 from ufo.memory.meta import Activations, activations
 from ufo.memory.sizes import Held, Size, gathered, held, moments_of, size_of
 from ufo.model import UFO
+from ufo.modules.recording import check_recorded
 from ufo.ops.grid import Queries
 from ufo.tasks.base import Asked, Task
 from ufo.tasks.dense import DenseTask, MaskTask
@@ -191,7 +192,12 @@ def estimate(cfg: DictConfig, assumed: Assumed, tokens: int | None = None) -> Es
     """Of the training that a config describes. Raises ValueError where it cannot be told."""
     model = meta_model(cfg, tokens)
     strategy, devices = strategy_of(cfg), devices_of(cfg)
-    precision = precision_of(cfg)
+    precision, all_recorded = precision_of(cfg), cfg.cuda_graphs == "all"
+    if all_recorded:
+        checkpointing = cfg.backbone.network.get("gradient_checkpointing", False)
+        check_recorded(cfg.compile, checkpointing, precision == "16-mixed")
+        if strategy != "ddp":
+            raise ValueError(f"cuda_graphs=all does not go with {strategy}; leave it out, or use trainer=ddp")
     half, size = HALF[precision], size_of(model)
     kept = held(strategy, size, devices, half is not None, moments_of(instantiate(cfg.optimizer)))
     if strategy.startswith("deepspeed") and half is not None:
@@ -205,7 +211,7 @@ def estimate(cfg: DictConfig, assumed: Assumed, tokens: int | None = None) -> Es
     network.gradient_checkpointing = not switch
     others = {largest: step_activations(model, largest, half, assumed)}
     more = gathered(strategy, size, devices)
-    recorded = steps[largest].peak + kept.gradients if cfg.cuda_graphs == "all" else 0.0
+    recorded = steps[largest].peak + kept.gradients if all_recorded else 0.0
     return Estimate(size, strategy, devices, precision, kept, more, recorded, steps, others, switch)
 
 

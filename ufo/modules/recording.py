@@ -33,12 +33,26 @@ def records(graphs: Graphs, strategy: Any) -> bool:
     return bool(graphs)
 
 
-def check_recording(graphs: Graphs, trainer: L.Trainer, others: dict[str, Any]) -> None:
-    """Raises ValueError where `cuda_graphs` asks for what this trainer or one of the `others` rules out."""
+def check_recording(graphs: Graphs, trainer: L.Trainer) -> None:
+    """Raises ValueError where `cuda_graphs` asks for what this trainer rules out."""
     if not records(graphs, trainer.strategy) or graphs == "auto":
         return
     said, device = str(graphs).lower(), trainer.strategy.root_device
     if device.type != "cuda":
         raise ValueError(f"cuda_graphs={said} needs a CUDA device, not {device}; leave it out")
-    if graphs == "all" and (given := [name for name, value in others.items() if value]):
-        raise ValueError(f"cuda_graphs=all does not go with {given[0]}; leave one of them out")
+
+
+def check_recorded(compiles: bool, checkpointing: bool | int, scaled: bool) -> None:
+    """Raises ValueError where a training's other settings rule out `cuda_graphs=all` (docs/speed.md).
+
+    `scaled`: its losses are scaled before their gradients.
+    """
+    others = {  # what is to be written in their place
+        "compile=false": compiles,
+        "backbone.network.gradient_checkpointing=false": checkpointing,
+        "trainer.precision=bf16-mixed": scaled,
+    }
+    for cure, is_set in others.items():
+        if is_set:
+            name = cure.partition("=")[0]
+            raise ValueError(f"cuda_graphs=all does not go with this {name}; set {cure}, or cuda_graphs=auto")
