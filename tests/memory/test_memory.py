@@ -192,6 +192,7 @@ def test_command__counts_recorded_steps(capsys):
         ("backbone.network.gradient_checkpointing=true", "gradient_checkpointing=false, or cuda_graphs=auto"),
         ("trainer.precision=16-mixed", "set trainer.precision=bf16-mixed"),
         ("trainer=fsdp", "or use trainer=ddp"),
+        ("cuda_graphs=al", "cuda_graphs must be auto, true, all or false, not 'al'"),
     ],
 )
 def test_command__estimates_no_recordings_that_training_refuses(word, said, capsys):

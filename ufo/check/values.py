@@ -94,9 +94,7 @@ def check_values(cfg: DictConfig) -> None:
     for name in SWITCHES:
         if not isinstance(plain.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {plain[name]!r}")
-    graphs = plain.get("cuda_graphs", "auto")
-    if graphs not in ("auto", "all") and not isinstance(graphs, bool):
-        raise ValueError(f"cuda_graphs must be auto, true, all or false, not {graphs!r}")
+    check_graphs(plain.get("cuda_graphs", "auto"))
     bounds.check_config(plain)
     _check_layers(plain)
     _check_length(plain)
@@ -111,6 +109,12 @@ def check_values(cfg: DictConfig) -> None:
     for name in ("runs", "data"):
         if Path(plain["paths"][name]).is_file():
             raise ValueError(f"paths.{name}={plain['paths'][name]} is a file; it must be a folder")
+
+
+def check_graphs(graphs: Any) -> None:
+    """Raises ValueError for a value of `cuda_graphs` that is none."""
+    if graphs not in ("auto", "all") and not isinstance(graphs, bool):
+        raise ValueError(f"cuda_graphs must be auto, true, all or false, not {graphs!r}")
 
 
 def check_numbers(plain: Any) -> None:

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise CommandError(f"--{name} must be 1 or more, not {value}")
     from ufo.check import check_config
+    from ufo.check.values import check_graphs
     from ufo.checkpoints.recipes import compose
     from ufo.memory.recipe import Assumed, estimate
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = compose(args.overrides)
     try:
         check_config(cfg)
+        check_graphs(cfg.cuda_graphs)
         found = estimate(cfg, assumed, args.tokens)
     except ValueError as error:
         raise CommandError(str(error)) from error
