@@ -41,8 +41,12 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-def _untracked() -> set[str]:
-    """Files and folders of the checkout that git does not track, but for caches; empty without git."""
+def _untracked() -> set[tuple[str, int]]:
+    """Files and folders of the checkout that git does not track, but for caches; empty without git.
+
+    With the time of their last entry: a test that writes where an earlier session already did is seen
+    as well. A training of the user's own may write into `runs/` and `data/` meanwhile.
+    """
     listed = subprocess.run(
         ["git", "status", "--porcelain", "--ignored", "--untracked-files=normal"],
         cwd=ROOT,
@@ -51,16 +55,27 @@ def _untracked() -> set[str]:
     )
     found = {line[3:] for line in listed.stdout.splitlines() if line[:2] in ("??", "!!")}
     # what Python and the tools write, and files that somebody edits meanwhile
-    return {name for name in found if "cache" not in name and not name.endswith((".py", ".egg-info/"))}
+    named = {name for name in found if "cache" not in name and not name.endswith((".py", ".egg-info/"))}
+    return {(name, 0 if name in ("runs/", "data/") else _time(ROOT / name)) for name in named}
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def pytest_sessionstart(session):
     session.untracked = None if hasattr(session.config, "workerinput") else _untracked()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session):
-    """A test writes into its `tmp_path`: a session that leaves anything in the checkout fails."""
+    """A test writes into its `tmp_path`: a session that leaves anything in the checkout fails.
+
+    Said after pytest's own summary, as the last line, where it is looked for.
+    """
+    yield
     left = set() if session.untracked is None else _untracked() - session.untracked
     if left:
-        print(f"\nERROR: tests left in the checkout: {', '.join(sorted(left))}; write into tmp_path")
+        names = ", ".join(sorted(name for name, _ in left))
+        print(f"\nERROR: tests left in the checkout: {names}; write into tmp_path")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

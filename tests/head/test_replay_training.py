@@ -6,13 +6,13 @@ import copy
 from dataclasses import replace
 from unittest.mock import patch
 
-import lightning as L
 import pytest
 import torch
 from recorders import Tape, Tapes, waiting
 from tiny_mllm import INTERNVL, make_mllm, prepared, training_batch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.head.learning import learn
 from ufo.head.replay import replay_training
@@ -185,7 +185,7 @@ def test_lightning_trains_the_same_weights(make_model, make_batch):
         model.mask_points = 0
         module = UFOViTModule(model, lambda groups: torch.optim.SGD(groups, 0.05), cuda_graphs=graphs)
         module._optimizer.keywords = {"lr": 0.05}
-        trainer = L.Trainer(accelerator="cpu", max_epochs=1, gradient_clip_val=0.1, logger=False)
+        trainer = quiet_trainer(max_epochs=1, gradient_clip_val=0.1)
         with patch("ufo.head.replay.CudaGraphs", lambda: tapes):
             trainer.fit(module, DataLoader(batches, batch_size=None))
         trained.append({name: p.detach() for name, p in model.named_parameters()})

@@ -6,13 +6,13 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 
-import lightning as L
 import pytest
 import torch
 from recorders import waiting
 from tiny_mllm import make_mllm, prepared, training_batch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from ufo.model import UFO
 from ufo.modules.ufo_vit import UFOViTModule
@@ -129,14 +129,8 @@ def test_lightning_trains_the_same_weights(make_model, make_batch):
         model.mask_points = 0
         module = UFOViTModule(model, lambda groups: torch.optim.SGD(groups, 0.05), cuda_graphs=graphs)
         module._optimizer.keywords = {"lr": 0.05}
-        trainer = L.Trainer(
-            accelerator="gpu",
-            devices=1,
-            max_epochs=1,
-            val_check_interval=4,
-            gradient_clip_val=0.1,
-            logger=False,
-            enable_checkpointing=False,
+        trainer = quiet_trainer(
+            accelerator="gpu", devices=1, max_epochs=1, val_check_interval=4, gradient_clip_val=0.1
         )
         loaders = (DataLoader(part, batch_size=None) for part in (batches, batches[:3]))
         trainer.fit(module, *loaders)
