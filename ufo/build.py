@@ -236,6 +236,12 @@ def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
     lora.shrink_base(model.backbone, trainer.strategy.root_device)
 
 
+def choose_kernels(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
+    """Take the kernels that the config asks for. Raises ValueError where the trainer's device has none."""
+    if cfg.get("triton_attention", False):
+        model.use_triton_attention(trainer.strategy.root_device)
+
+
 def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callback]:
     """All callbacks; without loggers those that refuse to run without one are left out."""
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]

@@ -283,6 +283,14 @@ class UFO(Inference, nn.Module):
         if training and self._learn is learn:
             self._learn = replay_training(self.backbone)
 
+    def use_triton_attention(self, device: torch.device | None = None) -> None:
+        """From now on images attend with Triton kernels, on CUDA in half precision (UFO-ViT; docs/speed.md).
+
+        `device`: where the model will be; default: where it is. Raises ValueError where that is no CUDA
+        device, Triton is missing, or for another backbone.
+        """
+        self.backbone.use_triton_attention(device)
+
     def task(self, name: str) -> Task:
         """The task of that name. Raises ValueError that lists the tasks of this model."""
         if name not in self.tasks:

@@ -162,6 +162,16 @@ class Backbone(nn.Module, ABC):
         """The pass, compiled if so set; as written without gradients, where every call has other sizes."""
         return compile_pass(function) if self.compiles and torch.is_grad_enabled() else function
 
+    def use_triton_attention(self, device: torch.device | None = None) -> None:
+        """From now on images attend with kernels of their own on a `device`; default: where the weights are.
+
+        Raises ValueError where it has none, Triton is missing, or nothing here would use them.
+        """
+        raise ValueError(
+            f"triton_attention=true is for the relative positions of a UFO-ViT, which {type(self).__name__} "
+            "does not have; leave it out"
+        )
+
     # ---------------------------------------------------------------- weights
 
     @property

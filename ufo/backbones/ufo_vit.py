@@ -323,6 +323,14 @@ class UFOViT(Backbone):
             attended = attended.flatten(0, 1).index_select(0, call.packed)
         return self.compiled(close_pass)(layer, x, attended, call.number)
 
+    def use_triton_attention(self, device: torch.device | None = None) -> None:
+        # its operations are registered when it is imported, which takes 40 ms that few need
+        from ufo.backbones.relative_fused import check_available, fused_image_attention
+
+        check_available(device or self.device)
+        for layer in self._layers:
+            layer.image_attention = fused_image_attention
+
     @property
     def output_embedding(self) -> Tensor:
         return self.embedding.word.weight

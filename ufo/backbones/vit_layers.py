@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ufo.backbones.attention import image_attention
+
 
 def drop_path(x: Tensor, rate: Tensor, rows: Tensor | None = None) -> Tensor:
     """Stochastic depth: drop whole rows of a residual branch.
@@ -41,6 +43,8 @@ class Embedding(nn.Module):
 class Layer(nn.Module):
     """A pre-norm transformer layer; which stream calls it decides what it attends to."""
 
+    # what stands in for it on a GPU is put here (`UFOViT.use_triton_attention`)
+    image_attention = staticmethod(image_attention)
     drop: Tensor | None  # the rate of stochastic depth: as a tensor it is no constant of a compiled graph
 
     def __init__(self, width: int, heads: int, mlp_width: int, grid: int, windowed: bool, drop: float | None):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ufo.backbones.attention import attend, image_attention, query_attention
+from ufo.backbones.attention import attend, query_attention
 from ufo.backbones.layer_pass import lengths
 from ufo.backbones.vit_layers import Layer, joined
 
@@ -49,7 +49,8 @@ def image_pass(
     `hiding` are `key_columns`, `rows` and `columns` the `relative_rows` of both tables. Gives `[W, N, C]`.
     """
     q, k, v = layer.split(qkv)
-    return joined(image_attention(q, k, v, size, (rows, columns), (keys, values), hiding)), k, v
+    attended = layer.image_attention(q, k, v, size, (rows, columns), (keys, values), hiding)
+    return joined(attended), k, v
 
 
 @lengths(qkv=(0, 1), image_k=(0,), image_v=(0,))

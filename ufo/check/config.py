@@ -46,6 +46,7 @@ KEYS = frozenset(
         "mixing_temperature",
         "compile",
         "cuda_graphs",
+        "triton_attention",
         "init",
         "strict_init",
         "resume",

@@ -80,7 +80,7 @@ NUMBERS = {
     "trainer.reload_dataloaders_every_n_epochs": INDEX,
     "callbacks.checkpoint.every_n_train_steps": COUNT,
 }
-SWITCHES = ("compile", "deterministic", "strict_init")
+SWITCHES = ("compile", "deterministic", "strict_init", "triton_attention")
 
 
 def check_values(cfg: DictConfig) -> None:

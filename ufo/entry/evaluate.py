@@ -30,6 +30,7 @@ def main(cfg: DictConfig) -> float | None:
         check_known(cfg, model, training=False)
         module = build.evaluation_module(model, cfg.cuda_graphs)
         trainer = build.build_trainer(cfg, evaluates=True)
+        build.choose_kernels(cfg, model, trainer)
         data = build.build_data(cfg)
         data.prepare_data()
         data.setup("validate")

@@ -39,6 +39,7 @@ def main(cfg: DictConfig) -> float | None:
         if start:
             check_base(model, start.path)
         build.shrink_base(cfg, model, trainer)
+        build.choose_kernels(cfg, model, trainer)
     say_offered()
 
     with clear_errors(RUNNING):

@@ -95,6 +95,8 @@ def meta_model(cfg: DictConfig, tokens: int | None = None) -> UFO:
         model = UFO(backbone, words, make_tasks(cfg), mask_points=cfg.mask_points)
         apply_lora(backbone, instantiate(cfg.lora))
     model.to("meta")
+    if cfg.triton_attention:
+        model.use_triton_attention()
     if (backbone.lora or {}).get("bits"):
         pack(backbone)
     return model.train()

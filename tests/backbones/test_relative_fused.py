@@ -1,0 +1,249 @@
+"""The Triton kernels of attention with relative positions, in Triton's interpreter and compiled.
+
+Triton decides when it is first imported whether it interprets: those tests run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from test_ufo_vit import answers, pictures, prompt, same
+from torch import Tensor
+
+from ufo.backbones.attention import image_attention, key_columns, relative_rows
+from ufo.backbones.relative_fused import fused_image_attention, relative_attention
+from ufo.backbones.relative_launch import KEYS, Split, interpreted
+from ufo.ops.grid import query_grid
+
+pytest.importorskip("triton")
+
+inside = pytest.mark.skipif(not interpreted(), reason="runs in the process of test_in_the_interpreter")
+outside = pytest.mark.skipif(interpreted(), reason="starts a process, or compiles")
+
+# windows, heads, size of a window, head width, prompt tokens
+CASES = {
+    "windows": (3, 2, (3, 5), 8, 3),
+    "several tiles of keys and queries": (1, 2, (14, 14), 16, 70),
+    "several groups of rows": (1, 1, (12, 20), 16, 5),
+    "rows and other columns": (2, 1, (3, 70), 16, 4),
+    "several tiles of a row, many queries": (1, 1, (8, 130), 16, 2),
+    "rows that fill no tile": (2, 1, (3, 50), 16, 3),
+    "an odd head, no prompt": (2, 1, (4, 7), 5, 0),
+    "an odd head and rows": (1, 1, (2, 66), 5, 1),
+    "one patch": (2, 2, (1, 1), 8, 4),
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def arguments(windows, heads, size, width, tokens, dtype=torch.float32, shared=False):
+    """What trains, and the arguments made of it, as a layer makes them: heads are views of one product."""
+    patches, count = size[0] * size[1], 1 if shared else windows
+    qkv = torch.randn(windows, patches, 3 * heads * width).to(dtype)
+    text = torch.randn(2, count, heads, tokens, width).to(dtype)
+    tables = [torch.randn(2 * side - 1, width).to(dtype) for side in size]
+    leaves = [x.requires_grad_() for x in (qkv, text, *tables)]
+    return leaves, given(leaves, heads, size, torch.rand(count, tokens) > 0.4)
+
+
+def given(leaves, heads, size, mask) -> tuple:
+    qkv, text, *tables = leaves
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    rows = tuple(relative_rows(t, side) for t, side in zip(tables, size, strict=True))
+    shown = tuple(x.expand(len(q), *x.shape[1:]) for x in text.unbind(0))
+    return q, k, v, size, rows, shown, key_columns(mask, size, q.shape[-1], q.dtype)
+
+
+def with_gradients(attention, leaves, arguments, gradient) -> list[Tensor]:
+    out = attention(*arguments)
+    return [out, *torch.autograd.grad(out, leaves, gradient, retain_graph=True)]
+
+
+@inside
+@pytest.mark.parametrize("shared", [False, True], ids=["", "one prompt for all"])
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_equal_the_augmented_form(case, shared):
+    leaves, arguments_ = arguments(*CASES[case], shared=shared)
+    gradient = torch.randn(arguments_[0].shape)
+    expected = with_gradients(image_attention, leaves, arguments_, gradient)
+    found = with_gradients(fused_image_attention, leaves, arguments_, gradient)
+    for mine, theirs in zip(found, expected, strict=True):
+        same(mine, theirs, 1e-4)
+
+
+@inside
+def test_a_prompt_that_is_hidden_as_a_whole_changes_nothing():
+    leaves, (*_, size, _, _, _) = arguments(2, 1, (3, 4), 8, 5)
+    gradient = torch.randn(2, 1, 12, 8)
+    hidden = given(leaves, 1, size, torch.zeros(2, 5, dtype=torch.bool))
+    found = with_gradients(fused_image_attention, leaves, hidden, gradient)
+    none = [leaves[0], leaves[1][:, :, :, :0], *leaves[2:]]
+    same(found[0], image_attention(*given(none, 1, size, torch.zeros(2, 0, dtype=torch.bool))), 1e-5)
+    assert not found[2].any(), "hidden tokens have a gradient"
+
+
+@inside
+@pytest.mark.parametrize("case", [(1, 2, (5, 18), 16, 9), (1, 1, (3, 70), 16, 9)], ids=["windows", "rows"])
+def test_half_precision_is_as_near_to_float64_as_the_augmented_form(case):
+    """An error of at most twice that of the augmented form in float16 (interpreted products are exact)."""
+    leaves, _ = arguments(*case)
+    half = [x.detach().half().requires_grad_() for x in leaves]
+    exact = [x.detach().double().requires_grad_() for x in half]  # the same values in every type
+    heads, size, mask = *case[1:3], torch.rand(1, case[4]) > 0.4
+    gradient = torch.randn(1, heads, size[0] * size[1], case[3]).half()
+    true = with_gradients(image_attention, exact, given(exact, heads, size, mask), gradient.double())
+    plain = with_gradients(image_attention, half, given(half, heads, size, mask), gradient)
+    found = with_gradients(fused_image_attention, half, given(half, heads, size, mask), gradient)
+    for mine, theirs, want in zip(found, plain, true, strict=True):
+        assert (mine - want).abs().max() <= 2 * (theirs - want).abs().max() + 1e-3
+
+
+@inside
+def test_sums_have_one_order():
+    """No two programs add to one place, so that a repetition gives the same bits."""
+    leaves, arguments_ = arguments(*CASES["rows and other columns"])
+    gradient = torch.randn(arguments_[0].shape)
+    first, second = (with_gradients(fused_image_attention, leaves, arguments_, gradient) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@inside
+def test_a_network_trains_as_without_them(make_backbone):
+    backbone, images, queries = make_backbone(), pictures(1), query_grid(2, 2, 2)
+
+    def step() -> list[Tensor]:
+        torch.manual_seed(1)
+        backbone.zero_grad()
+        context = backbone.encode(images, *prompt(), queries)
+        (backbone.answer(context, ids) ** 2).sum().backward()
+        return [context.image_features, *(p.grad for p in backbone.parameters() if p.grad is not None)]
+
+    ids = answers(queries.references.shape[1])
+    expected = step()
+    backbone.use_triton_attention()
+    with patch("ufo.backbones.attention._augmented", side_effect=AssertionError):
+        found = step()
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        same(mine, theirs, 1e-4)
+
+
+@inside
+def test_the_operation_is_one_that_torch_can_trace():
+    q, k, v = torch.randn(3, 1, 1, 6, 8).unbind(0)
+    bias = [torch.randn(*q.shape[:3], side) for side in (2, 3)]
+    tensors = [x.clone().requires_grad_() for x in (q, k, v, *bias, k[:, :, :2], v[:, :, :2])]
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(relative_attention, (*tensors, torch.zeros(1, 2)), test_utils=tests)
+
+
+@outside
+@pytest.mark.slow
+def test_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__))]
+    done = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=900
+    )
+    if "only 0-dimensional arrays can be converted" in done.stdout:
+        pytest.skip("this version of Triton's interpreter does not go with this one of NumPy")
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert done.returncode == 0 and passed, done.stdout + done.stderr
+    assert int(passed[1]) > 2 * len(CASES), "most tests were left out"
+
+
+@outside
+def test_every_column_is_seen_once():
+    assert Split.of(70, 70) == (64, 6, 9, 16)  # at 1120 px: eight tiles for the last columns of 70 rows
+    assert Split.of(14, 14) == (0, 14, 14, 32)
+    for rows in (1, 7, 14, 70, 200):
+        for columns in range(1, 200):
+            split = Split.of(rows, columns)
+            assert split.wide + split.others == columns and split.wide % KEYS in (0, *range(48, KEYS))
+            assert not split.others or (split.group + split.others < split.terms and split.group > 0)
+
+
+@outside
+def test_shapes_without_values():
+    """`ufo memory` counts what the kernels keep."""
+    q = torch.empty(2, 3, 12, 8, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    rows = [torch.empty(side, side, 8, device="meta", dtype=torch.bfloat16) for side in (3, 4)]
+    text = torch.empty(2, 2, 3, 5, 8, device="meta", dtype=torch.bfloat16)
+    columns = key_columns(torch.empty(2, 5, device="meta", dtype=torch.bool), (3, 4), 8, torch.bfloat16)
+    out = fused_image_attention(q, q, q, (3, 4), tuple(rows), tuple(text), columns)
+    assert out.shape == q.shape and out.transpose(1, 2).is_contiguous()
+    out.sum().backward()
+    assert q.grad.shape == q.shape
+
+
+@outside
+def test_where_there_is_no_kernel_it_is_said(make_backbone, make_model):
+    with pytest.raises(ValueError, match="triton_attention=true needs a CUDA device, not 'cpu'; leave it"):
+        make_model().use_triton_attention()
+    missing = patch.dict(sys.modules, {"triton": None, "ufo.backbones.relative_kernels": None})
+    with missing, pytest.raises(ValueError, match="needs Triton, which comes with PyTorch for CUDA"):
+        make_backbone().use_triton_attention(torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"set trainer.precision=bf16-mixed, or call the model within"):
+        fused_image_attention(*arguments(1, 1, (2, 3), 8, 2)[1])
+
+
+KERNELS = {
+    "forward": ("forward", {}),
+    "of queries": ("backward_of_queries", {}),
+    "of keys in rows": ("backward_of_keys", {"KIND": 0, "GROUP": 0, "E": 64}),
+    "of other keys": ("backward_of_keys", {"KIND": 1}),
+    "of a prompt": ("backward_of_keys", {"KIND": 2, "GROUP": 0, "E": 0}),
+}
+
+
+@outside
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compile_for_a_gpu(name, tmp_path, monkeypatch):
+    """In bfloat16, which the interpreter cannot multiply, for compute capability 9.0; without a GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from ufo.backbones import relative_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function, constants = KERNELS[name]
+    kernel = getattr(relative_kernels, function)
+    constants = {
+        "WIDE": True,
+        "EVEN": True,
+        "GROUP": 9,
+        "E": 16,
+        "HEAD": 64,
+        "D": 64,
+        "A": 64,
+        "K": 64,
+    } | constants
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    full = {"lse_ptr", "delta_ptr", "of_row_ptr", "hidden_ptr"}
+
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        if name.endswith("_ptr"):
+            return "*fp32" if name in full else "*bf16"
+        return "fp32" if name in ("scale", "factor") else "i32"
+
+    by_name = triton.__version__ < "3.3"
+    source = ASTSource(
+        kernel,
+        {name: kind(name) for name in kernel.arg_names},
+        {name if by_name else (kernel.arg_names.index(name),): value for name, value in constants.items()},
+    )
+    made = compile(source, target=GPUTarget("cuda", 90, 32))
+    assert "wgmma" in made.asm["ptx"] and made.metadata.shared < 113 << 10, "two programs per multiprocessor"

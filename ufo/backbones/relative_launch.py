@@ -1,0 +1,221 @@
+"""What the kernels of `ufo.backbones.relative_kernels` are given: tiles, terms as they want them, strides.
+
+Shapes: `W` windows in the batch, `h` heads, `d` head width, `H` x `V` patches of a window, `N` of them, `n`
+prompt tokens. Terms are what queries add to logits, over the scale of products.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ufo.backbones.cpu_attention import HIDDEN
+from ufo.ops.constants import remembered
+
+KEYS = 64  # of a tile
+# of a program; large ones read keys less often, which pays where there are many
+FEW_QUERIES, MANY_QUERIES, MANY = 64, 128, 1024
+# registers of a thread of the forward kernel with many queries: two programs share a multiprocessor
+REGISTERS = 128
+LOG2E = 1.4426950408889634  # the kernels' logits are in units of log 2
+
+
+def interpreted() -> bool:
+    """Whether Triton computes with NumPy on a CPU, which is for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class Split(NamedTuple):
+    """How the columns of a window are divided among the first two kinds of keys."""
+
+    wide: int  # that are seen row by row
+    others: int
+    group: int  # rows whose other columns are seen together
+    terms: int  # of a query for them: one per row, one per column, what hides keys that are none, zeros
+
+    @classmethod
+    def of(cls, rows: int, columns: int) -> Split:
+        """Tiles of a row have three quarters of `KEYS` columns or more: of 70, 64 are seen so, of 14 none."""
+        wide = columns if 4 * (columns % KEYS) >= 3 * KEYS else columns // KEYS * KEYS
+        others = columns - wide
+        if not others:
+            return cls(wide, 0, 0, 0)
+        terms = max(_power_of_two(others + 1 + min(rows, 8)), 16)
+        return cls(wide, others, min(rows, terms - others - 1), terms)
+
+
+class Call:
+    """What the launches for one set of arguments share."""
+
+    def __init__(self, q, k, v, by_row, by_col, prompt_k, prompt_v, hidden):
+        self.kernels: Any = importlib.import_module("ufo.backbones.relative_kernels")
+        windows, heads, patches, head = q.shape
+        self.shape, self.rows, self.columns = q.shape[:3], by_row.shape[-1], by_col.shape[-1]
+        self.scale, self.pairs = head**-0.5, windows * heads
+        self.split = split = Split.of(self.rows, self.columns)
+        self.queries = _queries(patches)
+        self.length, self.filled = _up(patches, self.queries), _up(split.wide, KEYS)
+        q, k, v = _alike(q, k, v)
+        prompt_k, prompt_v = _alike(prompt_k, prompt_v)
+        self.prompt = prompt_k.shape[2]
+        hidden = F.pad(hidden.float(), (0, -self.prompt % KEYS), value=HIDDEN) * LOG2E
+        terms = self.terms(by_row / self.scale, by_col / self.scale)
+        self.tensors = (q, k, v, *terms, prompt_k, prompt_v, hidden)
+        self.grid = (self.length // self.queries * self.pairs,)  # other axes have 65535 programs at most
+        self.about = (heads, self.rows, self.columns, split.wide)
+        self.factor = self.scale * LOG2E
+        self.sizes = (*self.about, self.filled, split.others, self.prompt, self.length, self.factor)
+        self.block = {"HEAD": head, "D": max(_power_of_two(head), 16), "K": KEYS}
+        self.group = {"GROUP": split.group, "E": split.terms}
+        self.tiles: dict[str, Any] = {"WIDE": split.wide > 0, "EVEN": split.wide % KEYS == 0}
+        self.tiles |= self.group | self.block | {"A": self.queries, "num_warps": self.queries // 16}
+
+    def terms(self, by_row: Tensor, by_col: Tensor) -> list[Tensor]:
+        """Terms as each kind of keys wants them, and the table of the last kind.
+
+        `[W, h, H, N filled up]`, `[W, h, N, wide, filled up]`, `[W, h, groups, N, terms]`, `[keys, terms]`.
+        """
+        nothing, (wide, others, group, terms) = by_row.new_empty(0), self.split
+        row = column = other = table = nothing
+        if wide:
+            row = F.pad(by_row.mT, (0, self.length - by_row.shape[2]))
+            column = F.pad(by_col[..., :wide], (0, self.filled - wide), value=HIDDEN)
+        if others:
+            groups = -(-self.rows // group)
+            rows = F.pad(by_row, (0, groups * group - self.rows), value=HIDDEN)
+            rows = rows.unflatten(-1, (groups, group)).movedim(-2, 2)  # [W, h, groups, N, group]
+            cols = by_col[:, :, None, :, wide:].expand(-1, -1, groups, -1, -1)
+            ends = _ends(terms - group - others, by_row.dtype, by_row.device)
+            other = torch.cat([rows, cols, ends.expand(*rows.shape[:-1], -1)], -1)
+            table = _table(group, others, terms, by_row.dtype, by_row.device)
+        return [row.contiguous(), column.contiguous(), other, table]
+
+    def forward(self, out: Tensor, lse: Tensor) -> None:
+        """Fills the output `[W, h, N, d]` and the logarithms of the sums of weights."""
+        limit = {"maxnreg": REGISTERS} if self.queries == MANY_QUERIES and not interpreted() else {}
+        self.kernels.forward[self.grid](
+            *(*self.tensors, out, lse, *self.strides(out), *self.sizes), **self.tiles, **limit
+        )
+
+    def backward_of_queries(self, gradient: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of queries and of what they add to rows and columns, and a sum per query for keys."""
+        row, column, other = (x.new_empty(x.shape) for x in self.tensors[3:6])
+        # of the rows for every tile of columns: they are added up afterwards
+        row = row.new_empty((self.filled // KEYS, *row.shape), dtype=torch.float32)
+        delta, of_q = torch.empty_like(lse), out.new_empty(out.shape)
+        self.kernels.backward_of_queries[self.grid](
+            *(*self.tensors, out, lse, gradient, delta, of_q, row, column, other),
+            *(*self.strides(out), *self.sizes, self.scale),
+            **self.tiles,
+        )
+        return of_q, *self.of_bias(row, column, other), delta
+
+    def strides(self, out: Tensor) -> tuple[int, ...]:
+        q, prompt, hidden = self.tensors[0], self.tensors[7], self.tensors[9]
+        one_for_all = hidden.shape[0] == 1
+        hidden_w = 0 if one_for_all else hidden.shape[1]
+        return (*q.stride()[:3], *prompt.stride()[:3], hidden_w, *out.stride()[:3])
+
+    def of_bias(self, of_row: Tensor, of_column: Tensor, of_other: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of what queries add to rows and to columns, from those of `terms`."""
+        patches, (wide, others, group, _) = self.shape[2], self.split
+        rows, columns = [], []
+        if wide:
+            rows.append(of_row.sum(0)[..., :patches].mT)
+            columns.append(of_column[..., :wide])
+        if others:
+            rows.append(of_other[..., :group].movedim(2, -2).flatten(-2)[..., : self.rows])
+            columns.append(of_other[..., group : group + others].sum(2))
+        return sum(rows[1:], rows[0]), torch.cat(columns, -1)
+
+    def backward_of_patches(self, gradient: Tensor, delta: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of keys and values, of the first two kinds."""
+        kernels, (q, k, v, row, column, other, table, *_) = self.kernels, self.tensors
+        of_k, of_v = k.new_empty(k.shape), v.new_empty(v.shape)
+        given = (lse, gradient, delta, of_k, of_v)
+        if self.split.wide:
+            one = _identity(KEYS, q.dtype, q.device)
+            tiles, of_row = self.filled // KEYS * self.rows, {"GROUP": 0, "E": KEYS}
+            self._of_keys(tiles, (k, v, row, column, one), given, kernels.ROWS, self.filled, of_row)
+        if self.split.others:
+            _, others, group, terms = self.split
+            tiles = -(-self.rows // group) * -(-group * others // KEYS)
+            self._of_keys(tiles, (k, v, row, other, table), given, kernels.OTHERS, terms, self.group)
+        return of_k, of_v
+
+    def backward_of_prompt(self, gradient: Tensor, delta: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = self.tensors[0], *self.tensors[7:9]
+        of_k, of_v = k.new_empty(k.shape), v.new_empty(v.shape)
+        if self.prompt:
+            given, nothing = (lse, gradient, delta, of_k, of_v), q
+            tiles, kind = -(-self.prompt // KEYS), self.kernels.PROMPT
+            self._of_keys(tiles, (k, v, nothing, nothing, nothing), given, kind, 0, {"GROUP": 0, "E": 0})
+        return of_k, of_v
+
+    def _of_keys(self, tiles, keys, given, kind, filled, group) -> None:
+        strides = self.strides(given[1])
+        self.kernels.backward_of_keys[(tiles * self.pairs,)](
+            *(self.tensors[0], *keys, self.tensors[9], *given),
+            *(*strides[:3], *keys[0].stride()[:3], *strides[6:]),
+            *(*self.about, filled, self.split.others, keys[0].shape[2], self.length, tiles),
+            *(self.factor, self.scale),
+            KIND=kind.value,
+            WIDE=self.split.wide > 0,
+            A=FEW_QUERIES,
+            **group,
+            **self.block,
+        )
+
+
+@remembered(maxsize=32)
+def _table(group: int, others: int, terms: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """Which terms keys of a group have, `[keys, terms]`: of row and column, or what hides those beyond."""
+    keys = torch.arange(group * others, device=device)
+    table = torch.zeros(_up(len(keys), KEYS), terms, dtype=kind, device=device)
+    table[keys, keys // others] = 1
+    table[keys, group + keys % others] = 1
+    table[len(keys) :, group + others] = 1
+    return table
+
+
+@remembered(maxsize=32)
+def _ends(count: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """The last terms of every query: the first of them hides keys that are none."""
+    return F.pad(torch.full((1,), HIDDEN, dtype=kind, device=device), (0, count - 1))
+
+
+@remembered(maxsize=8)
+def _identity(size: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=kind, device=device)
+
+
+def _queries(patches: int) -> int:
+    return MANY_QUERIES if patches >= MANY else FEW_QUERIES
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is not smaller."""
+    return 1 << (number - 1).bit_length()
+
+
+def _up(number: int, unit: int) -> int:
+    """The smallest multiple of the unit that is not smaller."""
+    return -(-number // unit) * unit
+
+
+def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors with the same strides, the last of them 1."""
+    strides = {t.stride() for t in tensors}
+    if len(strides) == 1 and tensors[0].stride(-1) == 1:
+        return tensors
+    return tuple(t.contiguous() for t in tensors)
+
+
+def empty_sums(q: Tensor) -> Tensor:
+    length = _up(q.shape[2], _queries(q.shape[2]))
+    return q.new_empty((*q.shape[:2], length), dtype=torch.float32)
