@@ -88,6 +88,22 @@ def test_a_layer__is_the_one_it_stands_for_but_for_sixteen_values():
     assert set(four.state_dict()) == {"bias"}
 
 
+@pytest.mark.parametrize("shape", [(48, 80), (32, 32), (8, 128), (3, 6)])
+def test_a_layer__unpacks_each_value_with_the_scale_of_its_block(shape):
+    """Rows of different sizes, so that another one's scale would be seen."""
+    weight = torch.randn(shape) * torch.logspace(-2, 1, shape[0])[:, None]
+    linear = torch.nn.Linear(*reversed(shape), bias=False)
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    four, flat = FourBitLinear(linear), weight.flatten()
+    expected = []
+    for block, scale in zip(flat.split(BLOCK), four.scales, strict=True):
+        assert scale == block.abs().max()
+        expected.append(four.values[(block[:, None] / scale - four.values).abs().argmin(-1)] * scale)
+    torch.testing.assert_close(four.weight.flatten(), torch.cat(expected))
+    x = torch.randn(2, shape[1])
+    torch.testing.assert_close(four(x), x @ four.weight.T)
+
+
 def test_a_layer__moves_without_changing_its_types():
     four = FourBitLinear(torch.nn.Linear(64, 8, dtype=torch.bfloat16).requires_grad_(False))
     scales = four.scales.clone()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 64  # weights that share a scale
@@ -45,12 +46,12 @@ class FourBitLinear(nn.Module):
             self.packed, state = quantize_4bit(weight.to(device), blocksize=BLOCK, quant_type="nf4")
             self.scales, self.values = state.absmax, state.code
 
-    def _state(self) -> Any:
+    def _state(self, *shape: int) -> Any:
         from bitsandbytes.functional import QuantState
 
         return QuantState(
             absmax=self.scales,
-            shape=torch.Size((self.out_features, self.in_features)),
+            shape=torch.Size(shape),
             code=self.values,
             blocksize=BLOCK,
             quant_type="nf4",
@@ -61,7 +62,10 @@ class FourBitLinear(nn.Module):
         """`[..., in]` -> `[..., out]`; the backward pass unpacks the weights again and keeps none."""
         import bitsandbytes
 
-        out: Tensor = bitsandbytes.matmul_4bit(x, self.packed.t(), quant_state=self._state(), bias=self.bias)
+        if self.in_features % BLOCK:
+            return _Product.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+        state = self._state(self.out_features, self.in_features)
+        out: Tensor = bitsandbytes.matmul_4bit(x, self.packed.t(), quant_state=state, bias=self.bias)
         return out
 
     @property
@@ -69,8 +73,9 @@ class FourBitLinear(nn.Module):
         """What the packed weights stand for, `[out, in]`."""
         from bitsandbytes.functional import dequantize_4bit
 
-        unpacked: Tensor = dequantize_4bit(self.packed, self._state())
-        return unpacked
+        size = self.out_features, self.in_features
+        unpacked: Tensor = dequantize_4bit(self.packed, self._state(1, size[0] * size[1]))
+        return unpacked.view(size)
 
     def unpacked(self) -> nn.Linear:
         """A linear layer that computes the same."""
@@ -93,3 +98,20 @@ class FourBitLinear(nn.Module):
             moved = fn(held)
             setattr(self, name, moved if moved.dtype == held.dtype else held.to(moved.device))
         return self
+
+
+class _Product(torch.autograd.Function):
+    """What bitsandbytes computes, where blocks reach across rows of the weight.
+
+    There its kernel for CPUs with AVX-512 takes scales of other blocks (0.50.0, 0.50.2); of a single row, as
+    which `weight` is unpacked, it does not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: FourBitLinear) -> Tensor:
+        ctx.layer, ctx.kind = layer, x.dtype
+        return F.linear(x, layer.weight.to(x.dtype), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return (gradient @ ctx.layer.weight.to(gradient.dtype)).to(ctx.kind), None
