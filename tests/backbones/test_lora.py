@@ -175,6 +175,14 @@ def test_a_ufo_vit_takes_adapters_too(make_model, make_batch):
     torch.testing.assert_close(model.loss(batch)["token"].detach(), learned, rtol=1e-4, atol=1e-4)
 
 
+def test_four_bits_are_not_for_a_ufo_vit(make_model):
+    """It has no setting that would turn it to bfloat16: the option to take is named, not that one."""
+    with pytest.raises(
+        ValueError, match="is for language models; the adapters of a UFO-ViT are lora=ufo_vit"
+    ):
+        apply_lora(make_model().backbone, {**LORA, "bits": 4})
+
+
 def test_what_a_backbone_freezes_itself_stays_frozen(make_model):
     model = make_model()
     own = set(frozen(model.backbone))

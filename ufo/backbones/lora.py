@@ -100,6 +100,8 @@ def _check(settings: LoRASettings) -> None:
 def _check_bits(backbone: Backbone, settings: LoRASettings) -> None:
     if settings.bits != 4:
         raise ValueError(f"lora.bits is 4 or null, not {settings.bits}")
+    if backbone.transformers_model is None:
+        raise ValueError("lora.bits=4 is for language models; the adapters of a UFO-ViT are lora=ufo_vit")
     if settings.r is None or settings.dora or settings.train_lm:
         raise ValueError(
             "lora.bits=4 is for frozen weights under adapters: it goes with lora.r, lora.dora=false and "
@@ -107,7 +109,7 @@ def _check_bits(backbone: Backbone, settings: LoRASettings) -> None:
         )
     if backbone.output_embedding.dtype != torch.bfloat16:
         raise ValueError(
-            "lora.bits=4 is for language models in bfloat16, for all that does not take four bits: add "
+            "lora.bits=4 goes with bfloat16, for all that does not take four bits: add "
             "backbone.network.dtype=bfloat16"
         )
     check_installed()
