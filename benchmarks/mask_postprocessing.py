@@ -121,7 +121,7 @@ def main() -> None:
         times = (arguments.repeat, clock)
         expected, slow, slow_peak = best(*times, straightforward, task, answers)
         found, quick, quick_peak = best(*times, fast, task, answers)
-        _, product, _ = best(*times, answers.retrieve_masks, torch.arange(count))
+        _, product, _ = best(*times, answers.retrieve_logits, torch.arange(count))
         torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
         assert torch.equal(found[1], expected[1]), "other labels were kept"
         assert found[2] == expected[2], "a mask differs"
