@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py [--parts train infer] [--json after.json] [--versus before.json]
 
-Without CUDA, or with --miniature, tiny networks run on the CPU: that shows that the script works and counts
-pieces of work (`ufo.ops.launches`) for kernels; its times mean nothing. A row that runs out of memory or time
-says so, one that fails too, and the script goes on.
+The part `digits`, whole trainings that are processes of their own, runs where it is asked for. Without CUDA,
+or with --miniature, tiny networks run on the CPU: that shows that the script works and counts pieces of work
+(`ufo.ops.launches`) for kernels; its times mean nothing. A row that runs out of memory or time says so, one
+that fails too, and the script goes on.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from pathlib import Path
 
 import torch
 from gpu_attention import attention
+from gpu_digits import digits
 from gpu_memory import fits, memory
 from gpu_mllm import lora, mllm
 from gpu_rows import Bench, Row
 from gpu_vit import compiled, infer, train
 
 # part: what yields its rows, and its time limit in seconds; together four minutes (--limit 2 for all rows)
+# without the last
 PARTS = {
     "train": (train, 40),
     "compiled": (compiled, 60),
@@ -37,7 +40,9 @@ PARTS = {
     "lora": (lora, 25),
     "memory": (memory, 10),
     "fits": (fits, 10),
+    "digits": (digits, 120),
 }
+USUAL = [part for part in PARTS if part != "digits"]
 COLUMNS = (
     "ms",
     "images/s",
@@ -143,7 +148,7 @@ def _cell(value: float | None, old: float | None) -> str:
 
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=USUAL)
     made.add_argument("--rows", nargs="+", default=[], help="only rows with one of these words in their name")
     made.add_argument("--miniature", action="store_true", help="tiny networks; always so without CUDA")
     made.add_argument("--limit", type=float, default=1.0, help="times the parts' time limits")

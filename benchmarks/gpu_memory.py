@@ -6,13 +6,14 @@ The allocator is held to 24 GB for the second table; options are tried in the or
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from gpu_rows import Bench
 from gpu_vit import Rows, step_of
 from hydra.utils import instantiate
 
-from ufo.backbones.lora import apply_lora
+from ufo.backbones.lora import apply_lora, pack
 from ufo.checkpoints.recipes import compose, make_tasks
 from ufo.memory.recipe import Assumed, Estimate, Step, estimate, steps_of, vocabulary, written
 from ufo.model import UFO
@@ -20,25 +21,32 @@ from ufo.model import UFO
 GB = 1e9
 CARD = 24 * GB
 CHECKPOINTING = "backbone.network.gradient_checkpointing=true"
-SIZES = {"base": "ufo_vit_b_detection", "large": "ufo_vit_l_multi", "huge": "ufo_vit_h_multi"}
+FOUR_BITS = "four bits"
+HALF = "backbone.network.dtype=bfloat16"  # of a language model's weights
+SIZES = ("base", "large", "huge")
+LORA, LORA_1 = "internvl2_5_8b_referring", "sources.referring.batch_size=1"
+# recipe: options beside those that it has, of which checkpointing in all but base
 RECIPES = {
-    "ufo_vit_b_detection": ("detection",),
-    "ufo_vit_b_multi": ("detection", "instance_segmentation"),
-    "ufo_vit_l_multi": ("detection", "instance_segmentation"),
-    "ufo_vit_h_multi": ("detection", "instance_segmentation"),
+    "ufo_vit_b_detection": {"as it is": [], "checkpointing": [CHECKPOINTING]},
+    "ufo_vit_b_multi": {"as it is": [], "checkpointing": [CHECKPOINTING]},
+    "ufo_vit_l_multi": {"as it is": []},
+    "ufo_vit_h_multi": {"as it is": []},
+    LORA: {"as it is": [], "bf16": [HALF], "bf16, batch 1": [HALF, LORA_1], FOUR_BITS: ["lora=qlora", HALF]},
 }
 
 
 def trained(bench: Bench, overrides: list[str], step: Step | None = None) -> dict[str, float]:
-    """Two steps of the largest batch of a recipe: milliseconds and the peak."""
+    """Two steps of the largest batch of a recipe, or of this one: milliseconds and the peak."""
     cfg = compose(overrides)
     with torch.device(bench.device):
         words = vocabulary(cfg.backbone.tokenizer)
         backbone = instantiate(cfg.backbone.network, vocab_size=len(words))
     model = UFO(backbone, words, make_tasks(cfg), mask_points=cfg.mask_points)
     apply_lora(backbone, instantiate(cfg.lora))
+    if (backbone.lora or {}).get("bits"):
+        pack(backbone)
     model.to(bench.device).train()
-    step = step or steps_of(cfg, model)[0]
+    step = step or max(steps_of(cfg, model), key=lambda one: _pixels(one, model))
     task = model.task(step.task)
     asked, prompt, forced = written(model, step, Assumed())
     if asked.masks is not None:
@@ -53,6 +61,11 @@ def trained(bench: Bench, overrides: list[str], step: Step | None = None) -> dic
     return {"ms": ms, "GB": torch.cuda.max_memory_allocated() / GB}
 
 
+def _pixels(step: Step, model: UFO) -> tuple[int, bool]:
+    """Of a batch, and whether it has masks: what its memory grows with."""
+    return step.batch * step.side**2, model.task(step.task).mask_tokens > 0
+
+
 def estimated(overrides: list[str]) -> tuple[Estimate, Step]:
     """What `ufo memory` says, and the largest step."""
     found = estimate(compose(overrides), Assumed())
@@ -64,13 +77,16 @@ def memory(bench: Bench) -> Rows:
     if bench.miniature:
         yield "digits", partial(_memory, bench, ["experiment=digits", "sources.detection.batch_size=1"])
         return
-    for name, experiment in SIZES.items():
-        for resolution in ("1120", "448") if name == "base" else ("1120",):
-            for precision in ("bf16-mixed", "32-true") if name == "base" else ("bf16-mixed",):
-                words = [f"experiment={experiment}", f"trainer.precision={precision}"]
-                words += ["mixture=coco_detection", "sources.detection.batch_size=1"]
-                words += [f"tasks.detection.image_size={resolution}"]
-                yield f"{name}, {resolution} px, {precision}", partial(_memory, bench, words)
+    for size in SIZES:
+        for pixels in ("1120", "448") if size == "base" else ("1120",):
+            for precision in ("bf16-mixed", "32-true") if size == "base" else ("bf16-mixed",):
+                words = ["experiment=ufo_vit_b_detection", f"backbone=ufo_vit_{size}"]
+                words += ["sources.detection.batch_size=1", f"tasks.detection.image_size={pixels}"]
+                words += [f"trainer.precision={precision}"]
+                yield f"{size}, {pixels} px, {precision}", partial(_memory, bench, words)
+    for pixels in ("448", "896", "1344"):
+        words = [f"experiment={LORA}", HALF, LORA_1, f"tasks.referring_segmentation.image_size={pixels}"]
+        yield f"{LORA}, {pixels} px, bf16", partial(_memory, bench, words)
 
 
 def _memory(bench: Bench, overrides: list[str]) -> dict[str, float]:
@@ -80,13 +96,12 @@ def _memory(bench: Bench, overrides: list[str]) -> dict[str, float]:
 
 
 def fits(bench: Bench) -> Rows:
-    recipes = {"digits": ("detection",)} if bench.miniature else RECIPES
-    for experiment, sources in recipes.items():
-        words, ways = [f"experiment={experiment}"], [("as it is", [])]
-        small = [f"sources.{source}.batch_size=1" for source in sources]
-        ways += [("checkpointing", [CHECKPOINTING]), ("checkpointing, batch 1", [CHECKPOINTING, *small])]
-        for way, more in ways:
-            yield f"{experiment}, {way}, 24 GB", partial(_fits, bench, [*words, *more])
+    recipes = {"digits": {"as it is": []}} if bench.miniature else RECIPES
+    for experiment, ways in recipes.items():
+        for way, more in ways.items():
+            if way == FOUR_BITS and not find_spec("bitsandbytes"):
+                continue
+            yield f"{experiment}, {way}, 24 GB", partial(_fits, bench, [f"experiment={experiment}", *more])
 
 
 def _fits(bench: Bench, overrides: list[str]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ from ufo.tasks import make_task
 
 CONF = Path(__file__).parents[1] / "conf"
 VOCABULARY, PROMPT = 92554, 240
+REPLAYED = ("prefix", "answer call", "decode", "one answer: calls")  # what CUDA graphs change
 
 
 def backbone_of(bench: Bench) -> InternVL:
@@ -58,10 +60,10 @@ def mllm(bench: Bench) -> Rows:
     backbone = backbone_of(bench)
     sizes = [_Rows(bench, backbone, tiles) for tiles in ((1,) if bench.miniature else (1, 2, 3))]
     for rows in sizes:
-        for part in ("prefix", "answer call", "decode", "one answer: prefix", "one answer: calls"):
+        for part in (*REPLAYED, "one answer: prefix", "one answer: token by token"):
             yield f"{448 * rows.tiles} px: {part}", partial(rows, part)
     for rows in sizes if bench.cuda else []:  # behind all others: replaying stays on
-        for part in ("prefix", "answer call", "decode", "one answer: calls"):
+        for part in REPLAYED:
             yield f"{448 * rows.tiles} px: {part}, replayed", partial(rows, part, replayed=True)
 
 
@@ -100,14 +102,16 @@ class _Rows:
         answer = [FIRST_NAME, FIRST_NAME + 1, *[MASK] * MASKS, FIRST_NAME + 2]
         line[0, : len(answer)] = torch.tensor(answer, device=device)
         one = Scripted(backbone, line)
-        strategy = Strategy(START, END, MAX_LENGTH, guesses=(MaskRun(MASK, MASKS),))
+        plain = Strategy(START, END, MAX_LENGTH)
+        guessing = replace(plain, guesses=(MaskRun(MASK, MASKS),))
         first = torch.full((1, 1), START, device=device)
         return {
             "prefix": lambda: encode(queries),
             "answer call": lambda: backbone.answer(single, first, cache=AnswerCache(2)),
             "decode": lambda: default(scripted, dense, leave),
             "one answer: prefix": encode,
-            "one answer: calls": lambda: greedy(one, one.context(single), strategy),
+            "one answer: calls": lambda: greedy(one, one.context(single), guessing),
+            "one answer: token by token": lambda: greedy(one, one.context(single), plain),
         }
 
 

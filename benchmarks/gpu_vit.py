@@ -23,6 +23,7 @@ from ufo.types import Batch
 Rows = Iterator[tuple[str, Callable[[], dict[str, float]]]]
 BATCHES = {"caption": 24, "grounding": 24}  # of a training step; 3 of the others
 DENSE = ("detection", "instance_segmentation")
+PARTS = ("prefix", "plain ViT", "decode", "lock-step", "parse", "whole")
 REPLAYED = ("prefix", "decode", "whole")  # what CUDA graphs change; behind all others: they stay on
 
 
@@ -68,12 +69,12 @@ def step_of(
 
 
 def train(bench: Bench) -> Rows:
-    for task in tasks_of(bench):
-        options = ["", "checkpointing"] if task == "detection" else [""]
-        for option in [*options, "replayed"] if bench.cuda else options:
-            count = 1 if bench.miniature else BATCHES.get(task, 3)
-            name = f"{task}, batch {count}" + (option and f", {option}")
-            yield name, partial(_train, bench, task, count, option)
+    tasks = tasks_of(bench)
+    first = [(task, option) for task in tasks for option in (("", "replayed") if bench.cuda else ("",))]
+    for task, option in [*first, *((task, "checkpointing") for task in tasks)]:
+        count = 1 if bench.miniature else BATCHES.get(task, 3)
+        name = f"{task}, batch {count}" + (option and f", {option}")
+        yield name, partial(_train, bench, task, count, option)
 
 
 def _train(bench: Bench, task: str, count: int, option: str) -> dict[str, float]:
@@ -120,21 +121,24 @@ def infer(bench: Bench) -> Rows:
     for task in tasks_of(bench):
         for count in (1, 2 if bench.miniature else 8) if task in DENSE else (1,):
             parts = _Inference(bench, task, count)
-            for part in ("prefix", "plain ViT", "decode", "lock-step", "parse", "whole"):
+            for part in PARTS:
                 yield f"{task}, batch {count}: {part}", partial(parts, part)
             for part in REPLAYED if bench.cuda else ():
                 yield f"{task}, batch {count}: {part}, replayed", partial(parts, part, replayed=True)
+    full = _Inference(bench, "detection", 1, full=True)
+    for part in PARTS if bench.cuda else ():  # a CPU's other rows are in float32, too
+        yield f"detection, batch 1, float32: {part}", partial(full, part)
 
 
 class _Inference:
-    """The parts of a prediction with scripted answers; the model is made at the first one."""
+    """The parts of a prediction with scripted answers, `full`: in float32; the first one makes the model."""
 
-    def __init__(self, bench: Bench, task: str, count: int):
-        self.bench, self.name, self.count, self.parts = bench, task, count, None
+    def __init__(self, bench: Bench, task: str, count: int, full: bool = False):
+        self.bench, self.name, self.count, self.full, self.parts = bench, task, count, full, None
 
     @torch.no_grad()
     def __call__(self, part: str, replayed: bool = False) -> dict[str, float]:
-        with self.bench.half():
+        with nullcontext() if self.full else self.bench.half():
             self.parts = self.parts or self._parts()
             more = {}
             if replayed:

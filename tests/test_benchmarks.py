@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,17 @@ from commands import ROOT, environment, forked
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from ufo.check import check_config
+from ufo.checkpoints.recipes import compose
+
 FOLDER = ROOT / "benchmarks"
 SMALL = ["--network", "tiny", "--scale", "0.2", "--threads", "1"]
 RUNS = {
     "decode_vit": ([*SMALL, "--objects", "120"], "grounding"),
-    "gpu": (["--miniature", "--parts", "train", "attention", "mllm", "--limit", "9"], "one answer: calls"),
+    "gpu": (
+        ["--miniature", "--parts", "train", "attention", "mllm", "digits", "--limit", "9"],
+        "experiment=digits",
+    ),
     "launches": ([*SMALL, "--tasks", "detection"], "training step"),
     "train_step_vit": ([*SMALL, "--objects", "3"], "grounding"),
     "decode_mllm": (
@@ -46,6 +53,18 @@ def test_benchmark(name, tmp_path, monkeypatch):
     done = forked(f"benchmarks/{name}.py", *arguments, out=tmp_path / name, timeout=900, with_hydra=False)
     assert done.codes == [0], done.text
     assert expected in done.text
+
+
+@pytest.mark.heavy
+def test_recipes_whose_memory_a_gpu_would_measure_are_there(monkeypatch):
+    """Without one no row of them is run; a recipe may lose a source that an option names."""
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu_memory = importlib.import_module("gpu_memory")
+    bench = SimpleNamespace(miniature=False, cuda=True)
+    rows = {**dict(gpu_memory.memory(bench)), **dict(gpu_memory.fits(bench))}
+    for measure in rows.values():
+        check_config(compose(measure.args[-1]))
+    assert len(rows) > 10
 
 
 @pytest.mark.slow
