@@ -81,6 +81,7 @@ def measure(model, name: str, objects: int, clock: Clock) -> list[str]:
     side = model.task(name).image_size
     batch = make_batch(name, side, objects)
     grid = model.grid(model.task(name), side, side)
+    model.task(name).supervise(batch, grid)  # the first one imports SciPy
     _, targets = clock(model.task(name).supervise, batch, grid)
     cut = Cut(model.backbone, clock)
     try:
