@@ -228,11 +228,7 @@ def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
     """
     if not (model.backbone.lora or {}).get("bits"):
         return
-    if cfg.compile or isinstance(trainer.strategy, (FSDP, DeepSpeedStrategy)):
-        raise ValueError(
-            "lora.bits=4 goes with compile=false and one device or trainer=ddp: packed weights are neither "
-            "compiled nor spread over devices"
-        )
+    lora.check_packing(cfg.compile, isinstance(trainer.strategy, (FSDP, DeepSpeedStrategy)))
     lora.shrink_base(model.backbone, trainer.strategy.root_device)
 
 

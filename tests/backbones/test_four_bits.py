@@ -228,6 +228,13 @@ def test_what_does_not_go_together_is_refused(packed, compiled, strategy):
         build.shrink_base(SimpleNamespace(compile=compiled), packed, trainer)
 
 
+@pytest.mark.parametrize("other", ["compile=true", "trainer=fsdp"])
+def test_what_does_not_go_together_is_not_estimated(other, capsys):
+    words = ["experiment=internvl_tiny_digits", "lora=qlora", "backbone.network.dtype=bfloat16", other]
+    assert main(["memory", *words]) == 1
+    assert "goes with compile=false and one device or trainer=ddp" in capsys.readouterr().err
+
+
 def test_the_config_is_the_published_lora_over_four_bits():
     cfg = compose("experiment=internvl_tiny_digits", "lora=qlora")
     official = compose("experiment=internvl_tiny_digits", "lora=official")

@@ -62,10 +62,12 @@ class FourBitLinear(nn.Module):
         """`[..., in]` -> `[..., out]`; the backward pass unpacks the weights again and keeps none."""
         import bitsandbytes
 
+        out: Tensor
         if self.in_features % BLOCK:
-            return _Product.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
-        state = self._state(self.out_features, self.in_features)
-        out: Tensor = bitsandbytes.matmul_4bit(x, self.packed.t(), quant_state=state, bias=self.bias)
+            out = _Product.apply(x, self)
+        else:
+            state = self._state(self.out_features, self.in_features)
+            out = bitsandbytes.matmul_4bit(x, self.packed.t(), quant_state=state, bias=self.bias)
         return out
 
     @property

@@ -170,6 +170,15 @@ def shrink_base(backbone: Backbone, device: torch.device | None = None) -> None:
     pack(backbone, device)
 
 
+def check_packing(compiles: bool, spreads: bool) -> None:
+    """Raises ValueError where a training with a packed base is to be compiled, or spread over devices."""
+    if compiles or spreads:
+        raise ValueError(
+            "lora.bits=4 goes with compile=false and one device or trainer=ddp: packed weights are neither "
+            "compiled nor spread over devices"
+        )
+
+
 def pack(backbone: nn.Module, device: torch.device | None = None) -> None:
     """Put the weights under all adapters into four bits, wherever they come from."""
     for module in _adapted(backbone).values():

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ufo.backbones.lora import apply_lora, pack
+from ufo.backbones.lora import apply_lora, check_packing, in_four_bits, pack
 from ufo.checkpoints.read import no_values
 from ufo.checkpoints.recipes import make_tasks
 from ufo.head.teacher import TeacherForcing
@@ -195,6 +195,8 @@ def estimate(cfg: DictConfig, assumed: Assumed, tokens: int | None = None) -> Es
     model = meta_model(cfg, tokens)
     strategy, devices = strategy_of(cfg), devices_of(cfg)
     precision, all_recorded = precision_of(cfg), cfg.cuda_graphs == "all"
+    if in_four_bits(model):
+        check_packing(cfg.compile, strategy != "ddp")
     if all_recorded:
         checkpointing = cfg.backbone.network.get("gradient_checkpointing", False)
         check_recorded(cfg.compile, checkpointing, precision == "16-mixed")
