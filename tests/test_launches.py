@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
-from tiny_mllm import make_mllm, training_batch
+from tiny_mllm import make_mllm
 
 from ufo.backbones.context import AnswerCache
 from ufo.model import UFO
@@ -76,8 +76,8 @@ def training(model: UFO, batch: Batch) -> int:
 
 
 def found(network: str, task: str, make_model, make_batch) -> dict[str, int]:
-    vit = network == "ufo_vit"
-    model, batch = (make_model(), make_batch(task)) if vit else (make_mllm(), training_batch())
+    model = make_model() if network == "ufo_vit" else make_mllm(tasks=(task,))
+    batch = make_batch(task)
     training(model, batch)  # what is made once is there from now on (`ufo.ops.constants`)
     predicting(model, batch)
     return {"training": training(model, batch), **predicting(model, batch)}
@@ -95,7 +95,7 @@ def test_no_part_hands_out_more_pieces_than_the_table_allows(network, task, make
 
 
 def test_every_task_has_a_budget(make_model):
-    assert BOUNDS["ufo_vit"].keys() == make_model().tasks.keys()
+    assert BOUNDS["ufo_vit"].keys() == BOUNDS["internvl"].keys() == make_model().tasks.keys()
 
 
 def test_what_is_counted():
