@@ -171,7 +171,7 @@ def test_boxes_inside_out_are_misses_and_counted(tmp_path, folder):
         (lambda r: r[0].update(bbox=[1, 2, float("nan"), 4]), ("--boxes", "xywh"), "NaN or infinite"),
         (lambda r: r[0].update(bbox=[1, 2, 3]), ("--boxes", "xywh"), "no box of four numbers"),
         (lambda r: r.append(dict(r[0])), ("--boxes", "xywh"), "another prediction for"),
-        (lambda r: r[0].update(score=float("nan")), ("--boxes", "xywh"), "is no number"),
+        (lambda r: r[0].update(score=float("nan")), ("--boxes", "xywh"), "is no finite number"),
         (lambda r: r[0].update(sent_id=99999), ("--boxes", "xywh"), "add `image_id` or `image`"),
         (lambda r: r[0].update(boxs=r[0].pop("bbox")), ("--boxes", "xywh"), "add `bbox` or `boxes`"),
         (lambda r: r[0].update(image_id=77), ("--boxes", "xywh"), "image 77, which"),

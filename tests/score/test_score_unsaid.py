@@ -47,7 +47,12 @@ def test_a_class_name_beside_the_id_of_another_class_is_refused(tmp_path, capsys
         ({"score": "0.5"}, "is written as a text"),
         ({"score": True}, "holds true or false"),
         ({"score": [False]}, "holds true or false"),
-        ({"score": 10**400}, "is no number"),
+        ({"score": 10**400}, "is no finite number"),
+        ({"score": float("inf")}, "is no finite number"),
+        ({"score": [float("-inf")]}, "is no finite number"),
+        ({"image_id": "4"}, "record 1: `image_id` is the text"),
+        ({"category_id": "3"}, "record 1 calls a class by the text"),
+        ({"category_id": 3, "label": "3"}, "record 1 calls a class by the text"),
         ({"bbox": ["1", "2", "3", "4"]}, "is written as a text"),
         ({"bbox": [True, 2, 3, 4]}, "holds true or false"),
         ({"bbox": [[1, 2, 3, "4"]]}, "is written as a text"),
@@ -63,6 +68,41 @@ def test_what_is_no_number_or_said_twice_is_refused(tmp_path, capsys, fields, ex
         warnings.simplefilter("error")  # NumPy told of overflows in its own words
         assert scored(tmp_path, [record(**fields)])[0] == 1
     refused(capsys, expected)
+
+
+@pytest.mark.parametrize("name", ["f.json", "f.jsonl", "nested.json", "long.json"])
+def test_a_key_that_stands_twice_is_refused(tmp_path, capsys, name):
+    """The last one won without a word."""
+    good = json.dumps(record())
+    number = "9" * 5000 if name == "long.json" else "4"
+    twice = '{"image_id": ' + number + ', "score": 0.9, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.1}'
+    bad = {"nested.json": twice.replace("3,", '{"id": 3, "id": 4},')}.get(name, twice)
+    listed = f"{good}\n{bad}\n" if name == "f.jsonl" else f"[{good}, {bad}]"
+    (tmp_path / name).write_text(listed)
+    truth = write(tmp_path / "t.json", coco())
+    assert run(tmp_path / name, "--against", truth, "--task", "detection", "--boxes", "xywh") == 1
+    refused(capsys, f"has `{'id' if name == 'nested.json' else 'score'}` twice")
+
+
+def test_a_key_that_stands_twice_in_annotations_is_refused(tmp_path, capsys):
+    text = json.dumps(coco()).replace('"id": 4,', '"id": 4, "id": 14,', 1)
+    (tmp_path / "t.json").write_text(text)
+    found = write(tmp_path / "f.json", [record()])
+    assert run(found, "--against", tmp_path / "t.json", "--task", "detection") == 1
+    refused(capsys, 't.json: one object has `id` twice ({"id": 4, "id": 14, "file_name"')
+
+
+def test_names_of_digits_are_no_numbers(tmp_path):
+    """A file name or a class may be called by a number; only an id that is one is written as one."""
+    content = coco()
+    content["images"][0]["file_name"] = "val/0004.jpg"
+    content["categories"] = [{"id": 7, "name": "3"}, {"id": 3, "name": "4"}]
+    truth = write(tmp_path / "t.json", content)
+    words = ("--against", truth, "--task", "detection", "--resamples", 0, "--json", tmp_path / "o.json")
+    for names in ({"image_id": "0004"}, {"image_id": None, "image": "4"}):
+        found = write(tmp_path / "f.json", [record(**names, category_id=3, label="4")])
+        assert run(found, *words) == 0
+        assert json.loads((tmp_path / "o.json").read_text())["metrics"]["mAP50"]["value"] > 0
 
 
 @pytest.mark.parametrize(
@@ -110,6 +150,13 @@ def grounding(tmp_path, records, *words):
 
 def answers(text, **fields):
     return [{"sent_id": s["sent_id"], "answer": text, **fields} for r in refs(coco()) for s in r["sentences"]]
+
+
+def test_a_sentences_number_is_not_a_text(tmp_path, capsys):
+    found = [{**one, "bbox": BOX} for one in answers("")]
+    found[0]["sent_id"] = str(found[0]["sent_id"])
+    assert grounding(tmp_path, found, "--boxes", "xywh")[0] == 1
+    refused(capsys, f'line 1: `sent_id` is the text "{found[0]["sent_id"]}"')
 
 
 def test_a_least_score_that_leaves_nothing_out_is_refused(tmp_path, capsys):

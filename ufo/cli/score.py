@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"{written} is a folder; give the name of a file")
     if args.diagram and args.diagram.suffix.lower() not in PICTURE_SUFFIXES:
         raise CommandError(f"--diagram {args.diagram}: pictures are {', '.join(PICTURE_SUFFIXES)} files")
-    if math.isnan(args.min_score):
-        raise CommandError("--min-score is a number, not nan")
+    if not math.isfinite(args.min_score):
+        raise CommandError(f"--min-score is a finite number, not {args.min_score}")
     from ufo.data.errors import DataError
     from ufo.draw.reliability import reliability_diagram
     from ufo.files import save_picture, write_text

@@ -21,6 +21,8 @@ PIECE = 1 << 20
 """Characters of a list that are parsed at once."""
 EMPTY: Any = type("Empty", (), {"__repr__": lambda self: "no record"})()
 """Stands for the records of a list that has none; a `null` in the list is a record, and a wrong one."""
+SHOWN = 80
+"""Characters of an object in a message."""
 _NEAR_END = 16  # characters: a number or literal that the end of a chunk has cut is not longer
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -30,28 +32,51 @@ def _number(digits: str) -> int | float:
     return int(digits) if len(digits) < 4000 else float(digits)
 
 
+class TwiceError(DataError):
+    """An object says one key twice; which of the two is meant nobody can know."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs. Raises TwiceError for a key that stands twice: Python would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        plain = [(name, value) for name, value in pairs if isinstance(value, (int, float, str))]
+        shown = ", ".join(f'"{name}": {json.dumps(value)}' for name, value in plain)[:SHOWN]
+        said = f"one object has `{twice[:SHOWN]}` twice ({{{shown} ...}})"
+        raise TwiceError(f"{said}; keep the one that counts")
+    return found
+
+
 _decode = json.JSONDecoder().raw_decode
-_decode_long = json.JSONDecoder(parse_int=_number).raw_decode  # slower
+_decode_once = json.JSONDecoder(object_pairs_hook=_once).raw_decode
+_decode_long = json.JSONDecoder(parse_int=_number, object_pairs_hook=_once).raw_decode  # slower
 
 
-def _parse(text: str, at: int) -> tuple[Any, int]:
+def _parse(text: str, at: int, once: bool) -> tuple[Any, int]:
     """The value that begins at `at`, and where it ends; a number of thousands of digits is no error."""
     try:
-        return _decode(text, at)
+        return (_decode_once if once else _decode)(text, at)
     except json.JSONDecodeError:
         raise
     except ValueError:
         return _decode_long(text, at)
 
 
-def loads(content: str | bytes) -> Any:
-    """As `json.loads`, but a number of any length is none that ends the reading of a file."""
+def loads(content: str | bytes, once: bool = False) -> Any:
+    """As `json.loads`, but a number of any length is none that ends the reading of a file.
+
+    Args:
+        once: a key that stands twice in one object is a TwiceError, which costs some of the speed.
+    """
+    hook = _once if once else None
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=hook)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except ValueError:
-        return json.loads(content, parse_int=_number)
+        return json.loads(content, parse_int=_number, object_pairs_hook=hook)
 
 
 def json_error(path: str | Path, message: str, cut: bool, line: int, column: int, place: int) -> DataError:
@@ -63,14 +88,17 @@ def json_error(path: str | Path, message: str, cut: bool, line: int, column: int
     )
 
 
-def json_records(path: str | Path) -> Iterator[tuple[str, Any]]:
+def json_records(path: str | Path, once: bool = False) -> Iterator[tuple[str, Any]]:
     """(list's name, record) for all records of the lists of a JSON object, in file order.
 
     Of a file that is a list itself the name is "". A list without records gives (name, EMPTY) once; values
     that are no lists are passed over. Raises DataError with the position of what is wrong.
+
+    Args:
+        once: refuse a key that stands twice in one object. Annotation files of gigabytes are read without.
     """
     with open(path, "rb") as file:
-        text = _Text(path, file)
+        text = _Text(path, file, once)
         try:
             if text.peek() == "[":
                 yield from _list(text, "")
@@ -82,6 +110,8 @@ def json_records(path: str | Path) -> Iterator[tuple[str, Any]]:
                 raise text.error("Extra data")
         except RecursionError as error:
             raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
+        except TwiceError as error:
+            raise DataError(f"{path}: {error}.") from None
 
 
 def _object(text: _Text) -> Iterator[tuple[str, Any]]:
@@ -119,8 +149,8 @@ def _list(text: _Text, name: str) -> Iterator[tuple[str, Any]]:
 class _Text:
     """A window of decoded text that moves over the file."""
 
-    def __init__(self, path: str | Path, file: BinaryIO) -> None:
-        self.path, self.file = path, file
+    def __init__(self, path: str | Path, file: BinaryIO, once: bool) -> None:
+        self.path, self.file, self.once = path, file, once
         start = file.read(CHUNK)
         self._decoder = codecs.getincrementaldecoder(json.detect_encoding(start))("surrogatepass")
         self._bytes = 0  # given to the decoder
@@ -157,7 +187,7 @@ class _Text:
         self.peek()
         while True:
             try:
-                value, end = _parse(self._text, self._at)
+                value, end = _parse(self._text, self._at, self.once)
             except json.JSONDecodeError as error:
                 unfinished = error.pos > len(self._text) - _NEAR_END or error.msg.startswith("Unterminated")
                 if unfinished and self._more():
@@ -180,7 +210,7 @@ class _Text:
             end = max(self._text.rfind(mark, self._at, stop) for mark in ("},{", "}, {", "},\n{"))
             if end >= 0:
                 try:
-                    values = loads(f"[{self._text[self._at : end + 1]}]")
+                    values = loads(f"[{self._text[self._at : end + 1]}]", self.once)
                 except json.JSONDecodeError:
                     self._single = end
                 else:

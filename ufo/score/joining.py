@@ -7,7 +7,7 @@ a miss and is named.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,8 +57,11 @@ class Names:
         self._tolerant: dict[str, Any] = {}
         self._said: dict[Any, str] = {}  # by image: how a prediction has called it
         self._strange: list[str] = []  # records that also name a file which the annotations do not have
+        self._numbers: set[str] = set()
         for example in examples:
             self._exact[example.image] = example.image
+            if isinstance(example.image, int):
+                self._numbers.add(str(example.image))
             for name in _called(example):
                 other = self._tolerant.setdefault(name, example.image)
                 if other != example.image:
@@ -68,6 +71,8 @@ class Names:
         """The id of the image that a record is about, or None. Raises DataError where it names two."""
         if answer.image is None:
             return None
+        if answer.by_id and answer.image not in self._exact:
+            _refuse_text(answer, "image_id", answer.image, self._numbers)
         image = self.find(answer.image)
         for name in answer.names if image is not None else ():
             other = self._meant(name)
@@ -109,6 +114,15 @@ class Names:
         if name in self._exact:
             return self._exact[name]
         return next((i for t in _spellings(name) if (i := self._tolerant.get(t)) is not None), None)
+
+
+def _refuse_text(answer: Answer, field: str, said: int | str | None, numbers: Container[str]) -> None:
+    """Raises DataError for an id that is a number in the annotations, and a text of its digits here."""
+    if isinstance(said, str) and said in numbers:
+        raise DataError(
+            f'{answer.where}: `{field}` is the text "{said}", and in the annotations the number {said}; '
+            "write it without quotation marks."
+        )
 
 
 def _spellings(name: int | str) -> tuple[str, ...]:
@@ -165,6 +179,7 @@ def _refuse_unknown(unknown: Sequence[Answer], total: int, truth: Truth, path: P
 def _expressions(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
     """Records by image and text, else by sentence id, else by their order."""
     ids = {str(e.id): i for i, e in enumerate(truth.examples) if e.id is not None}
+    numbers = {str(e.id) for e in truth.examples if isinstance(e.id, int)}
     by_text, by_image = _rows(truth)
     names = Names(truth.examples)
     rows: list[int | list[int]] = []
@@ -172,6 +187,8 @@ def _expressions(truth: Truth, answers: Sequence[Answer], path: Path) -> Joined:
     for answer in answers:
         if answer.image is None and answer.id is None and answer.text is None:
             return _in_order(truth, answers, path)
+        if answer.numbered:
+            _refuse_text(answer, "sent_id", answer.id, numbers)
         image = names.of(answer)
         if image is None and answer.image is not None and answer.image != answer.id:
             unknown.append(answer)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
-from ufo.data.json_stream import json_error, loads
+from ufo.data.json_stream import TwiceError, json_error, loads
 from ufo.data.pictures import find_file, is_file, near, read_image
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import Sample, Target
@@ -172,7 +172,9 @@ def require_images(images: Path, names: Strings) -> None:
 def read_json(path: str | Path) -> Any:
     """Parsed JSON, or DataError with the file and the position of what is wrong."""
     try:
-        return loads(Path(path).read_bytes())
+        return loads(Path(path).read_bytes(), once=True)
+    except TwiceError as error:
+        raise DataError(f"{path}: {error}.") from None
     except json.JSONDecodeError as error:
         # Nothing but white space left: the writer was interrupted or the disk was full.
         cut = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")

@@ -14,7 +14,7 @@ from ufo.data.datasets.coco_file import LEAVING, box_of, leaves_image, side_of, 
 from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.data.index import BESIDE, Arrays, times_of
-from ufo.data.json_stream import loads
+from ufo.data.json_stream import TwiceError, loads
 from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_sizes, is_file, map_size
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import usable_text
@@ -184,7 +184,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not content.strip():
                 continue
             try:
-                record = loads(content)
+                record = loads(content, once=True)
+            except TwiceError as error:
+                raise DataError(f"{path}, line {line}: {error}.") from None
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path}, line {line} is not UTF-8 text at byte {error.start}: save it as UTF-8."

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import PIL.Image
 
 from ufo.data.datasets.base import read_json
 from ufo.data.errors import DataError
+from ufo.data.json_stream import TwiceError, loads
 from ufo.data.labels.finding import Pictures, stem_of, walk
 from ufo.data.labels.record import Picture, split_of
 from ufo.data.pictures import IMAGE_FORMATS, image_sizes
@@ -218,7 +218,9 @@ def objects_of(path: Path) -> Iterator[tuple[int, Any]]:
     for line, text in enumerate(lines_of(path), start=1):
         if text.strip():
             try:
-                yield line, json.loads(text)
+                yield line, loads(text, once=True)
+            except TwiceError as error:
+                raise DataError(f"{path}, line {line}: {error}.") from None
             except ValueError as error:
                 raise DataError(f"{path}, line {line} is not valid JSON: {error}.") from error
 

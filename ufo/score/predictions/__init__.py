@@ -51,7 +51,7 @@ def read_predictions(
 def _of_json(path: Path, texts: TextFormat | None, key: str, whole: bool) -> list[Answer]:
     answers: list[Answer] = []
     known = False
-    for section, record in json_records(path):
+    for section, record in json_records(path, once=True):
         if section not in LISTS:
             continue
         known = True

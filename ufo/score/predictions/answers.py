@@ -38,12 +38,14 @@ class Answer:
     id: int | str | None = None
     numbered: bool = False  # `id` is said to be that of a sentence
     image: int | str | None = None
+    by_id: bool = False  # `image` is said in the field of ids, and not in one of file names
     names: tuple[int | str, ...] = ()  # what else the record calls its image
     text: str | None = None
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
     scores: list[float] | None = None  # N; None: the record states none
     shared: bool = False  # one score was stated for all of several objects
     labels: list[int | str] | None = None  # N
+    spoken: bool = False  # its labels are words of an answer
     called: list[list[int | str]] = field(default_factory=list)  # what else it calls their classes, N each
     boxed: bool = True  # says a box of each object, or that there is none
     masks: list[Any] | None = None  # N; None: it has no masks
@@ -76,6 +78,7 @@ def read_record(
         id=key_of(record, number) if number else None,
         numbered=number in SENTENCE,
         image=images[0] if images else None,
+        by_id=key_of(record, "image_id") is not None,
         names=tuple(images[1:]),
         text=None if (asked := field_of(record, "text")) is None else str(record[asked]),
         nothing=flag(record, field_of(record, "nothing") or ""),
@@ -125,7 +128,7 @@ def _read_text(answer: Answer, record: dict[str, Any], texts: TextFormat) -> Non
     if not (abs(answer.boxes) <= MAX_COORDINATE).all():  # "not all" also catches NaN
         answer.boxes, answer.broken = np.zeros((0, 4)), "a number that lies in no image"
     elif any(box.label for box in found):
-        answer.labels = [box.label for box in found]
+        answer.labels, answer.spoken = [box.label for box in found], True
 
 
 def without_scores(answers: Sequence[Answer]) -> int:

@@ -102,8 +102,10 @@ def scores_of(record: dict[str, Any], where: str, count: int, *, shared: bool = 
         scores = [float(v) for v in value] if isinstance(value, list) else [float(value)] * count
     except (TypeError, ValueError, OverflowError):
         scores = [math.nan]
-    if any(map(math.isnan, scores)):
-        raise DataError(f"{where}: the score {short(str(value))} is no number.")
+    if not all(map(math.isfinite, scores)):
+        raise DataError(
+            f"{where}: the score {short(str(value))} is no finite number; write one, or leave the object out."
+        )
     if count > 1 and not isinstance(value, list) and not shared:
         raise DataError(f"{where} has one score for {count} objects; give a list with one for each.")
     if len(scores) != count:

@@ -75,6 +75,8 @@ class ObjectScorer(Scorer):
     def _labels(self, answer: Answer) -> list[int]:
         """The class of each object. Raises DataError if the record says two."""
         said = self._labels_of(answer)
+        if not answer.spoken:
+            self._refuse_digits(answer)
         labels = [self._find(label) for label in said]
         for label, name in zip(labels, said, strict=True):
             if label < 0:
@@ -103,13 +105,22 @@ class ObjectScorer(Scorer):
 
     def _find(self, label: Any) -> int:
         """The class's index; -1 where the annotations have no such class."""
-        if isinstance(label, str):
-            found = find_class(label, self.truth.classes)[0]
-            if found < 0 and label.isascii() and label.isdigit():  # an id as text
-                found = self.truth.categories.get(int(label), -1)
-        else:
-            found = self.truth.categories.get(label, -1)
-        return found
+        if not isinstance(label, str):
+            return self.truth.categories.get(label, -1)
+        found = find_class(label, self.truth.classes)[0]
+        if found < 0 and _is_number(label):  # as a model says it in words
+            found = self.truth.categories.get(int(label), -1)
+        return found if found >= 0 else self.truth.categories.get(label, -1)
+
+    def _refuse_digits(self, answer: Answer) -> None:
+        """Raises DataError for a class that is named by its number, written as a text."""
+        names = {name for said in (answer.labels, *answer.called) for name in said or ()}
+        for name in (name for name in names if isinstance(name, str) and _is_number(name)):
+            if int(name) in self.truth.categories and find_class(name, self.truth.classes)[0] < 0:
+                raise DataError(
+                    f'{answer.where} calls a class by the text "{name}", and the annotations by the number '
+                    f"{int(name)}; write it without quotation marks."
+                )
 
     def _count_repeats(self, objects: Sequence[tuple[Any, ...]]) -> None:
         if repeats := len(objects) - len(set(objects)):
@@ -149,6 +160,10 @@ class ObjectScorer(Scorer):
                 for size, count in zip(AREAS, sizes.tolist(), strict=True)
             },
         }
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 class InstanceScorer(ObjectScorer):
