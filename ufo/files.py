@@ -73,6 +73,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+    """Write JSON lines, a record in each; raises OSError."""
+    with writing(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write JSON, readable for people with an `indent`; raises OSError."""
     end = "" if indent is None else "\n"

@@ -105,6 +105,11 @@ def test_export_of_ids_and_several_tasks(ufo, tmp_path):
     code, said = ufo("export", "cvat", path, *options, "--ids", tmp_path / "own.json")
     assert code == 0 and "the predictions of detection" in said
     assert 'label="kite"' in (tmp_path / "out" / "annotations.xml").read_text()
+    line = {"file_name": "0001.jpg", "category": "kite", "bbox": [1, 2, 3, 4], "score": 0.9}
+    lines = tmp_path / "found.jsonl"
+    lines.write_text(f"{json.dumps(line)}\n{json.dumps(line)}\n")
+    code, said = ufo("export", "cvat", lines, *options, "--force")
+    assert code == 0 and "2 objects in 1 pictures" in said
     code, said = ufo("export", "yolo", path, *options)
     assert code == 1 and "there is no format 'yolo'" in said.lower() and "cvat" in said
     code, said = ufo("export", "cvat", path, *options, "--task", "grounding", "--force")

@@ -106,6 +106,27 @@ def test_results_load_in_pycocotools(ufo, ckpt, images, tmp_path, sees_a_dog, ta
     assert loaded.annToMask(dog).sum() == 30 * 40
 
 
+def test_results_of_one_task_as_lines(ufo, ckpt, images, tmp_path, sees_a_dog):
+    """A name that ends with .jsonl got one list, which readers of lines refuse."""
+    words = ("predict", images, "--ckpt", ckpt, "--task", "detection", "--json")
+    assert ufo(*words, tmp_path / "r.json").code == ufo(*words, tmp_path / "r.jsonl").code == 0
+    lines = (tmp_path / "r.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == read(tmp_path / "r.json") and len(lines) == 2
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 40, "width": 60} for i in (1, 2)],
+        "categories": [{"id": i, "name": n} for i, n in enumerate(CLASSES, 1)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 2, "bbox": [0, 0, 30, 40]} for i in (1, 2)],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(truth))
+    scored = ("score", tmp_path / "r.jsonl", "--against", tmp_path / "t.json", "--task", "detection")
+    answer = ufo(*scored, "--boxes", "xywh", "--resamples", "0")
+    assert answer.code == 0 and any(
+        row.split()[:4:3] == ["|", "1.0000"] for row in answer.out if "mAP " in row
+    )
+    answer = ufo("predict", images, "--ckpt", "none.ckpt", "--json", tmp_path / "any.jsonl")
+    assert answer.code == 1 and "name it with --task" in answer.err[0]
+
+
 def test_text_adds_grounding_to_any(ufo, ckpt, images, tmp_path, sees_a_dog):
     results = tmp_path / "r.json"
     arguments = ("--ckpt", ckpt, "--text", "the dog", "--json", results)

@@ -187,3 +187,17 @@ def test_lines_without_masks_are_named(folder):
     assert "masks" not in data.provides and len(data) == 3
     (kind,) = data.problems.first
     assert "no mask" in kind and data.problems.first[kind] == "line 3"
+
+
+def test_lines_in_place_of_a_list_and_a_list_in_place_of_lines(tmp_path):
+    """Which of the two a file holds, and what to do; the decoder spoke of extra data."""
+    records = [{"image": "a.jpg", "text": "a bird", "bbox": [1, 2, 3, 4], **SIZE}] * 2
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    for text in (json.dumps(records), json.dumps(records, indent=1)):
+        (tmp_path / "t.jsonl").write_text(text)
+        with pytest.raises(DataError, match=r"t\.jsonl holds one JSON value.*a line of its own"):
+            JsonlDataset(tmp_path, tmp_path / "t.jsonl")
+    (tmp_path / "t.json").write_text(lines)
+    for read in (CocoDataset, CaptionDataset):
+        with pytest.raises(DataError, match=r"t\.json holds an object per line.*into one list"):
+            read(tmp_path, tmp_path / "t.json")

@@ -105,3 +105,33 @@ def test_a_least_score_is_a_number(tmp_path, capsys):
     for least in ("nan", "inf"):
         assert run(found, "--against", truth, "--task", "detection", "--min-score", least) == 1
         assert f"--min-score is a finite number, not {least}" in capsys.readouterr().err
+
+
+def test_lines_and_lists_are_read_as_what_they_are(tmp_path, capsys):
+    """Whatever the name of the file; boxes of lines are in no order of their own, those of lists COCO's."""
+    content = coco()
+    truth, found = write(tmp_path / "t.json", content), detections(content)
+    lines, results = "".join(json.dumps(one) + "\n" for one in found), json.dumps(found, indent=1)
+    words = ("--against", truth, "--task", "detection", "--resamples", 0, "--json", tmp_path / "o.json")
+    values = []
+    for name, text in (("a.json", results), ("b.jsonl", results), ("c.json", lines), ("d.jsonl", lines)):
+        (tmp_path / name).write_text(text)
+        declared = ("--boxes", "xywh") if text == lines else ()
+        assert run(tmp_path / name, *words, *declared) == 0, name
+        values.append(json.loads((tmp_path / "o.json").read_text())["metrics"])
+        assert run(tmp_path / name, *words) == int(text == lines)
+    assert values == [values[0]] * 4 and "say it: --boxes" in capsys.readouterr().err
+
+
+def test_annotations_are_read_as_what_they_are(tmp_path):
+    picture = {"image": "a.jpg", "height": 40, "width": 40}
+    asked = [{**picture, "text": f"bird {k}", "bbox": [k, 2, 9, 9]} for k in (1, 2)]
+    found = write(tmp_path / "f.jsonl", asked)
+    (tmp_path / "lines.json").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    words = ("--against", tmp_path / "lines.json", "--task", "grounding", "--boxes", "xywh")
+    assert run(found, *words, "--json", tmp_path / "o.json") == 0
+    assert json.loads((tmp_path / "o.json").read_text())["metrics"]["Acc@0.5"]["value"] == 1
+    found = write(tmp_path / "f.json", detections(coco()))
+    for name, indent in (("t.jsonl", 1), ("t.json", None)):
+        (tmp_path / name).write_text(json.dumps(coco(), indent=indent))
+        assert run(found, "--against", tmp_path / name, "--task", "detection", "--resamples", 0) == 0

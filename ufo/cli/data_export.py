@@ -16,6 +16,7 @@ from ufo.cli.data_place import short
 from ufo.cli.ids import id_records
 from ufo.data.datasets.coco_file import key_of
 from ufo.data.formats import Format, format_named, formats
+from ufo.data.json_lines import holds_lines, read_lines
 from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.labels.outline import outlines
 from ufo.data.labels.reading import Source, bounded, json_of, peek
@@ -92,7 +93,10 @@ def _write(tool: Format, pictures: list[Picture], args: argparse.Namespace) -> N
 
 
 def _records(path: Path, task: str | None) -> Iterator[dict[str, Any]]:
-    """The records of a list, or of one task of `--task any`'s lists by task."""
+    """The records of a list or of lines, or of one task of `--task any`'s lists by task."""
+    if holds_lines(bounded(path)):
+        yield from (record for _, record in read_lines(path))
+        return
     if peek(bounded(path), 64).lstrip().startswith("["):
         found = [record for _, record in json_records(path) if record is not EMPTY]
     else:

@@ -26,8 +26,8 @@ from ufo.cli.data_place import (
     source_texts,
     write_sources,
 )
-from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.image_files import IMAGE_SUFFIXES
+from ufo.data.json_lines import read_lines
 from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.labels.finding import walk
 from ufo.data.labels.sources import BOX_TEXTS, BOXES, CLASS_MAPS, MASK_TEXTS, MASKS, TALKS, SourceFile

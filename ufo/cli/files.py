@@ -22,7 +22,8 @@ from ufo.data.image_files import (
     images_in,
     is_video,
 )
-from ufo.files import write_json
+from ufo.data.json_lines import is_jsonl
+from ufo.files import write_json, write_lines
 from ufo.ops.nearest import beside
 
 ENDING = re.compile(r"\.[A-Za-z]\w*")
@@ -148,8 +149,14 @@ def require_new(folder: Path) -> None:
 
 
 def write_results(path: Path, content: Any) -> None:
-    """Write whole or not at all, so that a kill or a full disk leaves no half file."""
+    """Write whole or not at all, so that a kill or a full disk leaves no half file; a list as its name ends.
+
+    Of a name such as found.jsonl each record has a line.
+    """
     try:
-        write_json(path, content)
+        if is_jsonl(path) and isinstance(content, list):
+            write_lines(path, content)
+        else:
+            write_json(path, content)
     except OSError as error:
         raise CommandError(f"the results could not be written to {path}: {error}") from error

@@ -20,6 +20,7 @@ from ufo.cli.files import Outputs, find_images, plan_outputs, write_results
 from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
 from ufo.data.image_files import is_video
+from ufo.data.json_lines import is_jsonl
 from ufo.files import save_picture
 from ufo.ops.names import find_class
 from ufo.ops.nearest import few, instead
@@ -88,7 +89,7 @@ def add_parser(subparsers: Any) -> None:
         default=0.3,
         help="leave out objects below this score (default 0.3); what a --text asks for is always given",
     )
-    add("--json", type=Path, metavar="FILE", help="write the results here, by task with --task any")
+    add("--json", type=Path, metavar="FILE", help="write the results here (.jsonl: a line each)")
     add("--ids", type=Path, metavar="FILE", help="your COCO json: --json then has its image and category ids")
     add(
         "--out",
@@ -116,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
     """
     paths = find_images(args.images)
     outputs = plan_outputs(args.images, paths, args.json, args.out)
+    if args.json and is_jsonl(args.json) and args.task == ANY:
+        raise CommandError(
+            f"--json {args.json}: its lines are of one task; name it with --task, or write .json"
+        )
     if args.every > 1 and not is_video(paths[0]):
         raise CommandError("--every is about the frames of a video, and the inputs are images; leave it out")
     ids = _ids(args, paths)

@@ -88,6 +88,15 @@ def json_error(path: str | Path, message: str, cut: bool, line: int, column: int
     )
 
 
+def lines_error(path: str | Path) -> DataError:
+    """The error of a file that is read as one JSON value, and holds one after the other."""
+    name = Path(path).with_suffix(".jsonl").name
+    return DataError(
+        f"{path} holds an object per line (JSON lines), where one JSON value is read: write the objects into "
+        f"one list, with commas between them, or name the file {name} where such files are read."
+    )
+
+
 def json_records(path: str | Path, once: bool = False) -> Iterator[tuple[str, Any]]:
     """(list's name, record) for all records of the lists of a JSON object, in file order.
 
@@ -107,7 +116,7 @@ def json_records(path: str | Path, once: bool = False) -> Iterator[tuple[str, An
             else:
                 text.value()
             if text.peek():
-                raise text.error("Extra data")
+                raise lines_error(path) if text.peek() == "{" else text.error("Extra data")
         except RecursionError as error:
             raise DataError(f"{path} is nested too deeply to be an annotation file.") from error
         except TwiceError as error:

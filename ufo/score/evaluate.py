@@ -151,7 +151,8 @@ def convention_of(path: Path, declared: Declared, texts: TextFormat | None) -> C
         order = order or "xywh"
     if order is None:
         raise DataError(
-            f"{path} does not say what the numbers of a box are; say it: --boxes xyxy, xywh or cxcywh."
+            f"{path} does not say what the numbers of a box are; say it: --boxes xyxy, xywh (as "
+            "`ufo predict` writes them) or cxcywh."
         )
     found = Convention(order, read_scale(scale or "pixels"), read_of(declared.of))
     if found.of is not None and found.unit is not None:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ufo.data.errors import DataError
-from ufo.data.json_stream import TwiceError, json_error, loads
+from ufo.data.json_stream import TwiceError, json_error, lines_error, loads
 from ufo.data.pictures import find_file, is_file, near, read_image
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.types import Sample, Target
@@ -176,6 +176,8 @@ def read_json(path: str | Path) -> Any:
     except TwiceError as error:
         raise DataError(f"{path}: {error}.") from None
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and error.doc[error.pos] == "{":
+            raise lines_error(path) from None
         # Nothing but white space left: the writer was interrupted or the disk was full.
         cut = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
         raise json_error(path, error.msg, cut, error.lineno, error.colno, error.pos) from error

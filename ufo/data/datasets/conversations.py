@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ufo.data.datasets.base import ImageDataset, Strings, require, require_images
-from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.errors import DataError
+from ufo.data.json_lines import holds_lines, read_lines
 from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.pictures import image_size
 from ufo.data.problems import DOUBTFUL, Problems
@@ -140,7 +140,7 @@ class ConversationDataset(ImageDataset):
 
 
 def _records(path: Path) -> Iterator[Any]:
-    if path.suffix != ".jsonl":
+    if not holds_lines(path):
         for name, record in json_records(path):
             if name:
                 raise DataError(f"{path} is not a list of conversations, but an object with {name!r}.")

@@ -14,7 +14,7 @@ from ufo.data.datasets.coco_file import LEAVING, box_of, leaves_image, side_of, 
 from ufo.data.datasets.segmentations import Segmentations
 from ufo.data.errors import DataError
 from ufo.data.index import BESIDE, Arrays, times_of
-from ufo.data.json_stream import TwiceError, loads
+from ufo.data.json_lines import read_lines
 from ufo.data.pictures import LOSSY, MAX_PIXELS, find_file, find_map, image_sizes, is_file, map_size
 from ufo.data.problems import DOUBTFUL, Problems
 from ufo.data.texts import usable_text
@@ -175,29 +175,6 @@ class Reader:
             if problem := Segmentations().append(mask, size):
                 raise DataError(f"mask {number} cannot be used: {problem}.")
         return masks
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, record) of a JSONL file. DataError with the line if one is not a JSON object."""
-    with open(path, "rb") as file:
-        for line, content in enumerate(file, start=1):
-            if not content.strip():
-                continue
-            try:
-                record = loads(content, once=True)
-            except TwiceError as error:
-                raise DataError(f"{path}, line {line}: {error}.") from None
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}, line {line} is not UTF-8 text at byte {error.start}: save it as UTF-8."
-                ) from error
-            except (json.JSONDecodeError, RecursionError) as error:
-                cut = not content.endswith(b"\n")
-                what = "is cut short" if cut else "is not valid JSON"
-                raise DataError(f"{path}, line {line} {what}: {error}.") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path}, line {line} is not a JSON object in {{...}}.")
-            yield line, record
 
 
 def _conversation(record: dict[str, Any]) -> list[str]:

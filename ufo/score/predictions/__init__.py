@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ufo.data.datasets.jsonl_reader import read_lines
 from ufo.data.errors import DataError
+from ufo.data.json_lines import holds_lines, is_jsonl, read_lines
 from ufo.data.json_stream import EMPTY, json_records
 from ufo.data.pictures import MAP_SUFFIXES
 from ufo.ops.nearest import beside
@@ -21,7 +21,8 @@ LISTS = ("", "annotations", "predictions", "results")
 
 def is_coco_results(path: Path) -> bool:
     """A list of JSON records, as COCO's results: its boxes are `[x, y, width, height]` by definition."""
-    return path.suffix.lower() == ".json"
+    named = path.suffix.lower() == ".json" or is_jsonl(path)
+    return named and path.is_file() and not holds_lines(path)
 
 
 def read_predictions(
@@ -40,7 +41,7 @@ def read_predictions(
         raise DataError(f"there is no file or folder {path}{beside(path)}")
     if is_coco_results(path):
         return _of_json(path, texts, key, whole)
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
+    if path.suffix.lower() == ".json" or is_jsonl(path):
         lines = read_lines(path)
         return [read_record(record, f"{path}, line {line}", texts, key, whole) for line, record in lines]
     raise DataError(

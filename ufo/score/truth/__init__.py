@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ufo.data.errors import DataError
+from ufo.data.json_lines import holds_lines, is_jsonl
 from ufo.data.json_stream import json_records
 from ufo.ops.nearest import beside
 from ufo.score.truth.coco import read_coco
@@ -33,13 +34,12 @@ def read_truth(path: Path, wanted: Wanted) -> Truth:
     if not path.exists():
         raise DataError(f"there is no file or folder {path}{beside(path)}")
     if path.is_file():
-        suffix = path.suffix.lower()
-        if suffix not in (".json", ".jsonl") and not _is_json(path):
+        if path.suffix.lower() != ".json" and not is_jsonl(path) and not _is_json(path):
             raise DataError(
                 f"{path}: annotations are a COCO .json, a .jsonl, or a folder of RefCOCO, gRefCOCO, "
                 "ReasonSeg or label maps; `ufo data import` makes a COCO .json of other files."
             )
-        if suffix == ".jsonl":
+        if holds_lines(path):
             _refuse_unused(wanted, f"{path}, a JSONL file,", "images")
             return read_jsonl(path, wanted.images)
         _refuse_unused(wanted, f"{path}, a COCO file,")
