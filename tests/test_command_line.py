@@ -114,8 +114,20 @@ def test_an_option_that_there_is_not_is_told_from_a_setting(monkeypatch, capsys)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit), clear_command_line():
         sys.exit(2)  # as argparse does
-    assert "written key=value, without dashes" in capsys.readouterr().err
+    assert "written key=value, without dashes: ckpt=VALUE" in capsys.readouterr().err
     assert "UFO_COMPOSES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("--chkpt=a.ckpt", "ckpt=a.ckpt"), ("--experimnt", "experiment=VALUE"), ("--zzz", "ckpt=runs/birds")],
+)
+def test_the_nearest_setting_is_said(monkeypatch, capsys, word, said):
+    monkeypatch.setattr("sys.argv", ["train.py", word])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit), clear_command_line():
+        sys.exit(2)  # as argparse does
+    assert capsys.readouterr().err.endswith(f"without dashes: {said}\n")
 
 
 def test_overrides_are_read_as_they_were_written():

@@ -6,6 +6,7 @@ commas and few letters beyond ASCII, and folders have all of them in their names
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -88,7 +90,7 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
         sys.exit(1)
     except SystemExit as error:
         if error.code == 2 and os.environ.get(OURS):  # argparse has said which option there is not
-            print("error: settings are written key=value, without dashes: ckpt=runs/birds", file=sys.stderr)
+            print(f"error: settings are written key=value, without dashes: {_setting()}", file=sys.stderr)
         raise
     finally:
         job_begins()
@@ -187,6 +189,16 @@ def chosen_experiment() -> str | None:
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     chosen = choices.get("experiment")
     return None if chosen in (None, "null") else str(chosen)
+
+
+def _setting() -> str:
+    """What the first word with dashes was probably to say, as Hydra reads it."""
+    first = next((word for word in sys.argv[1:] if word.startswith("--")), "")
+    name, _, value = first.lstrip("-").partition("=")
+    files = (places.conf() / f"{script}.yaml" for script in ("train", "evaluate"))
+    keys = {key for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+    close = difflib.get_close_matches(name.replace("-", "_"), keys - {"defaults"} | {*groups()}, n=1)
+    return f"{close[0]}={value or 'VALUE'}" if close else "ckpt=runs/birds"
 
 
 def groups() -> list[str]:

@@ -290,6 +290,21 @@ def test_other_folders_are_not_overwritten(model, tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
 
 
+def test_a_folder_of_runs_names_the_newest(tmp_path):
+    for time, name in enumerate(("old", "new", "middle", "older", "oldest")):
+        file = tmp_path / name / ("config.json" if name == "old" else "checkpoints/last.ckpt")
+        file.parent.mkdir(parents=True)
+        file.touch()
+        age = {"new": 0, "middle": 1}.get(name, 2 + time)
+        os.utime(file, (10_000 - age,) * 2)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path)
+    said = str(error.value)
+    assert f"'{tmp_path}' holds runs" in said and f"as '{tmp_path / 'new'}', the newest" in said
+    assert said.endswith("and 1 more") and "photos" not in said
+
+
 def test_a_run_that_saved_nothing_yet_says_so(tmp_path):
     (tmp_path / "status.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no checkpoint; its status\.json"):

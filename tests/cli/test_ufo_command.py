@@ -1,5 +1,8 @@
 """`ufo` itself: it starts fast, finds its commands, and says expected errors in one sentence."""
 
+import argparse
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -113,11 +116,43 @@ def test_data_digits(ufo, tmp_path):
         (("predicct", "x"), "there is no command 'predicct'; did you mean 'predict'?"),
         (("data", "show", "x", "--split", "vall"), "there is no choice 'vall'; did you mean 'val'?"),
         (("data", "list", "--task", "detektion"), "did you mean 'detection'?"),
+        (("predict", "a.jpg", "--chkpt", "x"), "there is no option --chkpt; did you mean '--ckpt'?"),
+        (("predict", "a.jpg", "--checkpont=x"), "there is no option --checkpont; did you mean '--ckpt'?"),
+        (("score", "a.json", "--agianst", "b.json"), "did you mean '--against'?"),
+        (("data", "check", "x", "--decoed"), "there is no option --decoed; did you mean '--decode'?"),
+        (("--vesion",), "there is no option --vesion; did you mean '--version'?"),
+        (("predict", "a.jpg", "-ckpt", "x"), "there is no option -ckpt; did you mean '--ckpt'?"),
     ],
 )
 def test_the_nearest_name_is_said(ufo, words, hint):
     answer = ufo(*words)
     assert answer.code in (1, 2) and hint in answer.err[-1]
+
+
+def test_every_command_names_the_nearest_option():
+    """Also one that argparse would not come to, as it says first which needed option is not there."""
+    pending, leaves = [command_line.build_parser()], 0
+    while pending:
+        parser = pending.pop()
+        groups = [a.choices.values() for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        pending += [part for group in groups for part in group]
+        for option in (o for o in parser._option_string_actions if len(o) > 6 and not groups):
+            leaves += 1
+            misspelt = f"{option[:4]}{option[5]}{option[4]}{option[6:]}s"
+            with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+                parser.parse_known_args([misspelt])
+            assert f"there is no option {misspelt}; did you mean '--" in said.getvalue(), parser.prog
+    assert leaves > 50
+
+
+def test_short_options_numbers_and_beginnings_of_options_are_none_that_are_misspelt():
+    parser = command_line.Parser()
+    parser.add_argument("-n", type=int)
+    parser.add_argument("--ckpt")
+    parser.add_argument("words", nargs="*")
+    found = parser.parse_args(["-n3", "--ck", "a", "-5", "x"])
+    assert (found.n, found.ckpt, found.words) == (3, "a", ["-5", "x"])
+    assert parser.parse_args(["--", "--chkpt"]).words == ["--chkpt"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ufo.checkpoints.bounds import check_length
 from ufo.checkpoints.errors import CheckpointError
 from ufo.files import replace_folder
 from ufo.model import UFO
+from ufo.ops.nearest import few
 from ufo.sentencepiece_backend import PREFIX
 
 FORMAT = 1
@@ -44,6 +46,12 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     missing = [n for n in ("config.json", words, weights) if not (path / n).is_file()]
     if missing and (path / "status.json").is_file():  # written by ufo.sweeps.record
         raise CheckpointError(f"the run '{path}' has no checkpoint; its status.json says what became of it")
+    if missing and (inside := _inside(path)):
+        others = f"; others are {few([str(other) for other in inside[1:]], 3)}" if inside[1:] else ""
+        raise CheckpointError(
+            f"'{path}' holds runs or model folders and is none itself; give one of them, as '{inside[0]}', "
+            f"the newest{others}"
+        )
     if missing:
         raise CheckpointError(f"'{path}' is not a model folder: it lacks {', '.join(missing)}")
     try:
@@ -71,6 +79,16 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if both:
         found = {k if k.startswith("backbone.") else NET + k: v for k, v in found.items()}
     return description, found
+
+
+def _inside(path: Path) -> list[Path]:
+    """The runs and model folders in a folder, newest first."""
+    found: dict[Path, float] = {}
+    for folder in islice(path.iterdir(), 10_000):
+        for file in (folder / "checkpoints" / "last.ckpt", folder / "config.json"):
+            if not folder.name.startswith(".") and file.is_file():
+                found.setdefault(folder, file.stat().st_mtime)
+    return sorted(found, key=lambda folder: -found[folder])
 
 
 def _read_words(path: Path) -> str:

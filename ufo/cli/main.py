@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,7 +78,21 @@ def _passed_on(argv: Sequence[str]) -> Callable[[], int | None] | None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that names the nearest command or choice for one that is not there."""
+    """A parser that names the nearest command, option or choice for one that is not there."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which says first what is missing, as the option whose name is misspelt."""
+        inside = next((a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)), ())
+        for word in args or ():
+            if word == "--" or word in inside:  # what follows is for that command
+                break
+            name = word.partition("=")[0]
+            known = self._option_string_actions
+            # the beginning of an option stands for it, and -n3 is one with its value
+            is_known = any(option.startswith(name) for option in known) or name[:2] in known
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", name) and not is_known:
+                self.error(f"there is no option {name}; {instead(name, known, 'there are')}")
+        return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
