@@ -337,3 +337,23 @@ def test_a_task_without_a_grid_has_no_queries(make_model):
     assert model.grid(model.task("detection"), 24, 36).references.shape == (1, 24, 2)
     with pytest.raises(ValueError, match="multiple of 12"):
         model.grid(model.task("detection"), 20, 20)
+
+
+# ---------------------------------------------------------------- recording
+
+
+def test_recording_is_refused_without_a_gpu(make_model, monkeypatch):
+    """As train.py and `ufo predict` refuse it; it was taken without a word."""
+    model = make_model()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"use_cuda_graphs\(\) needs a CUDA device.*leave it out"):
+        model.use_cuda_graphs()
+    assert not hasattr(model.backbone, "replay")
+
+
+def test_recording_waits_for_a_model_that_is_elsewhere(make_model, monkeypatch):
+    model = make_model()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.warns(UserWarning, match=r"^the model is on cpu, where nothing is recorded; move it"):
+        model.use_cuda_graphs()
+    assert model.backbone.replay is not None

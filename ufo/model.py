@@ -7,6 +7,7 @@ Shapes: `B` images, `Q` queries, `R = B*Q` rows, `T` answer tokens, `M` masks or
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -277,8 +278,24 @@ class UFO(Inference, nn.Module):
     def use_cuda_graphs(self, training: bool = False) -> None:
         """From now on record what is predicted on a CUDA device and replay it (`ufo.head.replay`).
 
-        `training`: what is learned from a batch as well, forward and backward.
+        A model that is elsewhere, as after `ufo.load` without a device, is recorded once it has been moved
+        there, and warns until then. Raises ValueError where torch has no CUDA device.
+
+        Args:
+            training: what is learned from a batch as well, forward and backward.
         """
+        if self.backbone.device.type != "cuda":
+            if not torch.cuda.is_available():
+                raise ValueError("use_cuda_graphs() needs a CUDA device, and torch has none; leave it out")
+            warnings.warn(
+                f"the model is on {self.backbone.device}, where nothing is recorded; move it to a GPU with "
+                'model.to("cuda") or device="cuda"',
+                stacklevel=2,
+            )
+        self.record_passes(training)
+
+    def record_passes(self, training: bool = False) -> None:
+        """As `use_cuda_graphs`, of a model that its trainer will move to the device."""
         replay(self.backbone)
         if training and self._learn is learn:
             self._learn = replay_training(self.backbone)

@@ -359,7 +359,7 @@ def test_recordings_make_room_for_a_step_that_memory_does_not_hold_beside_them(m
 
 
 def test_without_a_gpu_nothing_is_rounded(model, make_batch):
-    model.use_cuda_graphs(training=True)
+    model.record_passes(training=True)
     with patch("ufo.head.replay.training.rounded", wraps=rounded) as called:
         found(model, make_batch("caption"))
     assert not called.called

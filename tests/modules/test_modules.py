@@ -39,7 +39,7 @@ def test_optimizer__keeps_plain_values(make_model):
 
 def test_whatever_a_module_calls_gathers_a_sharded_model_first():
     """`ENTRIES` of the strategies holds every method of `UFO` that runs the network in a module."""
-    others = {"compile_backbone", "describe", "task", "use_cuda_graphs"}  # they read no weight
+    others = {"compile_backbone", "describe", "task", "record_passes"}  # they read no weight
     called = set()
     for path in (Path(__file__).parents[2] / "ufo" / "modules").glob("*.py"):
         called |= set(re.findall(r"self\.model\.(\w+)\(", path.read_text(encoding="utf-8")))

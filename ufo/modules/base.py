@@ -67,7 +67,7 @@ class UFOModule(L.LightningModule):
             self._compile = False
             self.model.compile_backbone()
         if records(self._cuda_graphs, self.trainer.strategy):
-            self.model.use_cuda_graphs(training=self._cuda_graphs == "all")
+            self.model.record_passes(training=self._cuda_graphs == "all")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout and sampled points follow from the batch alone: a resumed run repeats them exactly
