@@ -101,6 +101,15 @@ def test_evaluation_scores_the_data_of_the_run(finished, tmp_path):
     assert done.codes == [1] and "add experiment=" in done.text and "Traceback" not in done.text
 
 
+def test_a_refused_run_says_so_in_its_folder(scenes, tmp_path):
+    """What conf/train.yaml says of the two files: only one that begins has a config."""
+    done = forked("train.py", *RUN, *scenes, "init=none.ckpt", out=tmp_path)
+    assert done.codes == [1] and "no checkpoint at init=none.ckpt" in done.text, done.text
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and "init=none.ckpt" in status["why"]
+    assert "init=none.ckpt" in status["overrides"] and not (tmp_path / "config.yaml").exists()
+
+
 def test_a_second_process_is_refused(finished, scenes):
     with owner.owned(finished):
         done = forked("train.py", *RUN, *scenes, "trainer.max_steps=4", out=finished)
