@@ -47,7 +47,9 @@ def test_an_option_has_the_size_of_its_published_model(option):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option, lora", zip(OPTIONS, ("none", "official", "none", "official"), strict=True))
+@pytest.mark.parametrize(
+    "option, lora", [*zip(OPTIONS, ("none", "official", "none", "official"), strict=True)]
+)
 def test_a_folder_is_trained_on_all_tasks(option, lora, tmp_path):
     backbone, tokenizer = make_backbone(OPTIONS[option][0])
     backbone.net.config.image_token_id = backbone.patch_id

@@ -69,6 +69,6 @@ def usual(source: Source, limit: int) -> Usual:
 def _mask_boxes(masks: Tensor) -> list[Tensor]:
     """Boxes around the masks `[N, H, W]` that are not empty, in units of the image: at most one tensor."""
     height, width = masks.shape[-2:]
-    seen = masks[masks.flatten(1).any(1)]
+    seen = masks[masks.flatten(1).bool().any(1)]  # of uint8 `any` is uint8, which is no index
     unit = torch.tensor([width, height, width, height])
     return [mask_boxes(seen, whole_pixels=False) / unit] if len(seen) else []

@@ -32,6 +32,7 @@ def trainer(folder: Path, info: RunInfo, logger=False, **more) -> L.Trainer:
         callbacks=[info],
         logger=logger,
         max_steps=1,
+        log_every_n_steps=1,
         **more,
     )
 

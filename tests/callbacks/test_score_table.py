@@ -102,7 +102,8 @@ def test_table_and_diagram_are_written(tmp_path, capsys):
     assert text(table.columns) in capsys.readouterr().out
     content = json.loads((tmp_path / "scores.json").read_text())["own/detection"]
     assert set(content["first"]) == {"mAP", "mAP50", "mAP75", "ECE", "Brier", "bins"}
-    assert PIL.Image.open(tmp_path / "reliability" / "own_detection.png").width > 1000
+    with PIL.Image.open(tmp_path / "reliability" / "own_detection.png") as diagram:
+        assert diagram.width > 1000
 
 
 def test_predictions_that_were_not_compared_are_named():

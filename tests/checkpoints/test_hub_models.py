@@ -106,7 +106,8 @@ def test_what_is_pushed_is_what_is_loaded(make_model, hub, tmp_path):
         "red cat, owl, dog",
     ):
         assert words in card, words
-    assert PIL.Image.open(hub.folder / "me" / "birds" / "pictures" / "1.jpg").width > 40
+    with PIL.Image.open(hub.folder / "me" / "birds" / "pictures" / "1.jpg") as picture:
+        assert picture.width > 40
     assert "secret" not in card and str(tmp_path) not in card
 
 

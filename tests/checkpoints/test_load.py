@@ -89,6 +89,7 @@ def run(model, make_batch, tmp_path) -> Path:
         default_root_dir=tmp_path,
         max_steps=1,
     )
+    module.train()  # what was loaded or saved predicts
     trainer.fit(module, DataLoader([make_batch("caption")], batch_size=None))
     trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     return tmp_path / "run"

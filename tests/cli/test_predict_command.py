@@ -67,7 +67,8 @@ def test_every_task_on_one_file(ufo, ckpt, images, tmp_path, task):
     )
     assert answer.code == 0
     assert answer.out[0].startswith(f"1.jpg  {task}: ")
-    assert PIL.Image.open(out).size > (60, 40)
+    with PIL.Image.open(out) as picture:
+        assert picture.size > (60, 40)
     assert isinstance(read(results), list)
 
 

@@ -185,6 +185,9 @@ def header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+@pytest.mark.filterwarnings(
+    "ignore::PIL.Image.DecompressionBombWarning"
+)  # as the module does; pytest undoes it
 @pytest.mark.parametrize("side", [9_000, 10_000, 20_000])
 def test_our_bound_is_what_is_said_whatever_pil_thinks_of_the_size(tmp_path, side):
     """PIL has two bounds of its own, a warning at 89 and an error at 179 million pixels."""

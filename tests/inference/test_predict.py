@@ -195,7 +195,8 @@ def test_an_answer_can_be_looked_at_saved_and_handed_on(model, task_name, tmp_pa
     assert bool(len(found)) <= (not isinstance(found.kind, Text))
     picture = PIL.Image.open(io.BytesIO(found._repr_png_()))
     assert picture.size == found.plot().size and min(picture.size) > 31
-    assert PIL.Image.open(found.save(tmp_path / "a" / "p.jpg")).size == picture.size
+    with PIL.Image.open(found.save(tmp_path / "a" / "p.jpg")) as saved:
+        assert saved.size == picture.size
     content = json.loads(found.save(tmp_path / "p.json").read_text())
     assert content == found.to_dict() and (content["height"], content["width"]) == (17, 31)
     assert [r["image_id"] for r in found.to_coco(7)] == [7] * len(content["results"])

@@ -130,6 +130,7 @@ def test_max_length_tells_which_texts_were_cut(make_model, make_batch, tokenizer
 
 def test_the_rate_is_of_all_answers_and_not_a_number_without_any():
     metric = FormatErrorRate()
+    metric.update(0, 0)
     assert math.isnan(metric.compute()["format_error_rate"])
     metric.update(3, 64)
     metric.update(0, 16)

@@ -31,6 +31,7 @@ def test_values_equal_a_direct_count():
     assert found["cIoU"] != pytest.approx(found["gIoU"], abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # of no masks at all, which it says
 def test_nothing_to_find():
     nothing, something = torch.zeros(1, 9, 7, dtype=torch.bool), masks(1)
     assert scores(nothing, nothing) == {"cIoU": 0, "gIoU": 1}

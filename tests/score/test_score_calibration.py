@@ -169,7 +169,8 @@ def test_the_command_draws_it_or_says_why_not(tmp_path, capsys):
     words = ["--against", str(truth), "--task", "detection", "--resamples", "0", "--diagram"]
     path = str(write(tmp_path / "f.json", found))
     assert main(["score", path, *words, str(tmp_path / "d.png")]) == 0
-    assert PIL.Image.open(tmp_path / "d.png").size == (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
+    with PIL.Image.open(tmp_path / "d.png") as drawn:
+        assert drawn.size == (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
     capsys.readouterr()
     assert main(["score", path, *words, str(tmp_path / "d.txt")]) == 1
     assert "pictures are .png" in capsys.readouterr().err
