@@ -85,7 +85,7 @@ def test_image_ids():
 
 def test_two_images_with_one_id_cannot_share_references(tmp_path):
     records = [{"image": "a/x_1.jpg", "caption": ["a"]}, {"image": "b/x_1.jpg", "caption": ["b"]}]
-    with pytest.raises(DataError, match="two images have the same id"):
+    with pytest.raises(DataError, match=r"two images have the same id 1, .*number the images anew"):
         make(tmp_path, records, {"annotations": []})
 
 

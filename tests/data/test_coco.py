@@ -234,7 +234,7 @@ def test_exif_orientation_is_honoured_unless_the_annotations_disagree(tmp_path):
     assert torch.equal(turned, read_image(plain).rot90(-1, (1, 2)))
     assert torch.equal(read_image(path, (40, 30)), turned)
     assert torch.equal(read_image(path, (30, 40)), read_image(plain))
-    with pytest.raises(DataError, match="annotations are for 30x30"):
+    with pytest.raises(DataError, match="annotations are for 30x30; take the picture"):
         read_image(path, (30, 30))
 
 

@@ -142,7 +142,7 @@ def test_ids_used_twice(tmp_path):
         CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content))
     del content["images"][1]
     content["categories"][1]["id"] = 90
-    with pytest.raises(DataError, match="two categories have the same id"):
+    with pytest.raises(DataError, match=r"same id 90, \w+ and \w+; number them anew"):
         CocoDataset(tmp_path, write_json(tmp_path / "coco.json", content))
 
 
@@ -208,5 +208,7 @@ def test_null_in_a_list__is_no_empty_list(tmp_path, section):
     content = coco_content()
     content[section] = [None, *content[section]]
     write_image(tmp_path / "images" / "a.png")
-    with pytest.raises(DataError, match=rf"x\.json: an entry of `{section}` is not a JSON object"):
+    with pytest.raises(
+        DataError, match=rf"x\.json: an entry of `{section}` is not a JSON object .*\(null\); leave it out"
+    ):
         CocoDataset(tmp_path / "images", write_json(tmp_path / "x.json", content), train=True)

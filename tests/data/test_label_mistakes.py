@@ -205,7 +205,7 @@ def test_the_place_of_a_line_in_classes_txt_is_the_number(tmp_path):
     (root / "classes.txt").unlink()
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: owl\n")
     with pytest.raises(
-        DataError, match=r"`names` of the yaml is 'owl'; a list of the class names is expected, as \[owl\]"
+        DataError, match=r"data.yaml: `names` is 'owl'; a list of the class names is expected, as \[owl\]"
     ):
         read("yolo", root)
 
@@ -304,3 +304,27 @@ def test_masks_whose_counts_are_no_text_of_runs(tmp_path):
     path = root / "annotations" / "instances_default.json"
     edit(path, lambda c: c["annotations"][0].update(segmentation=shape))
     assert read("coco", root).problems.left_out == {"RLE whose counts are no run lengths": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            "{owl: 0, tit: 1}",
+            r"data\.yaml: `names` has a key that is not a number \(owl, tit\); write the number",
+        ),
+        ("{-1: owl, 2: tit}", r"data\.yaml: `names` has the numbers -1 to 2; number classes from 0 on"),
+        ("{0: owl, 100000: tit}", r"data\.yaml: `names` has the numbers 0 to 100000; number classes from 0"),
+    ],
+)
+def test_class_numbers_of_a_yaml_are_refused_with_the_file(tmp_path, names, said):
+    (tmp_path / "data.yaml").write_text(f"train: images\nnames: {names}\n")
+    with pytest.raises(DataError, match=said):
+        read("yolo", tmp_path)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_metadata_of_one_list_are_no_lines(tmp_path, indent):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps([{"file_name": "a.jpg"}] * 2, indent=indent))
+    with pytest.raises(DataError, match=r"metadata\.jsonl holds one JSON value.*a line of its own"):
+        read("imagefolder", tmp_path)

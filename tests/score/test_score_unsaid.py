@@ -187,3 +187,16 @@ def test_answers_in_words(tmp_path, capsys):
     refused(capsys, "different things in `answer` and in `prediction`")
     huge = answers("<box>(1,2),(30," + "9" * 200 + ")</box>")
     assert any("lies in no image" in remark for remark in grounding(tmp_path, huge, *words)[1])
+
+
+def test_what_annotations_number_twice_is_named(tmp_path, capsys):
+    for section, said in (
+        ("images", "the images val/000.jpg and val/001.jpg have the same id 4; number the images anew"),
+        ("categories", "two categories have the same id 3, cat and red dog; number them anew"),
+    ):
+        content = coco()
+        content[section] = [dict(entry) for entry in content[section]]
+        content[section][1]["id"] = content[section][0]["id"]
+        truth, found = write(tmp_path / "t.json", content), write(tmp_path / "f.json", [record()])
+        assert run(found, "--against", truth, "--task", "detection") == 1
+        refused(capsys, said)

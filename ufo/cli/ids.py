@@ -71,7 +71,7 @@ def id_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if section not in ("images", "categories") or record is EMPTY:
             continue
         if not isinstance(record, dict):
-            raise no_object(section, path)
+            raise no_object(section, path, record)
         name = "file_name" if section == "images" else "name"
         for key in ("id", name):
             # images may be called otherwise, as those of LVIS are; their ids then have to do

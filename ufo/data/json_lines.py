@@ -37,6 +37,14 @@ def holds_lines(path: Path) -> bool:
     return follows or is_jsonl(path)
 
 
+def value_error(path: Path) -> DataError:
+    """The error of a file that is read by lines, and holds one JSON value."""
+    return DataError(
+        f"{path} holds one JSON value, where an object per line is read (JSON lines): write each record into "
+        "a line of its own, without brackets around all and commas between them."
+    )
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, record) of a JSONL file. DataError with the line if one is not a JSON object."""
     first = True
@@ -45,10 +53,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not content.strip():
                 continue
             if first and (content.lstrip()[:1] == b"[" or content.strip() == b"{"):
-                raise DataError(
-                    f"{path} holds one JSON value, where an object per line is read (JSON lines): write each "
-                    "record into a line of its own, without brackets around all and commas between them."
-                )
+                raise value_error(path)
             first = False
             try:
                 record = loads(content, once=True)
@@ -61,7 +66,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except (json.JSONDecodeError, RecursionError) as error:
                 cut = not content.endswith(b"\n")
                 what = "is cut short" if cut else "is not valid JSON"
-                raise DataError(f"{path}, line {line} {what}: {error}.") from error
+                raise DataError(
+                    f"{path}, line {line} {what}: {error}; correct the line, or leave it out."
+                ) from error
             if not isinstance(record, dict):
-                raise DataError(f"{path}, line {line} is not a JSON object in {{...}}.")
+                raise DataError(f"{path}, line {line} is not a JSON object in {{...}}; leave it out.")
             yield line, record

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,11 +42,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        plain = [(name, value) for name, value in pairs if isinstance(value, (int, float, str))]
-        shown = ", ".join(f'"{name}": {json.dumps(value)}' for name, value in plain)[:SHOWN]
-        said = f"one object has `{twice[:SHOWN]}` twice ({{{shown} ...}})"
-        raise TwiceError(f"{said}; keep the one that counts")
+        raise TwiceError(
+            f"one object has `{twice[:SHOWN]}` twice ({glimpse(pairs)}); keep the one that counts"
+        )
     return found
+
+
+def glimpse(pairs: Iterable[tuple[str, Any]]) -> str:
+    """The beginning of an object as a message tells it from others: its numbers and texts, cut."""
+    plain = [(name, value) for name, value in pairs if isinstance(value, (int, float, str))]
+    return "{" + ", ".join(f'"{name}": {json.dumps(value)}' for name, value in plain)[:SHOWN] + " ...}"
 
 
 _decode = json.JSONDecoder().raw_decode

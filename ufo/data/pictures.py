@@ -194,7 +194,8 @@ def read_image(
     if size is not None and pixels.shape[:2] != tuple(size):
         raise DataError(
             f"{path}: the image is {pixels.shape[0]}x{pixels.shape[1]} (height x width), its "
-            f"annotations are for {size[0]}x{size[1]}."
+            f"annotations are for {size[0]}x{size[1]}; take the picture that was annotated, or annotate "
+            "this one."
         )
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 

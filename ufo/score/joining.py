@@ -40,7 +40,10 @@ def join(truth: Truth, answers: Sequence[Answer], path: Path, none_is_valid: boo
     if missing:
         what = "expressions" if truth.expressions else "images"
         if len(missing) == len(truth.examples) and (answers or not none_is_valid):
-            raise DataError(f"{path} has no prediction for any of the {len(missing)} {what} of {truth.path}.")
+            raise DataError(
+                f"{path} has no prediction for any of the {len(missing)} {what} of {truth.path}; give the "
+                "annotations that were predicted on."
+            )
         found.missing = missing
         names = "; ".join(missing[:SHOWN])
         found.remarks.append(

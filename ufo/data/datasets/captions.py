@@ -128,7 +128,11 @@ class CaptionDataset(ImageDataset):
             raise DataError(f"{path} is not a COCO-caption file: it has no list `annotations`.")
         rows = {key: row for row, key in enumerate(self._ids)}
         if len(rows) < len(self._ids):
-            raise DataError(f"{self.problems.source}: two images have the same id.")
+            twice = next(key for key, count in Counter(self._ids).items() if count > 1)
+            raise DataError(
+                f"{self.problems.source}: two images have the same id {short(twice)}, by which {path} names "
+                "its captions; number the images anew in both files."
+            )
         pairs = []
         for number, a in enumerate(content["annotations"]):
             key = key_of(a, "image_id") if isinstance(a, dict) else None

@@ -14,6 +14,7 @@ from typing import Any
 
 from ufo.data.datasets.segmentations import Segmentations, areas
 from ufo.data.errors import DataError
+from ufo.data.json_stream import glimpse
 from ufo.data.pictures import MAX_PIXELS, find_file, image_size
 from ufo.data.problems import DOUBTFUL, NEGATIVE_SIZE, Problems
 from ufo.ops.nearest import few
@@ -44,21 +45,30 @@ def coco_sections(content: Any, path: Path) -> dict[str, list[dict[str, Any]]]:
 def check_record(section: str, record: Any, path: Path, name_key: str = "file_name") -> None:
     """DataError if an entry of a COCO file's list is none or lacks what it cannot do without."""
     if not isinstance(record, dict):
-        raise no_object(section, path)
+        raise no_object(section, path, record)
     needed = {"images": ("id", name_key), "categories": ("id", "name")}
     for key in needed.get(section, ()):
         if key_of(record, key) is None:
-            raise DataError(f"{path}: an entry of `{section}` has no usable `{key}`.")
+            raise DataError(
+                f"{path}: an entry of `{section}` has no usable `{key}` ({glimpse(record.items())}); correct "
+                "it, or leave it out."
+            )
 
 
-def no_object(section: str, path: Path) -> DataError:
+def no_object(section: str, path: Path, entry: Any) -> DataError:
     """The error of a list with an entry that is a number, a text, a list or `null`."""
-    return DataError(f"{path}: an entry of `{section}` is not a JSON object in {{...}}.")
+    shown = "null" if entry is None else short(entry)
+    return DataError(
+        f"{path}: an entry of `{section}` is not a JSON object in {{...}} ({shown}); leave it out."
+    )
 
 
 def no_list(section: str, path: Path) -> DataError:
     """The error of a file that lacks one of the lists."""
-    return DataError(f"{path} is not a COCO detection file: it has no list `{section}`.")
+    return DataError(
+        f"{path} is not a COCO detection file: it has no list `{section}`; give one with `images`, "
+        "`annotations` and `categories`, which `ufo data import` makes of other formats."
+    )
 
 
 def key_of(record: dict[str, Any], name: str) -> int | str | None:
@@ -174,7 +184,10 @@ def categories(
     chosen = names if classes is None else [name.strip() for name in classes]
     repeated = sorted(name for name, count in Counter(chosen).items() if count > 1)
     if repeated:
-        raise DataError(f"{path}: the class names {few(repeated, NAMED)} appear more than once.")
+        raise DataError(
+            f"{path}: the class names {few(repeated, NAMED)} appear more than once; rename the others, or "
+            "write each once in `classes`, which takes categories of one name as one class."
+        )
     if "" in chosen:
         raise DataError(
             f"{path}: a category has an empty name; name it, or choose the others with `classes`."
@@ -186,11 +199,23 @@ def categories(
             f"{path} has no category {few(missing, NAMED)}; it has {few(names, NAMED)}. "
             "Change `classes` to names of this list."
         )
-    if len({key_of(record, "id") for record in records}) < len(records):
-        raise DataError(f"{path}: two categories have the same id.")
+    refuse_shared_id(records, path)
     label = {name: k for k, name in enumerate(chosen)}
     ids = [key_of(record, "id") for record in records]
     return tuple(chosen), {key: label.get(name) for key, name in zip(ids, names, strict=True)}
+
+
+def refuse_shared_id(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """DataError that names two categories with one id."""
+    called: dict[Any, str] = {}
+    for record in records:
+        key, name = key_of(record, "id"), str(record["name"])
+        if key in called:
+            raise DataError(
+                f"{path}: two categories have the same id {short(key)}, {short(called[key])} and "
+                f"{short(name)}; number them anew, and their annotations."
+            )
+        called[key] = name
 
 
 def box_of(record: dict[str, Any]) -> Box | None:

@@ -282,7 +282,7 @@ class CocoReader:
             if record is EMPTY:
                 continue
             if not isinstance(record, dict):
-                raise no_object(section, self.path)
+                raise no_object(section, self.path, record)
             row = rows.get(key_of(record, "image_id"))
             label = label_of.get(key_of(record, "category_id"), -1)
             self._segmented = self._segmented or bool(record.get("segmentation"))

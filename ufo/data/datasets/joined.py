@@ -13,7 +13,10 @@ from torch import Tensor
 from ufo.data.datasets.base import ImageDataset
 from ufo.data.errors import DataError
 from ufo.data.problems import JoinedProblems
+from ufo.ops.nearest import few
 from ufo.types import Sample, Target
+
+SHOWN = 3  # names of each in a message
 
 
 class JoinedDataset(ImageDataset):
@@ -31,7 +34,11 @@ class JoinedDataset(ImageDataset):
         if not self.parts:
             raise DataError("A joined data set needs at least one of its `parts`.")
         if len({part.classes for part in self.parts}) > 1:
-            raise DataError(f"The data sets {', '.join(parts)} have different classes and can't be joined.")
+            shown = "; ".join(few(part.classes, SHOWN) for part in self.parts)
+            raise DataError(
+                f"The data sets {', '.join(parts)} have different classes and can't be joined ({shown}); "
+                "give all the same `classes` in one order."
+            )
         self.classes = self.parts[0].classes
         self.wordings = getattr(self.parts[0], "wordings", ())
         self.train = any(getattr(part, "train", False) for part in self.parts)

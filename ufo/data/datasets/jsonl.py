@@ -163,7 +163,10 @@ class JsonlDataset(ImageDataset):
         path = self.images / name
         labels = read_label_map(path)
         if tuple(labels.shape) != size:
-            raise DataError(f"{path}: the mask is {tuple(labels.shape)} (height, width), its image {size}.")
+            raise DataError(
+                f"{path}: the mask is {tuple(labels.shape)} (height, width), its image {size}; save "
+                "both in one size."
+            )
         if (found := len(labels.unique())) > 2:
             kind = "object mask with more than two numbers, of which all but 0 are the object"
             self.problems.report_once(kind, f"{name} has {found}", effect=DOUBTFUL)

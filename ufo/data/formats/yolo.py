@@ -23,6 +23,7 @@ from ufo.data.labels.reading import Source, bounded, lines_of, peek, text_of
 from ufo.data.labels.record import Box, Labels, Picture, Thing, split_of
 from ufo.data.labels.shapes import numbers
 from ufo.data.problems import DOUBTFUL
+from ufo.ops.nearest import few
 from ufo.yaml_files import check_yaml, texts_of_yaml
 
 ABOUT = "YOLO txt files with data.yaml (or classes.txt): boxes and polygons"
@@ -31,6 +32,7 @@ ORDER = 20
 NAMES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt")
 MAX_LABELS = 32 << 20
 MAX_YAML = 1 << 20
+MAX_CLASSES = 100_000
 KEYPOINTS = "keypoints, of which only the box is taken"
 FIFTH = "number behind a box (the score or the track of a prediction?), of which only the box is taken"
 
@@ -47,7 +49,7 @@ def read(source: Source) -> Labels:
     labels = Labels([], source.problems)
     found = _yaml(source)
     config = _config(found) if found else {}
-    labels.classes = _names(config, source)
+    labels.classes = _names(config, source, source.place(found) if found else "the yaml")
     if config.get("kpt_shape"):
         labels.notes.append("a set for poses: its boxes are taken, its keypoints are not")
     texts = Texts(source)
@@ -100,16 +102,23 @@ def _config(path: Path, quiet: bool = False) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _names(config: dict[str, Any], source: Source) -> list[str]:
+def _names(config: dict[str, Any], source: Source, where: str) -> list[str]:
     """Class names by number: of a list, of a dict, or of a text file."""
     names = config.get("names")
     if isinstance(names, dict):
         try:
             numbered = {int(key): str(name).strip() for key, name in names.items()}
         except (TypeError, ValueError) as error:
-            raise DataError("`names` of the yaml has a key that is not a number.") from error
-        if numbered and not 0 <= min(numbered) <= max(numbered) < 100_000:
-            raise DataError("`names` of the yaml has numbers that are no class numbers.")
+            keys = few([str(key) for key in names], 3)
+            raise DataError(
+                f"{where}: `names` has a key that is not a number ({keys}); write the number of each class "
+                "before its name."
+            ) from error
+        if numbered and not 0 <= min(numbered) <= max(numbered) < MAX_CLASSES:
+            raise DataError(
+                f"{where}: `names` has the numbers {min(numbered)} to {max(numbered)}; number classes from 0 "
+                f"on, below {MAX_CLASSES}."
+            )
         return [numbered.get(k, "") for k in range(max(numbered, default=-1) + 1)]
     if isinstance(names, list):
         return [str(name).strip() for name in names]
@@ -118,7 +127,7 @@ def _names(config: dict[str, Any], source: Source) -> list[str]:
         return [line.strip() for line in "\n".join(lines_of(path)).rstrip().split("\n")]
     if names:
         raise DataError(
-            f"`names` of the yaml is {names!r}; a list of the class names is expected, as [{names}]."
+            f"{where}: `names` is {names!r}; a list of the class names is expected, as [{names}]."
         )
     for path in source.files(".yaml", ".yml", under=source.folder):
         _config(path)  # says what is wrong with a yaml that cannot be read

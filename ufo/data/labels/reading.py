@@ -18,6 +18,7 @@ import PIL.Image
 
 from ufo.data.datasets.base import read_json
 from ufo.data.errors import DataError
+from ufo.data.json_lines import value_error
 from ufo.data.json_stream import TwiceError, loads
 from ufo.data.labels.finding import Pictures, stem_of, walk
 from ufo.data.labels.record import Picture, split_of
@@ -215,14 +216,16 @@ def mark_of(text: str) -> str:
 
 def objects_of(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, value) of a JSONL file, empty lines left out. Raises DataError."""
-    for line, text in enumerate(lines_of(path), start=1):
-        if text.strip():
-            try:
-                yield line, loads(text, once=True)
-            except TwiceError as error:
-                raise DataError(f"{path}, line {line}: {error}.") from None
-            except ValueError as error:
-                raise DataError(f"{path}, line {line} is not valid JSON: {error}.") from error
+    lines = [(line, text) for line, text in enumerate(lines_of(path), start=1) if text.strip()]
+    if lines and lines[0][1].lstrip()[0] == "[":
+        raise value_error(path)
+    for line, text in lines:
+        try:
+            yield line, loads(text, once=True)
+        except TwiceError as error:
+            raise DataError(f"{path}, line {line}: {error}.") from None
+        except ValueError as error:
+            raise DataError(f"{path}, line {line} is not valid JSON: {error}.") from error
 
 
 def xml_of(path: Path, most: int = MAX_FILE) -> ElementTree.Element:

@@ -60,10 +60,13 @@ def _of_json(path: Path, texts: TextFormat | None, key: str, whole: bool) -> lis
             continue
         where = f"{path}, record {len(answers) + 1}"
         if not isinstance(record, dict):
-            raise DataError(f"{where} is not a JSON object in {{...}}.")
+            raise DataError(f"{where} is not a JSON object in {{...}}; leave it out.")
         answers.append(read_record(record, where, texts, key, whole))
     if not known:
-        raise DataError(f"{path} is no list of predictions, as COCO's results are.")
+        raise DataError(
+            f"{path} is no list of predictions; write [{{...}}, {{...}}] as COCO's results, or that list "
+            f"under one of {', '.join(filter(None, LISTS))}."
+        )
     return answers
 
 

@@ -75,7 +75,7 @@ def boxes_of(value: Any, where: str) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         boxes = np.zeros(1)
     if boxes.shape[-1] != 4 or boxes.ndim > 2:
-        raise DataError(f"{where}: {said} is no box of four numbers.")
+        raise DataError(f"{where}: {said} is no box of four numbers; write [a, b, c, d], or a list of such.")
     if not np.isfinite(boxes).all():
         raise DataError(f"{where}: the box {said} holds what is no number (NaN or infinite); leave it out.")
     if (abs(boxes) > MAX_COORDINATE).any():

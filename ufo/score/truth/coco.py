@@ -16,6 +16,7 @@ from ufo.data.datasets.coco_file import (
     coco_sections,
     flag,
     key_of,
+    refuse_shared_id,
     short,
     side_of,
     some_classes_only,
@@ -37,16 +38,17 @@ def read_coco(path: Path) -> Truth:
     content = coco_sections(content, path)
     names = [str(category["name"]) for category in content["categories"]]
     categories = {key_of(category, "id"): i for i, category in enumerate(content["categories"])}
-    if len(categories) < len(names):
-        raise DataError(f"{path}: two categories have the same id; number them anew, and their annotations.")
+    refuse_shared_id(content["categories"], path)
     examples: dict[Any, Example] = {}
     for record in content["images"]:
-        key = key_of(record, "id")
-        if key is None or key in examples:
+        key, name = key_of(record, "id"), str(record["file_name"])
+        assert key is not None  # or the sections would have been refused
+        if key in examples:
             raise DataError(
-                f"{path}: two images have the id {short(key)}, or one has none; number them anew."
+                f"{path}: the images {short(examples[key].names[0])} and {short(name)} have the same id "
+                f"{short(key)}; number the images anew, and their annotations."
             )
-        examples[key] = Example(key, (str(record["file_name"]),), size_of(record))
+        examples[key] = Example(key, (name,), size_of(record))
     doubts = Counter({FEDERATED: sum(map(some_classes_only, content["images"]))})
     segmented: dict[Any, list[Any]] = {key: [] for key in examples}
     lost: Counter[str] = Counter()
