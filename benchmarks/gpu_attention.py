@@ -1,4 +1,4 @@
-"""Rows of attention alone: with relative positions in the augmented form, and without positions."""
+"""Rows of attention alone: without positions, and with relative ones, augmented and by our kernels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from gpu_rows import Bench
 from gpu_vit import Rows
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ufo.backbones.attention import image_attention, key_columns, relative_rows_of
+from ufo.backbones.relative_fused import fused_image_attention
 
 HEADS, WIDTH, PROMPT = 12, 64, 250
 SHAPES = {  # of the base model at 1120 px: windows in the batch, side of a window in patches
@@ -28,8 +30,15 @@ def plain(q: Tensor, k: Tensor, v: Tensor, *others: tuple[Tensor, ...]) -> Tenso
     return F.scaled_dot_product_attention(q, keys, values)
 
 
+def by_cudnn(*given: object) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return image_attention(*given)
+
+
 def attention(bench: Bench) -> Rows:
     ways: dict[str, Callable[..., Tensor]] = {"without positions": plain, "augmented": image_attention}
+    if bench.cuda:  # cuDNN takes global windows, of 208 columns, in later versions of PyTorch alone
+        ways |= {"augmented, cuDNN": by_cudnn, "kernels": fused_image_attention}
     for name, (windows, side) in SHAPES.items() if not bench.miniature else [("tiny", (2, 7))]:
         for way, function in ways.items():
             yield f"{name}, {way}: forward", partial(_forward, bench, function, windows, side)

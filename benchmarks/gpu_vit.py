@@ -71,6 +71,8 @@ def step_of(
 def train(bench: Bench) -> Rows:
     tasks = tasks_of(bench)
     first = [(task, option) for task in tasks for option in (("", "replayed") if bench.cuda else ("",))]
+    if bench.cuda:
+        first += [("detection", "kernels"), ("detection", "replayed, kernels")]
     for task, option in [*first, *((task, "checkpointing") for task in tasks)]:
         count = 1 if bench.miniature else BATCHES.get(task, 3)
         name = f"{task}, batch {count}" + (option and f", {option}")
@@ -82,7 +84,9 @@ def _train(bench: Bench, task: str, count: int, option: str) -> dict[str, float]
     model.train().backbone.gradient_checkpointing = option == "checkpointing"
     batch = batch_of(bench, task, pixels, count)
     step = step_of(bench, model, lambda: model.loss(batch)["loss"])
-    if option == "replayed":
+    if "kernels" in option:
+        model.use_triton_attention()
+    if "replayed" in option:
         return replayed_step(bench, model, step, count)
     return bench.measure(step, count)
 
@@ -125,16 +129,27 @@ def infer(bench: Bench) -> Rows:
                 yield f"{task}, batch {count}: {part}", partial(parts, part)
             for part in REPLAYED if bench.cuda else ():
                 yield f"{task}, batch {count}: {part}, replayed", partial(parts, part, replayed=True)
+    for count in (1, 8) if bench.cuda else ():
+        kernels = _Inference(bench, "detection", count, kernels=True)
+        for part in ("prefix", "whole"):
+            yield (
+                f"detection, batch {count}: {part}, replayed, kernels",
+                partial(kernels, part, replayed=True),
+            )
     full = _Inference(bench, "detection", 1, full=True)
     for part in PARTS if bench.cuda else ():  # a CPU's other rows are in float32, too
         yield f"detection, batch 1, float32: {part}", partial(full, part)
 
 
 class _Inference:
-    """The parts of a prediction with scripted answers, `full`: in float32; the first one makes the model."""
+    """The parts of a prediction with scripted answers; the first one makes the model.
 
-    def __init__(self, bench: Bench, task: str, count: int, full: bool = False):
-        self.bench, self.name, self.count, self.full, self.parts = bench, task, count, full, None
+    `full`: in float32; `kernels`: images attend with Triton kernels.
+    """
+
+    def __init__(self, bench: Bench, task: str, count: int, full: bool = False, kernels: bool = False):
+        self.bench, self.name, self.count, self.full, self.kernels = bench, task, count, full, kernels
+        self.parts: dict[str, Callable[[], object]] | None = None
 
     @torch.no_grad()
     def __call__(self, part: str, replayed: bool = False) -> dict[str, float]:
@@ -155,6 +170,8 @@ class _Inference:
     def _parts(self) -> dict[str, Callable[[], object]]:
         self.model, pixels = model_of(self.bench, self.name)
         model = self.model
+        if self.kernels:
+            model.use_triton_attention()
         task, batch = model.task(self.name), batch_of(self.bench, self.name, pixels, self.count)
         asked = task.ask(batch, model.grid(task, pixels, pixels))
         encode = partial(model.encode, batch.images, asked.prompts, asked.queries, task)

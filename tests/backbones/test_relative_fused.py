@@ -5,6 +5,7 @@ Triton decides when it is first imported whether it interprets: those tests run 
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -14,10 +15,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from commands import ROOT
+from relative_positions import arguments, given, with_gradients
 from test_ufo_vit import answers, pictures, prompt, same
 from torch import Tensor
 
-from ufo.backbones.attention import image_attention, key_columns, relative_rows
+from ufo.backbones.attention import image_attention, key_columns
 from ufo.backbones.relative_fused import fused_image_attention, relative_attention
 from ufo.backbones.relative_launch import KEYS, Split, interpreted
 from ufo.ops.grid import query_grid
@@ -44,29 +47,6 @@ CASES = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def arguments(windows, heads, size, width, tokens, dtype=torch.float32, shared=False):
-    """What trains, and the arguments made of it, as a layer makes them: heads are views of one product."""
-    patches, count = size[0] * size[1], 1 if shared else windows
-    qkv = torch.randn(windows, patches, 3 * heads * width).to(dtype)
-    text = torch.randn(2, count, heads, tokens, width).to(dtype)
-    tables = [torch.randn(2 * side - 1, width).to(dtype) for side in size]
-    leaves = [x.requires_grad_() for x in (qkv, text, *tables)]
-    return leaves, given(leaves, heads, size, torch.rand(count, tokens) > 0.4)
-
-
-def given(leaves, heads, size, mask) -> tuple:
-    qkv, text, *tables = leaves
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    rows = tuple(relative_rows(t, side) for t, side in zip(tables, size, strict=True))
-    shown = tuple(x.expand(len(q), *x.shape[1:]) for x in text.unbind(0))
-    return q, k, v, size, rows, shown, key_columns(mask, size, q.shape[-1], q.dtype)
-
-
-def with_gradients(attention, leaves, arguments, gradient) -> list[Tensor]:
-    out = attention(*arguments)
-    return [out, *torch.autograd.grad(out, leaves, gradient, retain_graph=True)]
 
 
 @inside
@@ -196,54 +176,22 @@ def test_where_there_is_no_kernel_it_is_said(make_backbone, make_model):
         fused_image_attention(*arguments(1, 1, (2, 3), 8, 2)[1])
 
 
-KERNELS = {
-    "forward": ("forward", {}),
-    "of queries": ("backward_of_queries", {}),
-    "of keys in rows": ("backward_of_keys", {"KIND": 0, "GROUP": 0, "E": 64}),
-    "of other keys": ("backward_of_keys", {"KIND": 1}),
-    "of a prompt": ("backward_of_keys", {"KIND": 2, "GROUP": 0, "E": 0}),
-}
-
-
 @outside
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KERNELS)
-def test_kernels_compile_for_a_gpu(name, tmp_path, monkeypatch):
-    """In bfloat16, which the interpreter cannot multiply, for compute capability 9.0; without a GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
+def test_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
+    """In bfloat16, which the interpreter cannot multiply, for compute capability 9.0; without a GPU.
 
-    from ufo.backbones import relative_kernels
-
+    No loop waits for memory: what it loads is asked for ahead of time, also the next row's terms, which are
+    two loads of each thread.
+    """
+    pytest.importorskip("triton", minversion="3.3")  # the compiler was called otherwise before
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    function, constants = KERNELS[name]
-    kernel = getattr(relative_kernels, function)
-    constants = {
-        "WIDE": True,
-        "EVEN": True,
-        "GROUP": 9,
-        "E": 16,
-        "HEAD": 64,
-        "D": 64,
-        "A": 64,
-        "K": 64,
-    } | constants
-    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-    full = {"lse_ptr", "delta_ptr", "of_row_ptr", "hidden_ptr"}
-
-    def kind(name: str) -> str:
-        if name in constants:
-            return "constexpr"
-        if name.endswith("_ptr"):
-            return "*fp32" if name in full else "*bf16"
-        return "fp32" if name in ("scale", "factor") else "i32"
-
-    by_name = triton.__version__ < "3.3"
-    source = ASTSource(
-        kernel,
-        {name: kind(name) for name in kernel.arg_names},
-        {name if by_name else (kernel.arg_names.index(name),): value for name, value in constants.items()},
-    )
-    made = compile(source, target=GPUTarget("cuda", 90, 32))
-    assert "wgmma" in made.asm["ptx"] and made.metadata.shared < 113 << 10, "two programs per multiprocessor"
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    kernel_loops = importlib.import_module("kernel_loops")
+    for name, parts in kernel_loops.kernels().items():
+        made = kernel_loops.compiled(*parts)
+        assert "wgmma" in made.asm["ptx"], f"{name}: no tensor cores"
+        assert made.metadata.shared < 113 << 10, f"{name}: one program per multiprocessor"
+        usage, loops = kernel_loops.loops(made.asm["cubin"])
+        assert usage["STACK"] <= 64 and loops, f"{name}: spills"
+        assert all(loop["LDG"] <= 2 and not loop["LDL"] for loop in loops[:1]), f"{name}: its main loop waits"

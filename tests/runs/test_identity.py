@@ -49,6 +49,7 @@ def test_it_is_the_same_again_and_survives_json(of, run, tmp_path):
         ["logger=csv", "trainer.val_check_interval=7", "callbacks.checkpoint.every_n_train_steps=3"],
         ["sources.caption.batch_size=1", "sources.caption.val_batch_size=3"],
         ["backbone.network.gradient_checkpointing=true", "compile=true", "cuda_graphs=true", "name=other"],
+        ["triton_attention=true"],
         ["++tasks.detection.num_beams=3", "++tasks.detection.max_per_image=7"],
         # the code's own defaults, written out
         ["sources.caption.weight=1.0", "++schedule.warmup_steps=0", "++tasks.detection.repeat=3"],
