@@ -1,6 +1,7 @@
 """Where Hydra looks for plug-ins: lets a file as conf/hydra/launcher/joblib.yaml replace a plug-in's config.
 
-Hydra would take a plug-in's config of the same name for a schema of the file, and warn about it.
+Hydra would take a plug-in's config of the same name for a schema of the file, and warn about it. And where it
+looks for configs: in those of the extensions, behind the project's own.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from ufo import places
+from ufo import extensions, places
 from ufo.runs import naming, scenes
 
 naming.register()  # before any config is composed
@@ -31,6 +32,14 @@ class OwnFilesFirst(SearchPathPlugin):
             for group in ("launcher", "sweeper"):
                 for file in sorted((folder / "hydra" / group).glob("*.yaml")) if folder else ():
                     store.get(group, {}).pop(file.name, None)
+
+
+class Extensions(SearchPathPlugin):
+    """Adds the folders of configs that packages of others bring along."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in extensions.config_folders():
+            search_path.append("ufo-extensions", f"file://{folder.absolute()}")
 
 
 TRANSFORMS = {

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ufo import places
+from ufo import extensions, places
 from ufo.errors import sentence
 from ufo.yaml_files import UNREADABLE, check_folders
 
@@ -61,10 +61,10 @@ def clear_command_line(*numbered: str) -> Iterator[None]:
     options, overrides = split_arguments(sys.argv[1:])
     try:
         check_folders(own_folders(options))
+        _say_unread([*own_folders(options), *extensions.config_folders()])
     except ValueError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
-    _say_unread(own_folders(options))
     sys.argv[1:] = [*options, *settable(readable(override, numbered) for override in overrides)]
     if os.environ.get(FULL):
         yield

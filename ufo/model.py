@@ -260,7 +260,7 @@ class UFO(Inference, nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """All that builds this model again, without weights: plain values only, fit for JSON."""
-        optional = {"lora": self.backbone.lora, "base": self.backbone.base}
+        optional = {"lora": self.backbone.lora, "base": self.backbone.base, "packages": self.packages}
         return {
             "backbone": {"type": type(self.backbone).__name__, **self.backbone.config},
             **{key: value for key, value in optional.items() if value},
@@ -270,6 +270,12 @@ class UFO(Inference, nn.Module):
             "loss_weights": self.loss_weights,
             "mask_points": self.mask_points,
         }
+
+    @property
+    def packages(self) -> list[str]:
+        """The packages other than this one that its tasks and its backbone are from."""
+        modules = [type(part).__module__ for part in (self.backbone, *self.tasks.values())]
+        return sorted({module.partition(".")[0] for module in modules} - {"ufo"})
 
     def compile_backbone(self) -> None:
         """Compile the passes of training through each layer (`ufo.backbones.layer_pass`)."""

@@ -1,4 +1,4 @@
-"""Backbones: one file each, found by class name. Adding one needs no other change here."""
+"""Backbones: one file each, here or in an extension, found by class name. Nothing else lists them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from typing import Any
 
+from ufo import extensions
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import AnswerCache, Context, LayerMemory
 
@@ -18,6 +19,7 @@ def make_backbone(type: str, **arguments: Any) -> Backbone:
 
     Raises ValueError for an unknown one.
     """
+    extensions.load()
     wanted = type.replace("_", "").lower()
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     modules = sorted(names, key=lambda name: name.replace("_", "") != wanted)  # this one first
@@ -30,12 +32,19 @@ def make_backbone(type: str, **arguments: Any) -> Backbone:
                     f"the backbone '{type}' needs {error.name}: pip install 'ufo-vision[mllm]'"
                 ) from error
             continue
-        classes = {cls.__name__: cls for cls in _subclasses(Backbone)}  # type: ignore[type-abstract]  # only its subclasses are built
-        if type in classes:
+        classes = _subclasses(Backbone)  # type: ignore[type-abstract]  # only its subclasses are built
+        named = [cls for cls in classes if cls.__name__ == type]
+        if named:
             break
     else:
-        raise ValueError(f"unknown backbone '{type}'; there are: {', '.join(sorted(classes))}")
-    return classes[type](**arguments)
+        raise ValueError(f"unknown backbone '{type}'; there are: {', '.join(sorted(_names(classes)))}")
+    if len(places := sorted({cls.__module__ for cls in named})) > 1:
+        raise ValueError(f"there is a '{type}' in {' and in '.join(places)}; give one of them another name")
+    return named[-1](**arguments)
+
+
+def _names(classes: list[type[Backbone]]) -> set[str]:
+    return {cls.__name__ for cls in classes}
 
 
 def _subclasses(cls: type[Backbone]) -> list[type[Backbone]]:

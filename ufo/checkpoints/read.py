@@ -6,6 +6,7 @@ Nothing of a file is executed, and every name and shape must match.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ufo import places
+from ufo import extensions, places
 from ufo.backbones import make_backbone
 from ufo.backbones.lora import apply_lora
 from ufo.checkpoints import bounds, released
@@ -135,7 +136,20 @@ def build_for(description: dict[str, Any], path: str | Path) -> UFO:
         raise
     except Exception as error:  # whatever a foreign description makes a constructor do is about the file
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        reason += _missing_packages(description)
         raise CheckpointError(f"'{path}' describes no model that can be built: {reason}") from error
+
+
+def _missing_packages(description: Mapping[str, Any]) -> str:
+    """What to do where a model is made of packages that nobody has named; their code is not looked for."""
+    packages = description.get("packages")
+    named = (
+        [p for p in packages if isinstance(p, str) and p.isidentifier()] if isinstance(packages, list) else []
+    )
+    unknown = [p[:60] for p in named if not extensions.owns(p) and p not in sys.modules]
+    return (
+        f"; it was trained with the package '{unknown[0]}': {extensions.hint(unknown[0])}" if unknown else ""
+    )
 
 
 @contextmanager

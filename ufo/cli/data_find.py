@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ufo import places
+from ufo import extensions, places
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.recipes import compose
 from ufo.cli import CommandError
@@ -56,7 +56,7 @@ class Found:
 
     def task_settings(self, task: str) -> DictConfig:
         """The settings of a task that its mixture does not have. Raises CommandError if there are none."""
-        if not (places.conf() / "task" / f"{task}.yaml").is_file():
+        if task not in extensions.options("task"):
             raise CommandError(f"there is no conf/task/{task}.yaml; choose a mixture that has the task")
         settings = _compose([f"+task@{HERE}={task}"])[HERE]
         whole: Any = OmegaConf.merge(self.cfg, {})  # a copy, in which the settings find what they refer to
@@ -89,7 +89,7 @@ def tasks_for(provides: set[str] | frozenset[str]) -> list[str]:
 
 def dataset_names() -> list[str]:
     """The options of `dataset=`."""
-    return sorted(path.stem for path in (places.conf() / "dataset").glob("*.yaml"))
+    return extensions.options("dataset")
 
 
 def find(
@@ -198,7 +198,7 @@ def _own(path: Path, overrides: Sequence[str]) -> Found:
             "conf/dataset/coco_instances.yaml), or `dataset` with these, if it is a source"
         )
     task = inspected.get("task")
-    if task and not cfg.tasks.get(task) and (places.conf() / "task" / f"{task}.yaml").is_file():
+    if task and not cfg.tasks.get(task) and task in extensions.options("task"):
         # the source's transform asks its task for the size of images
         cfg = _composed_with(path, [*overrides, f"+task@tasks.{task}={task}"])
         inspected = cfg[HERE]

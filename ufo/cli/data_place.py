@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ufo
-from ufo import places
+from ufo import extensions
 from ufo.cli import CommandError
 from ufo.data.labels.sources import SourceFile, source_key
 from ufo.files import replace_folder, write_json, write_text
@@ -149,7 +149,7 @@ def source_texts(place: Place, sources: Sequence[SourceFile], images: Path, abou
     found = {}
     for number, source in enumerate(sources):
         key = source_key(place.name, source.task, main=not number)
-        if (places.conf() / "source" / f"{key}.yaml").is_file():  # Hydra would read this one
+        if key in extensions.options("source"):  # Hydra would read this one
             key = f"own_{key}"
         found[place.yaml(key)] = source.text(key, place.name, images, place.out, about)
     return found

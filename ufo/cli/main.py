@@ -23,6 +23,7 @@ import ufo
 import ufo.cli
 from ufo.cli import CommandError
 from ufo.data.errors import DataError
+from ufo.extensions import ExtensionError
 from ufo.ops.nearest import instead
 
 TRACEBACK = "UFO_TRACEBACK"
@@ -133,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _is_expected(error: Exception) -> bool:
     """Whether the message alone tells the user what to do; anything else is a bug of the code."""
-    if isinstance(error, (CommandError, DataError, OSError)):
+    if isinstance(error, (CommandError, DataError, ExtensionError, OSError)):
         return True
     # the module is only there if a command has read a checkpoint, which imports torch
     errors = sys.modules.get("ufo.checkpoints.errors")

@@ -21,6 +21,7 @@ from ufo.cli.ids import Ids, read_ids
 from ufo.data.errors import DataError
 from ufo.data.image_files import is_video
 from ufo.data.json_lines import is_jsonl
+from ufo.extensions import VARIABLE
 from ufo.files import save_picture
 from ufo.ops.names import find_class
 from ufo.ops.nearest import few, instead
@@ -166,7 +167,8 @@ def _check_name(task: str) -> None:
     from ufo.tasks import task_names
 
     if task not in task_names():
-        raise CommandError(f"there is no task '{task}'; {instead(task, task_names(), 'there are')}")
+        there_are = f"{VARIABLE} names packages with others, and there are"
+        raise CommandError(f"there is no task '{task}'; {instead(task, task_names(), there_are)}")
 
 
 def _ids(args: argparse.Namespace, paths: Sequence[Path]) -> Ids | None:

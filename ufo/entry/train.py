@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from ufo import build, places
+from ufo import build, extensions, places
 from ufo.check import RUNNING, check_fit, check_known, check_run, clear_errors
 from ufo.checkpoints.load import check_base, check_start, initialise
 from ufo.command_line import clear_command_line
@@ -41,6 +41,7 @@ def main(cfg: DictConfig) -> float | None:
         build.shrink_base(cfg, model, trainer)
         build.choose_kernels(cfg, model, trainer)
     say_offered()
+    extensions.say_unnamed(model.packages)
 
     with clear_errors(RUNNING):
         if start and start.steps >= trainer.max_steps > -1:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ufo import places
+from ufo import extensions, places
 from ufo.command_line import own_folders, searched
 from ufo.ops.nearest import beside
 from ufo.yaml_files import check_folders, check_yaml
@@ -109,8 +109,8 @@ def source_key(path: Path) -> str:
             f"{path} describes no source: it needs `task` and `dataset` (`ufo data import` and "
             "`ufo data new` write such files)"
         )
-    folders = (places.conf() / "task", path.parent.parent / "task")
-    known = sorted({option.stem for folder in folders for option in folder.glob("*.yaml")})
+    beside_it = (option.stem for option in (path.parent.parent / "task").glob("*.yaml"))
+    known = sorted({*extensions.options("task"), *beside_it})
     if content["task"] not in known:
         raise ValueError(f"{path}: there is no task {content['task']!r}; there are: {', '.join(known)}")
     found = _PACKAGE.search(text)

@@ -2,7 +2,7 @@
 
 The data's part of X's `config.yaml`, and the metrics that scored it, become a mixture of its own, so that
 `sources.<name>...=` changes it as any other. A config file is foreign text: it is small, its aliases spell
-little, and it names nothing but this project's data sets and metrics.
+little, and it names nothing but data sets and metrics of this project and of its extensions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from ufo import extensions
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.hub_models import fetch_model, hub_name
 from ufo.checkpoints.read import place_of
@@ -198,17 +199,36 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def _metrics(callbacks: Any) -> dict[str, Any]:
-    """Those of a config's callbacks that are metrics of this project."""
+    """Those of a config's callbacks that are metrics of this project or of an extension."""
     entries = callbacks.items() if isinstance(callbacks, dict) else ()
-    return {
-        name: callback
-        for name, callback in entries
-        if isinstance(callback, dict) and str(callback.get("_target_")).startswith(METRICS)
-    }
+    found = {}
+    for name, callback in entries:
+        target = str(callback.get("_target_")) if isinstance(callback, dict) else ""
+        if target.startswith(METRICS) or (extensions.owns(target) and _is_metric(target)):
+            found[name] = callback
+        elif target.partition(".")[0] not in ("", "ufo", "lightning") and not extensions.owns(target):
+            print(
+                f"warning: the run's callback '{name}' is left out, a metric or not, as "
+                f"{extensions.VARIABLE} does not name the package of {target[:80]}",
+                file=sys.stderr,
+            )
+    return found
+
+
+def _is_metric(target: str) -> bool:
+    """Whether a class of an extension is a metric; any other callback is for training."""
+    try:
+        found = find_target(target)
+    except ValueError:
+        return False
+    return any(cls.__module__.startswith(METRICS) for cls in getattr(found, "__mro__", ()))
 
 
 def _check_targets(value: Any) -> None:
-    """Raises CheckpointError for code that is not of this project's data sets, and for interpolations."""
+    """Raises CheckpointError for code of neither this project's data sets nor an extension.
+
+    And for interpolations.
+    """
     if isinstance(value, str) and "${" in value:
         raise CheckpointError(f"a run's config has no interpolation, this one has {value[:60]}")
     for child in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
@@ -217,15 +237,18 @@ def _check_targets(value: Any) -> None:
         return
     target = str(value["_target_"])
     try:
-        known = target.startswith(OURS) and str(getattr(find_target(target), "__module__", "")).startswith(
-            OURS
-        )
+        known = _is_known(target) and _is_known(str(getattr(find_target(target), "__module__", "")))
     except Exception:  # there is no such thing
         known = False
     if not known:
         raise CheckpointError(
-            f"its config names {target[:80]}, which is neither a data set nor a metric of this project"
+            f"its config names {target[:80]}, which is neither a data set nor a metric of this project or "
+            f"of a package that {extensions.VARIABLE} names"
         )
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(OURS) or extensions.owns(name)
 
 
 def _folder(run: Path) -> str:

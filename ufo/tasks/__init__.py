@@ -1,4 +1,4 @@
-"""Tasks: one file each, found by name. Adding one needs no other change here."""
+"""Tasks: one file each, here or in an extension, found by name. Adding one needs no other change here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from typing import Any
 
+from ufo import extensions
 from ufo.kinds import Kind
 from ufo.ops.nearest import instead
 from ufo.tasks.base import Answers, Asked, Task
@@ -16,13 +17,23 @@ __all__ = ["Answers", "Asked", "Task", "kind_of", "make_task", "task_class", "ta
 def _classes() -> dict[str, type[Task]]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    found, pending = {}, [Task]
+    extensions.load()
+    found: dict[str, type[Task]] = {}
+    pending: list[type[Task]] = [Task]  # type: ignore[type-abstract]  # only its subclasses are built
     while pending:
         for cls in pending.pop().__subclasses__():
             pending.append(cls)
             if isinstance(vars(cls).get("name"), str):  # a subclass that states no name is not another task
+                _check_one(cls, found.get(cls.name, cls))
                 found[cls.name] = cls
     return found
+
+
+def _check_one(cls: type[Task], other: type[Task]) -> None:
+    """Raises ValueError for two tasks of one name; a class that was defined again is the same task."""
+    one, two = (f"{c.__module__}.{c.__qualname__}" for c in (other, cls))
+    if one != two:
+        raise ValueError(f"{one} and {two} are both the task '{cls.name}'; give one of them another name")
 
 
 def task_names() -> list[str]:
