@@ -8,6 +8,7 @@ import pytest
 from commands import ROOT
 from hydra.core.hydra_config import HydraConfig
 
+from ufo.checkpoints.recipes import compose
 from ufo.cli.main import main
 
 
@@ -87,6 +88,12 @@ def test_a_file_of_the_users_own(said, tmp_path):
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
     value, place, *_ = said("seed", "experiment=mine", "--config-dir", str(tmp_path))
     assert value == "seed = 7" and place == f"  {tmp_path}/experiment/mine.yaml:2: 7"
+
+
+def test_a_resolution_is_a_number_in_every_command(said):
+    value, *_ = said("tasks.detection.image_size", "experiment=digits", "resolution=224")
+    assert value == "tasks.detection.image_size = 224"
+    assert compose(["experiment=digits", "resolution=224"]).tasks.detection.image_size == 224
 
 
 def test_a_wrong_key_or_option(said):

@@ -32,10 +32,11 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    from ufo.command_line import groups, settable
+    from ufo.command_line import groups, readable, settable
     from ufo.errors import sentence
 
     folder = places.conf()
+    overrides = [readable(override, ("resolution",)) for override in overrides]
     try:
         with _no_hydra_job(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra.compose("train", overrides=settable(overrides))

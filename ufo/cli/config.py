@@ -67,14 +67,14 @@ def composed(name: str, overrides: list[str]) -> tuple[DictConfig, Setters]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from ufo.command_line import settable
+    from ufo.command_line import readable, settable
     from ufo.errors import sentence
     from ufo.provenance import trace
     from ufo.yaml_files import UNREADABLE
 
     try:
         with hydra.initialize_config_dir(str(places.conf()), version_base="1.3"):
-            overrides = settable(overrides)
+            overrides = settable(readable(override, ("resolution",)) for override in overrides)
             whole = hydra.compose(name, overrides, return_hydra_config=True)
             setters = trace(name, overrides, whole.hydra.runtime.config_sources)
     except (HydraException, OmegaConfBaseException, *UNREADABLE) as error:
