@@ -182,3 +182,29 @@ def test_an_evaluation_may_ask_for_names_that_no_image_shows():
     for names, said in (([own[0]], "take it out"), (["lamp", "lamp"], "name each once"), ("lamp", "a list")):
         with pytest.raises(ValueError, match=f"also_ask=.*{said}"):
             source(also_ask=names).classes("val")
+
+
+def test_a_data_set_gives_what_it_provides():
+    """A text that a format forgot would be an empty one, and a map of another size would be stretched."""
+
+    def changed(**changes):
+        class Changed(FakeData):
+            provides = frozenset({"boxes", "labels", "caption", "masks"})
+
+            def __getitem__(self, i: int) -> Sample:
+                kept = {**super().__getitem__(i), **changes}
+                return {key: value for key, value in kept.items() if value is not None}
+
+        return Changed
+
+    for split in ("train", "val"):
+        wide = changed(masks=torch.zeros(0, 4, 8))
+        s = source(task="instance_segmentation", **{split: lambda made=wide: made(9)})
+        with pytest.raises(ValueError, match=r"masks of sample 0 are \(4, 8\) .* image is \(8, 8\)"):
+            s.sample(0, 1) if split == "train" else s.evaluation_sample(0)
+    s = source(task="caption", train=lambda: changed(text=None)(9))
+    with pytest.raises(ValueError, match="'fake/detection': train sample 3 has no text"):
+        s.sample(3, 1)
+    s = source(train=lambda: changed(labels=torch.zeros(5))(9))
+    with pytest.raises(ValueError, match="'boxes': 2, 'labels': 5"):
+        s.sample(2, 1)

@@ -93,6 +93,7 @@ class Source:
     _data: dict[str, Dataset] = field(default_factory=dict, init=False, repr=False)
     _bad: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _limits: dict[str, dict[int, str]] = field(default_factory=dict, init=False, repr=False)
+    _keys: frozenset[str] = field(default=frozenset(), init=False, repr=False)  # of a training sample
     _groups: list[np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -175,6 +176,7 @@ class Source:
 
     def _checked(self, data: Dataset, split: str) -> Dataset:
         needs = task_class(self.task).needs
+        self._keys = frozenset(map(_key, needs))
         missing = needs - data.provides
         if missing:
             raise ValueError(
@@ -227,7 +229,7 @@ class Source:
                 try:
                     if index in unreadable:
                         raise DataError("the model cannot read its text")
-                    found = data[index]
+                    found = self._complete(data[index], index)
                     sample = found if self.train_transform is None else self.train_transform(found)
                     if sample is not None:
                         return sample
@@ -242,6 +244,33 @@ class Source:
             f"last one because: {reason}. Check the data set's paths and the training transform."
         )
 
+    def _complete(self, sample: Sample, index: int) -> Sample:
+        """A training sample as its format gave it; ValueError where it lacks what `provides` has promised."""
+        lacking = sorted(key for key in self._keys if key not in sample)
+        if lacking:
+            raise ValueError(
+                f"Source {self.name!r}: train sample {index} has no {' and no '.join(lacking)}, although its "
+                "data set provides what the task needs; give them in `__getitem__` where `train` is true"
+            )
+        self._same_size(sample, index)
+        return sample
+
+    def _same_size(self, sample: Mapping[str, Any], index: int) -> None:
+        """Raises ValueError where maps are not of their image's size: they would be stretched to it."""
+        size = tuple(sample["image"].shape[-2:])
+        for key in ("masks", "semantic"):
+            found = tuple(sample[key].shape[-2:]) if key in sample else size
+            if found != size:
+                raise ValueError(
+                    f"Source {self.name!r}: the {key} of sample {index} are {found} (height, width) and its "
+                    f"image is {size}; a data set gives both in pixels of the file"
+                )
+        lengths = {key: len(sample[key]) for key in ("boxes", "labels", "masks") if key in sample}
+        if len({*lengths.values()}) > 1:
+            raise ValueError(
+                f"Source {self.name!r}: sample {index} has {lengths}; give one of each for every object"
+            )
+
     def evaluation_sample(self, index: int) -> Sample:
         """One evaluation sample: what a model may see (image, text and its kind) and the `target`.
 
@@ -252,6 +281,7 @@ class Source:
         target = data.target(index)
         try:
             whole: dict[str, Any] = {**data[index]}
+            self._same_size(whole, index)
             seen = cast(Sample, {"text": "", **{k: whole[k] for k in _SEEN if k in whole}})
             if (said := self._limits.get("val", {}).get(index)) is not None:
                 seen["text"] = said
@@ -287,6 +317,11 @@ class Source:
         if named <= (1 if rejected else MAX_NAMED):
             more = ", more are only counted" if rejected or named == MAX_NAMED else ""
             log.warning("%s: %s sample %d: %s%s", self.name, split, index, reason, more)
+
+
+def _key(annotation: str) -> str:
+    """Where a `Sample` holds an annotation."""
+    return "text" if annotation in ("expression", "caption") else annotation
 
 
 @contextmanager
