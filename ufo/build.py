@@ -29,7 +29,7 @@ from ufo.checkpoints.recipes import make_tasks
 from ufo.command_line import as_written
 from ufo.data.module import UFODataModule
 from ufo.head.strategy import check_settings
-from ufo.metrics.base import MetricCallback, scoring
+from ufo.metrics.base import MetricCallback, metrics_of, scoring
 from ufo.model import UFO
 from ufo.modules.base import UFOModule
 from ufo.modules.precision import chosen_precision
@@ -245,6 +245,8 @@ def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callba
         if isinstance(callback, RunInfo):
             config: Any = OmegaConf.to_container(cfg, resolve=True)
             callback.config = config
+    for metric in metrics_of(callbacks):
+        metric.check()
     _name_unscored(cfg, callbacks)
     check_objective(cfg, callbacks)
     return [c for c in callbacks if with_loggers or not isinstance(c, LearningRateMonitor)]

@@ -162,6 +162,30 @@ def test_errors__missing_truth_and_missing_predictions():
         MaskMAP(max_detections=(1, 2, 3))
 
 
+def test_errors__two_samples_of_one_id():
+    """The second one would not count, as a repeat that pads a batch does not."""
+    pairs = [example("grounding", 3, noise=0) for _ in range(2)]
+    results_of("grounding", pairs)
+    pairs[1][1].text = "another one"
+    with pytest.raises(ValueError, match=r"Target\.id 3 is that of another sample"):
+        results_of("grounding", pairs)
+
+
+def test_errors__a_metric_that_would_score_nothing_or_be_compared_by_nothing():
+    changes = [
+        ({"task": "detectoin"}, "did you mean 'detection'"),
+        ({"task": "", "kind": None}, "Changed scores nothing; name its `task` or its `kind`"),
+        ({"headline": "AP"}, "no number 'AP', .* gives: mAP, "),
+        ({"lower_is_better": frozenset({"error"})}, "no number 'error'"),
+        ({"record": lambda self, *given: 1}, "Changed.record gave a int"),
+    ]
+    for change, said in changes:
+        with pytest.raises(ValueError, match=said):
+            metric = type("Changed", (BoxMAP,), change)()
+            metric.check()
+            results_of("detection", [example("detection", 0, noise=0)], callback=metric)
+
+
 # who scores what
 
 
@@ -174,6 +198,11 @@ def test_a_task_is_scored_by_exactly_one_metric_in_any_order(task: str):
         (found,) = scoring(task, metrics)
         assert found.task == task or found.kind.is_like(kind_of(task))
         assert found.task == task or not any(metric.task == task for metric in metrics)
+
+
+def test_the_metrics_of_the_project_lack_nothing():
+    for metric in METRICS:
+        metric().check()
 
 
 @every_task

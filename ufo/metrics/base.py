@@ -21,7 +21,7 @@ from torchmetrics import Metric, MetricCollection
 from ufo.evaluation_callback import EvaluationCallback
 from ufo.kinds import Kind
 from ufo.lightning_private import settings
-from ufo.tasks import kind_of
+from ufo.tasks import kind_of, task_class
 from ufo.types import Batch, Prediction, Target
 
 Record = tuple[Any, ...]
@@ -97,6 +97,22 @@ class MetricCallback(EvaluationCallback):
         self.headlines: set[str] = set()  # full names of those among the `results` that are headlines
         self.named: frozenset[str] = frozenset()  # tasks that other metrics name
         self._sources: dict[str, _Source] = {}
+        self._shown: dict[tuple[str, int], int] = {}  # source and Target.id -> what tells its image and text
+
+    def check(self) -> None:
+        """Raises ValueError where a metric would score nothing, or be compared by a number that it lacks."""
+        name = type(self).__name__
+        if self.task:
+            task_class(self.task)  # one that is not there is said with the nearest name
+        elif self.kind is None and not self.beside:
+            raise ValueError(f"the metric {name} scores nothing; name its `task` or its `kind`")
+        known = self.given(())
+        strange = sorted({self.headline, *self.lower_is_better} - {*known}) if known else []
+        if strange:
+            raise ValueError(
+                f"the metric {name} has no number '{strange[0]}', which its headline or lower_is_better "
+                f"names; it gives: {', '.join(known)}"
+            )
 
     def scores(self, task: str) -> bool:
         """Whether this metric scores a task."""
@@ -149,7 +165,13 @@ class MetricCallback(EvaluationCallback):
         for prediction, target in zip(outputs, batch.targets, strict=True):
             with _naming(batch.source, target.image or target.id):
                 self._check_classes(prediction, source.classes)
+                self._check_id(target, batch.source)
                 record = self.record(prediction, target, source.classes)
+                if not isinstance(record, tuple):
+                    raise ValueError(
+                        f"{type(self).__name__}.record gave a {type(record).__name__}; return the arguments "
+                        "of the metric's `update` as a tuple"
+                    )
             # a clone, since pickling a view would send all of the tensor it is a view of
             record = tuple(v.detach().cpu().clone() if isinstance(v, Tensor) else v for v in record)
             source.records.setdefault(target.id, record)
@@ -171,6 +193,15 @@ class MetricCallback(EvaluationCallback):
             if not self.beside:
                 self.headlines.add(f"val/{source}/{self.headline}")
         return values
+
+    def _check_id(self, target: Target, source: str) -> None:
+        """Raises ValueError where an image has the id of another one: it would count as its repeat."""
+        shown = hash((target.image, target.image_id, target.text))
+        if self._shown.setdefault((source, target.id), shown) != shown:
+            raise ValueError(
+                f"its Target.id {target.id} is that of another sample, beside which it would not count; give "
+                "every sample an id of its own, such as its index"
+            )
 
     def _gather(self) -> dict[str, _Source]:
         """The records of all processes, each image once."""
@@ -197,7 +228,7 @@ class MetricCallback(EvaluationCallback):
         share(metrics_of(settings(trainer).callbacks))
 
     def start(self) -> None:
-        self._sources = {}
+        self._sources, self._shown = {}, {}
 
     def see(self, trainer: Trainer, outputs: Any, batch: Batch) -> None:
         self.collect(outputs, batch)
@@ -209,7 +240,7 @@ class MetricCallback(EvaluationCallback):
         # What these data do not define (no object of that size) is not a number and would be plotted as one.
         values = {name: value for name, value in self.results.items() if value is not None}
         pl_module.log_dict(values, sync_dist=_in_a_group(), reduce_fx="max")
-        self._sources = {}
+        self._sources, self._shown = {}, {}
 
 
 def metrics_of(callbacks: Iterable[Any]) -> list[MetricCallback]:
