@@ -1,4 +1,4 @@
-"""Packages of others with tasks, backbones, data sets, metrics and configs (docs/extending.md#a-package-of-your-own).
+"""Packages of others with tasks, data sets and more: docs/extending.md#a-package-of-your-own.
 
 An installed one is an entry point of the group `ufo.extensions`, one that is not installed is named by the
 variable UFO_EXTENSIONS. Whoever installs or names a package trusts its code; what a checkpoint or a run names

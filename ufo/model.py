@@ -24,7 +24,7 @@ from ufo.head.learning import Learned, Rule, learn
 from ufo.head.replay import replay, replay_training
 from ufo.head.retrieval import retrieve_masks
 from ufo.head.strategy import check_settings
-from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training
+from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training, say_cut
 from ufo.head.training_inputs import TrainingInputs, make_training_inputs
 from ufo.inference import Inference
 from ufo.inference.batches import network_input
@@ -85,6 +85,7 @@ class UFO(Inference, nn.Module):
         self.classes = {k: tuple(v) for k, v in (classes or {}).items()}
         self.loss_weights = dict(loss_weights or {})
         self.mask_points = mask_points
+        self._begun: set[str] = set()  # tasks of which a batch was trained
         self._learn: Callable[[Backbone, TrainingInputs, Rule], Learned] = learn
         rows = len(backbone.output_embedding)
         if rows != len(tokenizer):
@@ -110,6 +111,9 @@ class UFO(Inference, nn.Module):
         asked = task.supervise(batch, self.grid(task, *batch.image_size))
         # a network has no place for more tokens than it has positions, if it counts them
         most = task.max_length if task.cuts_answers else self.backbone.max_positions
+        if batch.task not in self._begun:
+            self._begun.add(batch.task)
+            say_cut(self.backbone, self.tokenizer, task, asked)
         ids, mask, forced = encode_training(self.backbone, self.tokenizer, asked, most)
         return self.forced_pass(batch.images, task, asked, (ids, mask), forced)
 

@@ -25,7 +25,7 @@ from ufo.modules.ufo_vit import UFOViTModule
 def test_module__is_for_one_kind_of_backbone(make_model):
     model = make_model()
     assert UFOViTModule(model).model is model
-    with pytest.raises(TypeError, match="trains InternVL, not UFOViT"):
+    with pytest.raises(ValueError, match=r"trains InternVL, not UFOViT; .*=ufo\.modules\.base\.UFOModule"):
         InternVLModule(model)
 
 

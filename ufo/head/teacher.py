@@ -6,6 +6,7 @@ the first of which is only fed. Shapes: `B` images, `R` rows, `T` tokens, `M` co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ufo.backbones.base import Backbone
-from ufo.tasks.base import Answer, Asked
+from ufo.tasks.base import Answer, Asked, Task
 from ufo.tokenizer import Encoded, Tokenizer, pad_rows
 from ufo.types import Segment
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,6 +86,20 @@ def write_answers(
         ids += words
         supervised += [learned] * len(words)
     return rows
+
+
+def say_cut(backbone: Backbone, tokenizer: Tokenizer, task: Task, asked: Asked) -> None:
+    """Warn where answers of a batch are learned without their end."""
+    if asked.queries is not None or not task.cuts_answers or backbone.answers_continue_prompt:
+        return
+    texts = [answer for answer in asked.answers if isinstance(answer, str)]
+    longest = max(map(len, tokenizer.encode(texts)), default=0)
+    if longest > task.max_length:
+        log.warning(
+            "task '%s': answers are cut after tasks.%s.max_length=%d tokens, start and end included; the "
+            "longest of the first batch has %d",
+            *(task.name, task.name, task.max_length, longest),
+        )
 
 
 def continue_prompts(

@@ -48,8 +48,9 @@ class UFOModule(L.LightningModule):
         super().__init__()
         if isinstance(model, UFO) and not isinstance(model.backbone, self.backbone_type):
             has, wants = type(model.backbone).__name__, self.backbone_type.__name__
-            raise TypeError(
-                f"{type(self).__name__} trains {wants}, not {has}; choose the module with backbone="
+            raise ValueError(
+                f"{type(self).__name__} trains {wants}, not {has}; a backbone of yours takes "
+                "backbone.module._target_=ufo.modules.base.UFOModule"
             )
         self.model = model
         self.identity: dict[str, Any] | None = None  # of the run (ufo.runs.identity), for its checkpoints

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ufo.kinds import Kind
+from ufo.kinds import Kind, Text
 from ufo.ops.grid import Queries
 from ufo.ops.masks import plane_side
 from ufo.ops.monotone import apply_monotone
 from ufo.tasks.wording import UFO_VIT, Wording
-from ufo.types import Batch, Prediction, Segment, given
+from ufo.types import ANNOTATIONS, Batch, Prediction, Segment, given
 
 Answer = str | Sequence[Segment] | None
 """What one row should say. A conversation of several turns is a sequence of segments: those that are learned
@@ -52,7 +52,8 @@ class ChosenMasks:
 class Asked:
     """What the images of a batch are asked and, in training, what the model should answer.
 
-    Built on the CPU: matching and text need nothing else.
+    Built on the CPU: matching and text need nothing else. Raises ValueError where answers do
+    not fit the rows.
     """
 
     prompts: list[str]  # B questions; the backbone puts them into its chat format
@@ -62,6 +63,21 @@ class Asked:
     masks: Tensor | ChosenMasks | None = None  # uint8 [M, H, W], sorted by row; None: the task has no masks
     mask_counts: list[int] = field(default_factory=list)  # B, masks per image
     classes: list[tuple[str, ...]] | None = None  # B lists that are asked for instead of the batch's one
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            return
+        rows = len(self.prompts) * (1 if self.queries is None else self.queries.references.shape[1])
+        if len(self.answers) != rows:
+            raise ValueError(
+                f"a task's `supervise` gave {len(self.answers)} answers for {rows} rows; give each image "
+                "one, or each of its queries"
+            )
+        strange = next((a for a in self.answers if not (a is None or isinstance(a, (str, Sequence)))), None)
+        if strange is not None:
+            raise ValueError(
+                f"a task's `supervise` gave the answer {strange!r}; an answer is a text: {str(strange)!r}"
+            )
 
 
 class Said(NamedTuple):
@@ -145,6 +161,26 @@ class Task(ABC):
     wording: Wording = field(default=UFO_VIT, init=False, repr=False, compare=False)
 
     mask_tokens = 0  # `<MASK>` tokens of one mask; a setting of the tasks that answer with masks
+
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError where a task with a name does not say what others ask it only after a training."""
+        super().__init_subclass__()
+        if not isinstance(vars(cls).get("name"), str):
+            return
+        where = f"the task {cls.__module__}.{cls.__qualname__}"
+        stated = {key: value for part in reversed(cls.__mro__) for key, value in vars(part).items()}
+        kind, needs = stated.get("kind"), stated.get("needs")
+        if not isinstance(kind, Kind):
+            raise TypeError(
+                f"{where} has no `kind`; say what its result is, as kind: ClassVar[Kind] = Text()"
+            )
+        if needs is None or not needs <= ANNOTATIONS:
+            known = ", ".join(sorted(ANNOTATIONS))
+            raise TypeError(
+                f"{where} has no `needs`, or others than there are; a frozenset of some of: {known}"
+            )
+        if isinstance(kind, Text) and kind.asks and not cls.needs_text:
+            raise TypeError(f"{where} is asked with a text, as its kind says; set needs_text = True")
 
     @property
     def settings(self) -> dict[str, Any]:
