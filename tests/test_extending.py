@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,13 +11,19 @@ from types import ModuleType
 import PIL.Image
 import pytest
 import torch
+import yaml
 from commands import ROOT
+from hydra.utils import get_class
 from test_docs import named_blocks
 
+from ufo.backbones import AnswerCache
 from ufo.data.errors import DataError
 from ufo.kinds import ImageInfo, Referred, Shown, Usual
 from ufo.metrics.base import scoring
 from ufo.metrics.box_map import BoxMAP
+from ufo.model import UFO
+from ufo.modules.base import UFOModule
+from ufo.ops.grid import query_grid
 from ufo.types import Batch, Prediction, Target
 
 BLOCKS = named_blocks(ROOT / "docs" / "extending.md")
@@ -41,7 +48,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_page_is_new():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 9
     assert not [name for name in BLOCKS if (ROOT / name).exists()]
 
 
@@ -85,6 +92,50 @@ def test_a_point_is_a_kind_of_its_own(module):
     assert kind.predicted(found, Shown(())).boxes.tolist() == [[12, 6, 18, 12]]
     assert not len(kind.predicted(none, Shown(())).boxes) and kind.row(none, target)[-1] == 0
     assert Referred().is_like(kind) and not kind.is_like(Referred())
+
+
+@pytest.fixture
+def plain_vit(module, tokenizer):
+    torch.manual_seed(0)
+    made = module("ufo/backbones/plain_vit.py").PlainViT
+    return made(
+        vocab_size=len(tokenizer), width=16, depth=1, heads=2, image_size=24, patch_size=4, window_size=3
+    ).eval()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_answers_of_a_backbone_do_not_depend_on_how_they_are_asked(plain_vit, dense):
+    images, prompt = torch.randint(0, 256, (2, 3, 24, 48), dtype=torch.uint8), torch.tensor([[5, 6, 7]])
+    queries = query_grid(2, 4, 1) if dense else None
+    with torch.no_grad():
+        context = plain_vit.encode(images, prompt, torch.ones_like(prompt, dtype=torch.bool), queries)
+        rows = context.num_rows
+        assert rows == 2 * (8 if dense else 1) and context.image_features.shape == (2, 6, 12, 16)
+        ids = torch.randint(0, 20, (rows, 5))
+        whole = plain_vit.answer(context, ids)
+        cache = AnswerCache(5)
+        parts = [plain_vit.answer(context, part, cache=cache) for part in ids.split([2, 1, 2], dim=1)]
+        assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
+        packed = torch.tensor([1, 3, 5])
+        assert torch.allclose(plain_vit.answer(context, ids, packed), whole.flatten(0, 1)[packed], atol=1e-5)
+        left = torch.tensor([rows - 1])
+        assert torch.allclose(plain_vit.answer(context.select(left), ids[left]), whole[left], atol=1e-5)
+        mask = torch.tensor([[True, True, True, False]])
+        padded = plain_vit.encode(images, torch.tensor([[5, 6, 7, 9]]), mask, queries)
+        assert torch.allclose(plain_vit.answer(padded, ids), whole, atol=1e-5)
+
+
+def test_a_backbone_learns_every_task_and_is_built_again(plain_vit, tokenizer, make_tiny_task, make_batch):
+    tasks = {name: make_tiny_task(name) for name in ("instance_segmentation", "grounding")}
+    model = UFO(plain_vit, tokenizer, tasks, mask_points=16)
+    for name in tasks:
+        model.loss(make_batch(name))["loss"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in plain_vit.layers.parameters())
+    assert set(plain_vit.config) == set(inspect.signature(type(plain_vit)).parameters)
+    again = type(plain_vit)(**plain_vit.config)
+    again.load_state_dict(plain_vit.state_dict())
+    settings = yaml.safe_load(BLOCKS["conf/backbone/plain_vit.yaml"])
+    assert issubclass(get_class(settings["module"]["_target_"]), UFOModule)
 
 
 def test_boxes_of_a_csv(module, tmp_path):
