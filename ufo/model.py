@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ufo.backbones.base import Backbone
 from ufo.backbones.context import Context
 from ufo.head.casting import casting_once
-from ufo.head.decoding import Decoded, decode
+from ufo.head.decoding import decode
 from ufo.head.learning import Learned, Rule, learn
 from ufo.head.replay import replay, replay_training
-from ufo.head.retrieval import retrieve_masks
+from ufo.head.said import Said
 from ufo.head.strategy import check_settings
 from ufo.head.teacher import TeacherForcing, encode_prompts, encode_training, say_cut
 from ufo.head.training_inputs import TrainingInputs, make_training_inputs
@@ -30,23 +30,13 @@ from ufo.inference import Inference
 from ufo.inference.batches import network_input
 from ufo.ops.grid import Queries, query_grid
 from ufo.ops.nearest import instead
-from ufo.ops.resize import resize_mask_logits
 from ufo.tasks.base import Answers, Asked, Task
 from ufo.tasks.wording import WORDINGS
 from ufo.tokenizer import Tokenizer
-from ufo.types import Batch, Prediction, given
+from ufo.types import Batch, Prediction
 
 if TYPE_CHECKING:
     from ufo.data.pictures import Picture
-
-
-def _decode_distinct(tokenizer: Tokenizer, ids: Tensor) -> list[str]:
-    """The texts of token ids `[R, T]`: most queries of a picture say the same word, which is decoded once."""
-    rows = ids.contiguous().numpy()
-    keys = rows.view(f"V{rows.shape[1] * rows.itemsize}")[:, 0].tolist()  # one number of many bytes for a row
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    texts = dict(zip(first, tokenizer.decode(ids[list(first.values())].tolist()), strict=True))
-    return [texts[key] for key in keys]
 
 
 def _no_lap(stage: str) -> None:
@@ -155,70 +145,9 @@ class UFO(Inference, nn.Module):
         lap("encode")
         decoded = decode(self.backbone, context, self.tokenizer, task, batch.classes)
         sizes = batch.sizes or [t.size for t in batch.targets]
-        ids = decoded.ids.cpu()  # one transfer for all images
-        texts = _decode_distinct(self.tokenizer, ids)
-        counts = ids.eq(self.tokenizer.mask_id).sum(1).tolist()
-        said = texts, counts, ids.ne(self.tokenizer.end_id).all(1).tolist()
+        said = Said.of(decoded, context, asked.queries, task, self.tokenizer)
         lap("decode")
-        return [
-            self._answers(i, said, decoded, context, asked.queries, size, batch.classes, task)
-            for i, size in enumerate(sizes)
-        ]
-
-    def _answers(
-        self,
-        image: int,
-        said: tuple[list[str], list[int], list[bool]],
-        decoded: Decoded,
-        context: Context,
-        queries: Queries | None,
-        size: tuple[int, int],
-        classes: tuple[str, ...],
-        task: Task,
-    ) -> Answers:
-        """The decoded rows of one image as a task reads them.
-
-        `said` are all texts, numbers of masks, and whether answers were cut at the length that is allowed.
-        """
-        per_image = len(decoded.ids) // len(context.image_features)
-        rows = slice(image * per_image, (image + 1) * per_image)
-        ids = decoded.ids[rows]
-        is_mask = ids.eq(self.tokenizer.mask_id)
-        features = context.image_features[image : image + 1]
-
-        def logits(chosen: Tensor, which: Tensor | None = None) -> Tensor:
-            emitted = is_mask[chosen]
-            number = emitted.cumsum(1)
-            if which is not None:
-                number = number - which[:, None] * task.mask_tokens
-                emitted = emitted & (number > 0)
-            emitted = emitted & (number <= task.mask_tokens)  # the first mask of each answer
-            embeddings = decoded.features[rows][chosen][emitted]
-            embeddings = embeddings.unflatten(0, (len(chosen), -1))  # [M, K, C]
-            return retrieve_masks(embeddings, features, [len(chosen)])
-
-        def masks(chosen: Tensor, which: Tensor | None = None) -> Tensor:
-            if not len(chosen):
-                return features.new_zeros(0, *size, dtype=torch.float32)
-            return resize_mask_logits(logits(chosen, which), size).sigmoid()
-
-        references = None if queries is None else queries.references[0].to(ids.device)
-        if references is not None and decoded.queries is not None:
-            references = references[decoded.queries[rows]]
-        return Answers(
-            texts=said[0][rows],
-            scores=decoded.first_scores[rows],
-            references=references,
-            size=size,
-            classes=classes,
-            mask_counts=said[1][rows],
-            retrieve_masks=masks,
-            retrieve_logits=logits,
-            refusals=None if decoded.refusals is None else decoded.refusals[rows],
-            cut=said[2][rows],
-            certainty=lambda score: given(decoded.certainty, "certainties").of(score)[rows],
-            numbers=lambda: given(decoded.certainty, "certainties").numbers(rows),
-        )
+        return [said.answers(i, size, batch.classes) for i, size in enumerate(sizes)]
 
     def chat(
         self,

@@ -78,7 +78,7 @@ def test_the_model_takes_the_first_masks_of_an_answer(make_model, make_batch, mo
         return torch.zeros(len(embeddings), 4, 4)
 
     monkeypatch.setattr(module, "decode", lambda *_, **__: Decoded(said, torch.ones(2, 1), features))
-    monkeypatch.setattr(module, "retrieve_masks", keep)
+    monkeypatch.setattr("ufo.head.said.retrieve_masks", keep)
     found = model.predict_batch(batch)
     assert torch.equal(seen[0][0], features[0, 1:5])
     assert torch.equal(seen[1][0], features[1, [0, 2, 3, 4]])
