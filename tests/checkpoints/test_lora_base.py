@@ -76,6 +76,16 @@ def test_a_base_that_moved(trained, start):
     assert torch.equal(outputs(load(path, base=path.parent / "moved")), outputs(model))
 
 
+def test_a_training_goes_on_from_a_lora_whose_base_has_moved(family, trained, start):
+    """And remembers where the base is now."""
+    model, path = trained
+    moved = start[0].rename(path.parent / "moved")
+    again = prepared(family, seed=5)
+    initialise(again, {"file": str(path), "base": str(moved)})
+    assert torch.equal(outputs(again), outputs(model))
+    assert again.backbone.base == {**model.backbone.base, "name": str(moved)}
+
+
 def test_a_model_of_this_project_as_base(family, tmp_path):
     base = save(make_mllm(family), tmp_path / "model")
     model = prepared(family)

@@ -22,10 +22,7 @@ from ufo.backbones.lora import (
     ADAPTER,
     LoRASettings,
     apply_lora,
-    fingerprint,
-    frozen,
     has_adapters,
-    plain_name,
     shrink_base,
     start_adapters,
 )
@@ -34,9 +31,10 @@ from ufo.checkpoints import grow, pretrained_lm, pretrained_sam
 from ufo.checkpoints.bounds import no_more_than
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.hub_models import fetch_model, fetched, hub_name
-from ufo.checkpoints.model_folder import FORMAT, NET, previous, save, twins
+from ufo.checkpoints.lora_base import lasting, remember_base, renamed, with_base
+from ufo.checkpoints.model_folder import FORMAT, previous, save
 from ufo.checkpoints.read import build, build_for, check_architecture, load_weights, no_values, read
-from ufo.checkpoints.transformers_folder import download, downloaded
+from ufo.checkpoints.transformers_folder import download
 from ufo.model import UFO
 
 log = logging.getLogger(__name__)
@@ -83,7 +81,7 @@ def load(
     # all values are in files
     with no_values(), no_more_than(weights, elsewhere=bool(description.get("base"))):
         model = build_for(description, path)
-    weights = _with_base(model, weights, description.get("base"), base, path)
+    weights = with_base(model, weights, description.get("base"), base, path)
     load_weights(model, weights, path, assign=True)
     shrink_base(model.backbone, torch.device(device))
     model.to(device).eval()
@@ -175,11 +173,11 @@ def initialise(model: UFO, path: str | Path | Mapping[str, str | None], strict: 
                 f"'{path}' is a LoRA of another kind than lora= of this run; merge it first: "
                 f"ufo convert --merge {path} OUT, then init=OUT"
             )
-        weights = _with_base(model, weights, base, moved, path)
+        weights = with_base(model, weights, base, moved, path)
         load_weights(model, weights, path)
-        model.backbone.base = {**base, "name": _lasting(moved)} if base and moved else base
+        model.backbone.base = {**base, "name": lasting(moved)} if base and moved else base
         return
-    weights = _with_base(model, weights, base, moved, path)  # of a run with frozen parts
+    weights = with_base(model, weights, base, moved, path)  # of a run with frozen parts
     _adopt(model, weights, path)
 
 
@@ -210,27 +208,10 @@ def _adopt(
     `under` is what completes it, if it is itself a LoRA.
     """
     own = {k: v for k, v in model.state_dict().items() if ADAPTER in k}
-    load_weights(model, own | _renamed(model, weights) | dict(adapters or {}), path)
+    load_weights(model, own | renamed(model, weights) | dict(adapters or {}), path)
     if not adapters:
         start_adapters(model.backbone)
-    _remember_base(model, path, changed, under)
-
-
-def _remember_base(
-    model: UFO, name: str | Path, changed: Sequence[str], under: str | Path | None = None
-) -> None:
-    """Note where the frozen weights come from; `changed` ones are saved with what was trained."""
-    kept = [k.removeprefix("backbone.") for k in _renamed(model, dict.fromkeys(changed))]
-    held = {k: v for k, v in frozen(model.backbone).items() if k not in kept}
-    record = {"name": _lasting(name), "fingerprint": fingerprint(held), "except": kept}
-    if under is not None:
-        record["base"] = _lasting(under)
-    model.backbone.base = record if held and model.backbone.lora else None
-
-
-def _lasting(name: str | Path) -> str:
-    """A path as it is found from any folder; a name on the hub stays one."""
-    return str(Path(name).absolute() if Path(name).exists() else name)
+    remember_base(model, path, changed, under)
 
 
 def prepare_training(
@@ -256,86 +237,13 @@ def prepare_training(
         changed.append(pretrained_lm.fresh_norm(model, weights))
         model.load_state_dict({changed[-1]: weights[changed[-1]]}, strict=False)
     start_adapters(model.backbone)
-    _remember_base(model, loaded, changed)
+    remember_base(model, loaded, changed)
 
 
 def _adapters(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """What must agree for adapters to be of the same kind; empty without adapters."""
     keys = ("r", "alpha", "targets", "dora", "rslora")
     return {k: settings[k] for k in keys} if settings and has_adapters(settings) else {}
-
-
-def _renamed(model: UFO, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights under the names that they have below adapters."""
-    below = {plain_name(k): k for k in model.state_dict()}
-    return {below.get(k, k): v for k, v in weights.items()}
-
-
-def _with_base(
-    model: UFO,
-    weights: Mapping[str, Tensor],
-    record: Mapping[str, Any] | None,
-    moved: str | Path | None,
-    path: str | Path,
-) -> dict[str, Tensor]:
-    """The weights of a checkpoint, and those of its base for all that it does not hold.
-
-    Raises CheckpointError where the base is not to be had or is another one.
-    """
-    missing = model.state_dict().keys() - weights.keys() - twins(model).keys()
-    if record is None or not missing:
-        return dict(weights)
-    name: str | Path = _base_place(record["name"], path)
-    under = record.get("base") and _base_place(record["base"], path)
-    if moved is not None and under is not None and not Path(moved).is_file():
-        under = moved  # a LoRA lies between it and the checkpoint
-    elif moved is not None:
-        name = moved
-    try:
-        name = name if name == moved else _here(model, name)
-        under = under if under in (None, moved) else _here(model, under)
-        found = _renamed(model, _base_weights(model, name, under))
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"'{path}' holds only what was trained, and its base '{name}' cannot be read: {error}. If the "
-            "base has moved: ufo.load(PATH, base=FOLDER), --base FOLDER (ufo), base=FOLDER (evaluate.py), "
-            "init='{file: PATH, base: FOLDER}' (train.py)"
-        ) from error
-    complete = {**{k: v for k, v in found.items() if k in missing}, **weights}
-    held: dict[str, Any] = {
-        k: complete.get(f"backbone.{k}") for k in frozen(model.backbone) if k not in record["except"]
-    }
-    if None in held.values() or fingerprint(held) != record["fingerprint"]:
-        raise CheckpointError(
-            f"'{path}' is for another base than '{name}': it was trained on '{record['name']}' with the "
-            f"fingerprint {record['fingerprint']}; give that one"
-        )
-    return complete
-
-
-def _base_place(name: str, path: str | Path) -> str:
-    """Where a base is: a relative name starts here, or at a folder above the checkpoint."""
-    if Path(name).is_absolute() or Path(name).exists():
-        return name
-    above = (folder / name for folder in Path(path).absolute().parents)
-    return next((str(place) for place in above if place.exists()), name)
-
-
-def _here(model: UFO, name: str | Path) -> str | Path:
-    """A base that a checkpoint names: if it is on the hub, what was downloaded before."""
-    here = Path(name).exists() or not pretrained_lm.recognises(model.backbone, name)
-    return name if here else downloaded(str(name))
-
-
-def _base_weights(model: UFO, name: str | Path, under: str | Path | None = None) -> dict[str, Tensor]:
-    if pretrained_lm.recognises(model.backbone, name):
-        start = pretrained_lm.read(model.backbone, name, under)
-        weights = start.weights if has_adapters(model.backbone.lora) else start.merged()
-        return {NET + k: v for k, v in weights.items()}
-    description, weights = read(name, complete=False)
-    if description["backbone"]["type"] != type(model.backbone).__name__:
-        raise CheckpointError(f"'{name}' holds a {description['backbone']['type']}")
-    return weights
 
 
 # ---------------------------------------------------------------- resuming
