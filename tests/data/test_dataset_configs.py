@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ufo.cli.data_find import all_datasets
+from ufo.data.contract import Dataset
 from ufo.data.errors import DataError
 from ufo.data.prepare import preparations
-from ufo.data.source import Dataset
 
 INFO = {"title", "url", "licence", "account", "images"}
 # fmt: off

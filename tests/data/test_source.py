@@ -200,7 +200,7 @@ def test_a_data_set_gives_what_it_provides():
     for split in ("train", "val"):
         wide = changed(masks=torch.zeros(0, 4, 8))
         s = source(task="instance_segmentation", **{split: lambda made=wide: made(9)})
-        with pytest.raises(ValueError, match=r"masks of sample 0 are \(4, 8\) .* image is \(8, 8\)"):
+        with pytest.raises(ValueError, match=r"sample 0: its masks are \(4, 8\) .* image is \(8, 8\)"):
             s.sample(0, 1) if split == "train" else s.evaluation_sample(0)
     s = source(task="caption", train=lambda: changed(text=None)(9))
     with pytest.raises(ValueError, match="'fake/detection': train sample 3 has no text"):

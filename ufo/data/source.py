@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from ufo.data.absent import WithAbsent
+from ufo.data.contract import Dataset, check_filled, check_provided, check_sizes, complete, key_of
 from ufo.data.errors import DataError
 from ufo.data.sampling import capped, class_balanced
 from ufo.tasks import task_class
@@ -32,22 +33,6 @@ MAX_BLANK = 1024
 _SEEN = ("image", "text", "sentence")  # what a model may see of an evaluation sample
 MAX_NAMED = 20
 """So many unusable samples of a split are named in the log; further ones are only counted."""
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """What a source needs of a data set (map-style)."""
-
-    classes: tuple[str, ...]
-    provides: frozenset[str]  # some of `ufo.types.ANNOTATIONS`
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def target(self, index: int) -> Target: ...
-
-    def portrait(self) -> Tensor: ...
 
 
 @dataclass
@@ -117,7 +102,7 @@ class Source:
             factory = getattr(self, split)
             if factory is None:
                 raise ValueError(f"Source {self.name!r} has no {split} data; set its {split!r}.")
-            data = self._data[split] = self._sampled(self._checked(factory(), split), split)
+            data = self._data[split] = self._sampled(self._usable(factory(), split), split)
             # unusable, rejected: shared memory, so that the main process sees what workers met
             self._bad[split] = torch.zeros(2, len(data), dtype=torch.uint8).share_memory_()
             bind = getattr(self.train_transform, "bind", None)
@@ -174,32 +159,14 @@ class Source:
             data = class_balanced(data, self.repeat_threshold)
         return data
 
-    def _checked(self, data: Dataset, split: str) -> Dataset:
+    def _usable(self, data: Dataset, split: str) -> Dataset:
+        """The data, told what is asked of them. Raises ValueError where they do not have it."""
         needs = task_class(self.task).needs
-        self._keys = frozenset(map(_key, needs))
-        missing = needs - data.provides
-        if missing:
-            raise ValueError(
-                f"Source {self.name!r}: the task {self.task!r} needs {', '.join(sorted(missing))}, which its "
-                f"{split} data do not have; they have: {', '.join(sorted(data.provides)) or 'nothing'}."
-            )
+        self._keys = frozenset(map(key_of, needs))
+        check_provided(data, needs, f"Source {self.name!r}: ", self.task, split)
         if hasattr(data, "serve"):
-            pasting = split == "train" and hasattr(self.train_transform, "bind")
-            data.serve(needs, pasting=pasting)
-        if not len(data):
-            raise ValueError(f"Source {self.name!r}: its {split} data has no samples.")
-        lacks = None
-        if hasattr(data, "label_sets") and not len(data.label_sets()[1]):
-            lacks = "object"
-        if "semantic" in needs and hasattr(data, "any_pixel") and not data.any_pixel():
-            lacks = "pixel"
-        if lacks:
-            use = "learn from" if split == "train" else "score"
-            found = f" ({data.problems.summary()})" if hasattr(data, "problems") else ""
-            raise ValueError(
-                f"Source {self.name!r}: none of the {len(data)} images of its {split} data has a usable "
-                f"{lacks}, so there is nothing to {use}{found}; correct them, or set {split} to null."
-            )
+            data.serve(needs, pasting=split == "train" and hasattr(self.train_transform, "bind"))
+        check_filled(data, needs, f"Source {self.name!r}: ", split)
         return data
 
     def groups(self) -> list[np.ndarray]:
@@ -229,7 +196,7 @@ class Source:
                 try:
                     if index in unreadable:
                         raise DataError("the model cannot read its text")
-                    found = self._complete(data[index], index)
+                    found = complete(data[index], self._keys, f"Source {self.name!r}: train sample {index}")
                     sample = found if self.train_transform is None else self.train_transform(found)
                     if sample is not None:
                         return sample
@@ -244,33 +211,6 @@ class Source:
             f"last one because: {reason}. Check the data set's paths and the training transform."
         )
 
-    def _complete(self, sample: Sample, index: int) -> Sample:
-        """A training sample as its format gave it; ValueError where it lacks what `provides` has promised."""
-        lacking = sorted(key for key in self._keys if key not in sample)
-        if lacking:
-            raise ValueError(
-                f"Source {self.name!r}: train sample {index} has no {' and no '.join(lacking)}, although its "
-                "data set provides what the task needs; give them in `__getitem__` where `train` is true"
-            )
-        self._same_size(sample, index)
-        return sample
-
-    def _same_size(self, sample: Mapping[str, Any], index: int) -> None:
-        """Raises ValueError where maps are not of their image's size: they would be stretched to it."""
-        size = tuple(sample["image"].shape[-2:])
-        for key in ("masks", "semantic"):
-            found = tuple(sample[key].shape[-2:]) if key in sample else size
-            if found != size:
-                raise ValueError(
-                    f"Source {self.name!r}: the {key} of sample {index} are {found} (height, width) and its "
-                    f"image is {size}; a data set gives both in pixels of the file"
-                )
-        lengths = {key: len(sample[key]) for key in ("boxes", "labels", "masks") if key in sample}
-        if len({*lengths.values()}) > 1:
-            raise ValueError(
-                f"Source {self.name!r}: sample {index} has {lengths}; give one of each for every object"
-            )
-
     def evaluation_sample(self, index: int) -> Sample:
         """One evaluation sample: what a model may see (image, text and its kind) and the `target`.
 
@@ -281,7 +221,7 @@ class Source:
         target = data.target(index)
         try:
             whole: dict[str, Any] = {**data[index]}
-            self._same_size(whole, index)
+            check_sizes(whole, f"Source {self.name!r}: val sample {index}")
             seen = cast(Sample, {"text": "", **{k: whole[k] for k in _SEEN if k in whole}})
             if (said := self._limits.get("val", {}).get(index)) is not None:
                 seen["text"] = said
@@ -317,11 +257,6 @@ class Source:
         if named <= (1 if rejected else MAX_NAMED):
             more = ", more are only counted" if rejected or named == MAX_NAMED else ""
             log.warning("%s: %s sample %d: %s%s", self.name, split, index, reason, more)
-
-
-def _key(annotation: str) -> str:
-    """Where a `Sample` holds an annotation."""
-    return "text" if annotation in ("expression", "caption") else annotation
 
 
 @contextmanager
