@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -238,9 +238,14 @@ def choose_kernels(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
         model.use_triton_attention(trainer.strategy.root_device)
 
 
+SWITCHES = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+"""Lightning refuses the callbacks that these settings of its trainer switch off."""
+
+
 def build_callbacks(cfg: DictConfig, with_loggers: bool = True) -> list[L.Callback]:
     """All callbacks; without loggers those that refuse to run without one are left out."""
-    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    off = tuple(kind for name, kind in SWITCHES.items() if cfg.trainer.get(name) is False)
+    callbacks = [c for c in map(instantiate, filter(None, cfg.callbacks.values())) if not isinstance(c, off)]
     for callback in callbacks:
         if isinstance(callback, RunInfo):
             config: Any = OmegaConf.to_container(cfg, resolve=True)
