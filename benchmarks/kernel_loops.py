@@ -1,6 +1,6 @@
 """What the attention kernels compile to for a GPU, without one: registers, spills, instructions of loops.
 
-    python benchmarks/kernel_loops.py [--capability 90]
+    python benchmarks/kernel_loops.py [--capability 90] [--head 64]
 
 Triton (3.3 or newer) brings the assembler that this takes. Instructions are those that a warp issues for a
 tile of 64 keys and 16 queries. Loads that are ahead of time are LDGSTS, those that a tile waits for LDG.
@@ -22,31 +22,40 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ufo.backbones import relative_kernels
-from ufo.backbones.relative_launch import FEW_QUERIES, KEYS, MANY_QUERIES, REGISTERS, Split
+from ufo.backbones.relative_launch import (
+    FEW_QUERIES,
+    KEYS,
+    Split,
+    compiler_options,
+    padded_head,
+    queries_of_program,
+    register_limit,
+)
 
-HEAD = 64
 FULL = {"lse_ptr", "delta_ptr", "of_row_ptr", "hidden_ptr"}  # in float32
 # numbers that Triton finds to be multiples of 16 when it is called
 EVEN = {"stride", "prompt", "out", "key"}
 WINDOW, GLOBAL = Split.of(14, 14), Split.of(70, 70)  # of a base model at 1120 px
 
 
-def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, int]]]:
+def kernels(head: int = 64) -> dict[str, tuple[Any, dict[str, Any], dict[str, int]]]:
     """Of each row: the kernel, its constants and the compiler's options, as `relative_launch` has them."""
-    sizes = {"HEAD": HEAD, "D": HEAD, "K": KEYS, "EVEN": True}
+    sizes = {"HEAD": head, "D": padded_head(head), "K": KEYS, "EVEN": True}
     of = {name: {"WIDE": s.wide > 0, "GROUP": s.group, "E": s.terms} | sizes for name, s in
           (("windows", WINDOW), ("global", GLOBAL))}  # fmt: skip
-    few, many = {"num_warps": FEW_QUERIES // 16}, {"num_warps": MANY_QUERIES // 16}
+    queries_of = {"windows": FEW_QUERIES, "global": queries_of_program(70 * 70, head)}
+    few, many = (compiler_options(count, head) for count in queries_of.values())
+    of = {name: sizes | {"A": queries_of[name]} for name, sizes in of.items()}
     forward, queries, keys = (
         relative_kernels.forward,
         relative_kernels.backward_of_queries,
         relative_kernels.backward_of_keys,
     )
     made = {
-        "global: forward": (forward, of["global"] | {"A": MANY_QUERIES}, many | {"maxnreg": REGISTERS}),
-        "windows: forward": (forward, of["windows"] | {"A": FEW_QUERIES}, few),
-        "global: backward of queries": (queries, of["global"] | {"A": MANY_QUERIES}, many),
-        "windows: backward of queries": (queries, of["windows"] | {"A": FEW_QUERIES}, few),
+        "global: forward": (forward, of["global"], many | register_limit(queries_of["global"])),
+        "windows: forward": (forward, of["windows"], few),
+        "global: backward of queries": (queries, of["global"], many),
+        "windows: backward of queries": (queries, of["windows"], few),
     }
     for kind, name, more in (
         (0, "global", {"GROUP": 0, "E": KEYS}),
@@ -110,10 +119,13 @@ def loops(machine_code: bytes) -> tuple[dict[str, int], list[Counter[str]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--capability", type=int, default=90, help="90: H100 and H200; 80: A100")
+    parser.add_argument(
+        "--capability", type=int, default=90, help="90: H100 and H200; 80: A100; 89: L4, RTX 40"
+    )
+    parser.add_argument("--head", type=int, default=64, help="columns of a head; 80: of a huge model")
     arguments = parser.parse_args()
     rows = []
-    for name, parts in kernels().items():
+    for name, parts in kernels(arguments.head).items():
         made = compiled(*parts, capability=arguments.capability)
         usage, found = loops(made.asm["cubin"])
         counts = ", ".join(f"{loop.total()} ({loop['LDG']})" for loop in found)

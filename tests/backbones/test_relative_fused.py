@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -19,10 +20,17 @@ from commands import ROOT
 from relative_positions import arguments, given, with_gradients
 from test_ufo_vit import answers, pictures, prompt, same
 from torch import Tensor
+from watched_memory import watched
 
+from ufo import build
 from ufo.backbones.attention import image_attention, key_columns
-from ufo.backbones.relative_fused import fused_image_attention, relative_attention
-from ufo.backbones.relative_launch import KEYS, Split, interpreted
+from ufo.backbones.relative_fused import (
+    check_available,
+    fused_image_attention,
+    relative_attention,
+    relative_attention_backward,
+)
+from ufo.backbones.relative_launch import KEYS, Split, _table, interpreted
 from ufo.ops.grid import query_grid
 
 pytest.importorskip("triton")
@@ -98,6 +106,54 @@ def test_sums_have_one_order():
 
 
 @inside
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_keep_to_the_memory_they_are_given(case):
+    leaves, arguments_ = arguments(*CASES[case])
+    with watched() as kernels:
+        found = with_gradients(fused_image_attention, leaves, arguments_, torch.randn(arguments_[0].shape))
+    assert kernels == {"forward", "backward_of_queries", "backward_of_keys"}
+    assert not any(x.isnan().any() for x in found)
+
+
+@inside
+@pytest.mark.parametrize("size", [(3, 5), (2, 50), (2, 66)])
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_keys_that_are_none_stay_hidden_however_low_the_others_are(size, tokens):
+    """What fills up the last tile of each kind of keys adds nothing where all logits are -8000."""
+    leaves, _ = arguments(1, 1, size, 16, tokens)
+    with torch.no_grad():
+        q, k, v = leaves[0].unflatten(-1, (3, 16)).unbind(2)
+        q[:], k[:] = 20, k - 100
+        v[:] = 1
+        leaves[1][1] = 1
+    out = fused_image_attention(*given(leaves, 1, size, torch.zeros(1, tokens, dtype=torch.bool)))
+    same(out, torch.ones_like(out), 1e-5)
+
+
+@inside
+def test_the_backward_pass_takes_any_layout():
+    """Expanded gradients, and an output that was kept in another order, as one that was moved to the host."""
+    leaves, arguments_ = arguments(*CASES["windows"])
+
+    def gradients(attention) -> list[Tensor]:
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.contiguous, lambda kept: kept):
+            out = attention(*arguments_).transpose(1, 2).flatten(2)
+        sums = (out**2).sum(), out.sum()
+        return [x for total in sums for x in torch.autograd.grad(total, leaves, retain_graph=True)]
+
+    for mine, theirs in zip(gradients(fused_image_attention), gradients(image_attention), strict=True):
+        same(mine, theirs, 1e-4)
+
+
+@inside
+def test_constants_are_never_dropped():
+    """A recording that reads them does not keep them: it does not see what is inside an operation."""
+    kept = [_table(1, others, 64, torch.float32, torch.device("cpu")) for others in range(1, 48)]
+    again = [_table(1, others, 64, torch.float32, torch.device("cpu")) for others in range(1, 48)]
+    assert all(a is b for a, b in zip(kept, again, strict=True))
+
+
+@inside
 def test_a_network_trains_as_without_them(make_backbone):
     backbone, images, queries = make_backbone(), pictures(1), query_grid(2, 2, 2)
 
@@ -119,12 +175,18 @@ def test_a_network_trains_as_without_them(make_backbone):
 
 
 @inside
-def test_the_operation_is_one_that_torch_can_trace():
-    q, k, v = torch.randn(3, 1, 1, 6, 8).unbind(0)
-    bias = [torch.randn(*q.shape[:3], side) for side in (2, 3)]
-    tensors = [x.clone().requires_grad_() for x in (q, k, v, *bias, k[:, :, :2], v[:, :, :2])]
-    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(relative_attention, (*tensors, torch.zeros(1, 2)), test_utils=tests)
+@pytest.mark.parametrize("size", [(2, 3), (2, 64), (2, 66)])
+def test_the_operations_are_ones_that_torch_can_trace(size):
+    """Also what strides their results have: `torch.compile` reads them as it was told that they lie."""
+    q, k, v = torch.randn(3, 1, 2, size[0] * size[1], 8).unbind(0)
+    bias = [torch.randn(*q.shape[:3], side) for side in size]
+    tensors = [x.clone() for x in (q, k, v, *bias, k[:, :, :2], v[:, :, :2], torch.zeros(1, 2))]
+    kept = [*tensors, *relative_attention(*tensors)]
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(relative_attention_backward, (torch.ones_like(kept[-2]), *kept), test_utils=tests)
+    training = [x.requires_grad_() for x in tensors[:-1]]
+    tests += ("test_autograd_registration",)
+    torch.library.opcheck(relative_attention, (*training, tensors[-1]), test_utils=tests)
 
 
 @outside
@@ -172,8 +234,45 @@ def test_where_there_is_no_kernel_it_is_said(make_backbone, make_model):
     missing = patch.dict(sys.modules, {"triton": None, "ufo.backbones.relative_kernels": None})
     with missing, pytest.raises(ValueError, match="needs Triton, which comes with PyTorch for CUDA"):
         make_backbone().use_triton_attention(torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"for heads of at most 128 columns, not 256; leave it out"):
+        check_available(torch.device("meta"), 256)
+
+
+@outside
+@pytest.mark.parametrize("capability", [(7, 5), (8, 6)])
+def test_old_gpus_are_refused(capability):
+    about = {"is_available": True, "get_device_capability": capability, "get_device_name": "Tesla T4"}
+    with patch.multiple(torch.cuda, **{name: lambda *_, value=value: value for name, value in about.items()}):
+        if capability >= (8, 0):
+            check_available(torch.device("cuda"), 64)
+            return
+        with pytest.raises(ValueError, match=r"capability 8.0 or more .* 'Tesla T4' is none; leave it out"):
+            check_available(torch.device("cuda"), 64)
+
+
+@outside
+def test_what_a_layer_cannot_compute_is_said():
+    _, given_ = arguments(1, 1, (2, 3), 8, 2)
+    with pytest.raises(
+        ValueError, match="the model has been moved to the CPU; move it back, or load it anew"
+    ):
+        fused_image_attention(*given_)
     with pytest.raises(ValueError, match=r"set trainer.precision=bf16-mixed, or call the model within"):
-        fused_image_attention(*arguments(1, 1, (2, 3), 8, 2)[1])
+        fused_image_attention(given_[0].to("meta"), *given_[1:])
+
+
+@outside
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_training_in_full_precision_is_refused_before_it_begins(precision, make_model):
+    model, root = make_model(), SimpleNamespace(root_device=torch.device("meta"))
+    trainer, config = SimpleNamespace(strategy=root, precision=precision), {"triton_attention": True}
+    if precision == "bf16-mixed":
+        build.choose_kernels(config, model, trainer)
+        return
+    with pytest.raises(
+        ValueError, match=r"not in trainer.precision=32-true; set trainer.precision=bf16-mixe"
+    ):
+        build.choose_kernels(config, model, trainer)
 
 
 @outside
@@ -195,3 +294,8 @@ def test_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
         usage, loops = kernel_loops.loops(made.asm["cubin"])
         assert usage["STACK"] <= 64 and loops, f"{name}: spills"
         assert all(loop["LDG"] <= 2 and not loop["LDL"] for loop in loops[:1]), f"{name}: its main loop waits"
+    for capability, head in ((80, 80), (86, 64), (86, 80), (89, 128)):
+        allowed = {80: 163, 86: 99, 89: 99}[capability] << 10
+        for name, parts in kernel_loops.kernels(head).items():
+            made = kernel_loops.compiled(*parts, capability=capability)
+            assert made.metadata.shared <= allowed, f"{name} of {head} columns: too large for {capability}"

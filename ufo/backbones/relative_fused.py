@@ -17,18 +17,24 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ufo.backbones.attention import relative_bias
-from ufo.backbones.relative_launch import Call, empty_sums, interpreted
+from ufo.backbones.relative_launch import WIDEST, Call, alike, empty_sums, interpreted
 
 HALVES = (torch.float16, torch.bfloat16)
 Shape = torch.Size
 
 
-def check_available(device: torch.device) -> None:
-    """Raises ValueError where Triton is missing, or the device is one that it does not compute on."""
+def check_available(device: torch.device, head: int) -> None:
+    """Raises ValueError where heads of this width or the device have no kernels, or Triton is missing."""
+    if head > WIDEST:
+        raise ValueError(
+            f"triton_attention=true is for heads of at most {WIDEST} columns, not {head}; leave it out"
+        )
     if device.type == "meta":  # where nothing is computed
         return
     if device.type != "cuda" and not interpreted():
         raise ValueError(f"triton_attention=true needs a CUDA device, not '{device.type}'; leave it out")
+    if device.type == "cuda" and torch.cuda.is_available():
+        _check_gpu(device)
     try:
         importlib.import_module("ufo.backbones.relative_kernels")
     except ImportError as error:
@@ -36,6 +42,14 @@ def check_available(device: torch.device) -> None:
             "triton_attention=true needs Triton, which comes with PyTorch for CUDA on Linux and is not "
             f"installed ({error}); leave it out"
         ) from error
+
+
+def _check_gpu(device: torch.device) -> None:
+    if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
+        raise ValueError(
+            "triton_attention=true is for GPUs of NVIDIA with compute capability 8.0 or more (A100, RTX 30), "
+            f"and '{torch.cuda.get_device_name(device)}' is none; leave it out"
+        )
 
 
 def fused_image_attention(
@@ -47,7 +61,12 @@ def fused_image_attention(
     prompt: tuple[Tensor, Tensor],
     columns: Tensor,
 ) -> Tensor:
-    """As `ufo.backbones.attention.image_attention`. Raises ValueError in full precision."""
+    """As `ufo.backbones.attention.image_attention`. Raises ValueError in full precision and on a CPU."""
+    if q.device.type == "cpu" and not interpreted():
+        raise ValueError(
+            "triton_attention=true computes on a GPU, and the model has been moved to the CPU; move it back, "
+            "or load it anew"
+        )
     if q.dtype not in HALVES and not interpreted():
         raise ValueError(
             "triton_attention=true computes in half precision; set trainer.precision=bf16-mixed, or call the "
@@ -76,7 +95,8 @@ def relative_attention(
     prompt. Returns `[W, h, N, d]` and the logarithms to base 2 of the softmax's sums `[W, h, N, filled up]`.
     """
     out, lse = _empty_out(q), empty_sums(q)
-    Call(q, k, v, by_row, by_col, prompt_k, prompt_v, hidden).forward(out, lse)
+    with torch.cuda.device_of(q):  # Triton takes the current device
+        Call(q, k, v, by_row, by_col, prompt_k, prompt_v, hidden).forward(out, lse)
     return out, lse
 
 
@@ -95,18 +115,27 @@ def relative_attention_backward(
     lse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first 7 arguments of `relative_attention` from that of the output `[W, h, N, d]`."""
-    call = Call(q, k, v, by_row, by_col, prompt_k, prompt_v, hidden)
-    gradient = _empty_out(q).copy_(gradient) if gradient.stride() != out.stride() else gradient
-    of_q, of_row, of_col, delta = call.backward_of_queries(gradient, out, lse)
-    of_keys = call.backward_of_patches(gradient, delta, lse)
-    of_prompt = call.backward_of_prompt(gradient, delta, lse)
-    return of_q, *of_keys, of_row.to(by_row.dtype), of_col.to(by_col.dtype), *of_prompt
+    # what kept the output for the backward pass may have laid it out anew
+    gradient, out = alike(gradient, out)
+    with torch.cuda.device_of(q):
+        call = Call(q, k, v, by_row, by_col, prompt_k, prompt_v, hidden)
+        of_q, of_row, of_col, delta = call.backward_of_queries(gradient, out, lse)
+        of_keys = call.backward_of_patches(gradient, delta, lse)
+        of_prompt = call.backward_of_prompt(gradient, delta, lse)
+    return of_q, *of_keys, _laid_out(of_row, by_row), _laid_out(of_col, by_col), *of_prompt
 
 
 def _empty_out(q: Tensor) -> Tensor:
     """`[W, h, N, d]` so that the heads of a patch lie side by side, as the next linear map wants them."""
     windows, heads, patches, head = q.shape
     return q.new_empty(windows, patches, heads, head).transpose(1, 2)
+
+
+def _laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """In its type and in the order that `torch.compile` is told: it reads results as if they were so."""
+    if x.dtype == like.dtype and x.is_contiguous():
+        return x
+    return x.new_empty(x.shape, dtype=like.dtype).copy_(x)
 
 
 @relative_attention.register_fake

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ufo.backbones.cpu_attention import HIDDEN
 from ufo.ops.constants import remembered
 
 KEYS = 64  # of a tile
@@ -22,6 +21,10 @@ KEYS = 64  # of a tile
 FEW_QUERIES, MANY_QUERIES, MANY = 64, 128, 1024
 # registers of a thread of the forward kernel with many queries: two programs share a multiprocessor
 REGISTERS = 128
+# Wider heads are padded to 128 columns. Their programs have few queries and one tile less on its way, to
+# stay below the 99 KB of shared memory that capabilities 8.6 and 8.9 have; with the others' they need 144.
+NARROW, WIDEST = 64, 128
+KEPT = 1 << 16  # constants: all of them
 LOG2E = 1.4426950408889634  # the kernels' logits are in units of log 2
 
 
@@ -58,22 +61,24 @@ class Call:
         self.shape, self.rows, self.columns = q.shape[:3], by_row.shape[-1], by_col.shape[-1]
         self.scale, self.pairs = head**-0.5, windows * heads
         self.split = split = Split.of(self.rows, self.columns)
-        self.queries = _queries(patches)
+        self.queries = queries_of_program(patches, head)
         self.length, self.filled = _up(patches, self.queries), _up(split.wide, KEYS)
-        q, k, v = _alike(q, k, v)
-        prompt_k, prompt_v = _alike(prompt_k, prompt_v)
+        q, k, v = alike(q, k, v)
+        prompt_k, prompt_v = alike(prompt_k, prompt_v)
         self.prompt = prompt_k.shape[2]
-        hidden = F.pad(hidden.float(), (0, -self.prompt % KEYS), value=HIDDEN) * LOG2E
+        filled = F.pad(hidden.float(), (0, -self.prompt % KEYS), value=_of_none(torch.float32))
+        hidden = (filled * LOG2E).contiguous()
         terms = self.terms(by_row / self.scale, by_col / self.scale)
         self.tensors = (q, k, v, *terms, prompt_k, prompt_v, hidden)
         self.grid = (self.length // self.queries * self.pairs,)  # other axes have 65535 programs at most
         self.about = (heads, self.rows, self.columns, split.wide)
         self.factor = self.scale * LOG2E
         self.sizes = (*self.about, self.filled, split.others, self.prompt, self.length, self.factor)
-        self.block = {"HEAD": head, "D": max(_power_of_two(head), 16), "K": KEYS}
+        self.block = {"HEAD": head, "D": padded_head(head), "K": KEYS}
+        self.options = compiler_options(self.queries, head)
         self.group = {"GROUP": split.group, "E": split.terms}
         self.tiles: dict[str, Any] = {"WIDE": split.wide > 0, "EVEN": split.wide % KEYS == 0}
-        self.tiles |= self.group | self.block | {"A": self.queries, "num_warps": self.queries // 16}
+        self.tiles |= self.group | self.block | {"A": self.queries}
 
     def terms(self, by_row: Tensor, by_col: Tensor) -> list[Tensor]:
         """Terms as each kind of keys wants them, and the table of the last kind.
@@ -81,25 +86,29 @@ class Call:
         `[W, h, H, N filled up]`, `[W, h, N, wide, filled up]`, `[W, h, groups, N, terms]`, `[keys, terms]`.
         """
         nothing, (wide, others, group, terms) = by_row.new_empty(0), self.split
+        none = _of_none(by_row.dtype)
         row = column = other = table = nothing
         if wide:
             row = F.pad(by_row.mT, (0, self.length - by_row.shape[2]))
-            column = F.pad(by_col[..., :wide], (0, self.filled - wide), value=HIDDEN)
+            column = F.pad(by_col[..., :wide], (0, self.filled - wide), value=none)
         if others:
             groups = -(-self.rows // group)
-            rows = F.pad(by_row, (0, groups * group - self.rows), value=HIDDEN)
+            rows = F.pad(by_row, (0, groups * group - self.rows), value=none)
             rows = rows.unflatten(-1, (groups, group)).movedim(-2, 2)  # [W, h, groups, N, group]
             cols = by_col[:, :, None, :, wide:].expand(-1, -1, groups, -1, -1)
             ends = _ends(terms - group - others, by_row.dtype, by_row.device)
             other = torch.cat([rows, cols, ends.expand(*rows.shape[:-1], -1)], -1)
             table = _table(group, others, terms, by_row.dtype, by_row.device)
-        return [row.contiguous(), column.contiguous(), other, table]
+        return [row.contiguous(), column.contiguous(), other.contiguous(), table]
 
     def forward(self, out: Tensor, lse: Tensor) -> None:
         """Fills the output `[W, h, N, d]` and the logarithms of the sums of weights."""
-        limit = {"maxnreg": REGISTERS} if self.queries == MANY_QUERIES and not interpreted() else {}
+        limit = {} if interpreted() else register_limit(self.queries)
         self.kernels.forward[self.grid](
-            *(*self.tensors, out, lse, *self.strides(out), *self.sizes), **self.tiles, **limit
+            *(*self.tensors, out, lse, *self.strides(out), *self.sizes),
+            **self.tiles,
+            **self.options,
+            **limit,
         )
 
     def backward_of_queries(self, gradient: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, ...]:
@@ -112,6 +121,7 @@ class Call:
             *(*self.tensors, out, lse, gradient, delta, of_q, row, column, other),
             *(*self.strides(out), *self.sizes, self.scale),
             **self.tiles,
+            **self.options,
         )
         return of_q, *self.of_bias(row, column, other), delta
 
@@ -169,10 +179,13 @@ class Call:
             A=FEW_QUERIES,
             **group,
             **self.block,
+            **compiler_options(FEW_QUERIES, self.block["HEAD"]),
         )
 
 
-@remembered(maxsize=32)
+# Constants are never dropped: recordings of CUDA graphs go on reading them, and keep only what they saw an
+# operation take. What one of our own reads besides they do not see. All there can be in a type are 50 MB.
+@remembered(maxsize=KEPT)
 def _table(group: int, others: int, terms: int, kind: torch.dtype, device: torch.device) -> Tensor:
     """Which terms keys of a group have, `[keys, terms]`: of row and column, or what hides those beyond."""
     keys = torch.arange(group * others, device=device)
@@ -183,19 +196,40 @@ def _table(group: int, others: int, terms: int, kind: torch.dtype, device: torch
     return table
 
 
-@remembered(maxsize=32)
+@remembered(maxsize=KEPT)
 def _ends(count: int, kind: torch.dtype, device: torch.device) -> Tensor:
     """The last terms of every query: the first of them hides keys that are none."""
-    return F.pad(torch.full((1,), HIDDEN, dtype=kind, device=device), (0, count - 1))
+    return F.pad(torch.full((1,), _of_none(kind), dtype=kind, device=device), (0, count - 1))
 
 
-@remembered(maxsize=8)
+@remembered(maxsize=KEPT)
 def _identity(size: int, kind: torch.dtype, device: torch.device) -> Tensor:
     return torch.eye(size, dtype=kind, device=device)
 
 
-def _queries(patches: int) -> int:
-    return MANY_QUERIES if patches >= MANY else FEW_QUERIES
+def _of_none(kind: torch.dtype) -> float:
+    """What hides keys that are none, below any logit. In the kernels' units it still is a number."""
+    return torch.finfo(kind).min / 2
+
+
+def queries_of_program(patches: int, head: int) -> int:
+    """How many queries a program of the kernels that go through keys has."""
+    return MANY_QUERIES if patches >= MANY and head <= NARROW else FEW_QUERIES
+
+
+def padded_head(head: int) -> int:
+    """Columns of a head in the kernels: products want a power of two, and 16 or more."""
+    return max(_power_of_two(head), 16)
+
+
+def compiler_options(queries: int, head: int) -> dict[str, int]:
+    """Warps of a program, and tiles of its loop that are in shared memory at once."""
+    return {"num_warps": queries // 16, "num_stages": 3 if head <= NARROW else 2}
+
+
+def register_limit(queries: int) -> dict[str, int]:
+    """A further option of the forward kernel."""
+    return {"maxnreg": REGISTERS} if queries == MANY_QUERIES else {}
 
 
 def _power_of_two(number: int) -> int:
@@ -208,7 +242,7 @@ def _up(number: int, unit: int) -> int:
     return -(-number // unit) * unit
 
 
-def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+def alike(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors with the same strides, the last of them 1."""
     strides = {t.stride() for t in tensors}
     if len(strides) == 1 and tensors[0].stride(-1) == 1:
@@ -217,5 +251,6 @@ def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def empty_sums(q: Tensor) -> Tensor:
-    length = _up(q.shape[2], _queries(q.shape[2]))
+    """Memory for one number per query of all programs: `[W, h, N filled up]`."""
+    length = _up(q.shape[2], queries_of_program(*q.shape[2:]))
     return q.new_empty((*q.shape[:2], length), dtype=torch.float32)

@@ -327,7 +327,7 @@ class UFOViT(Backbone):
         # its operations are registered when it is imported, which takes 40 ms that few need
         from ufo.backbones.relative_fused import check_available, fused_image_attention
 
-        check_available(device or self.device)
+        check_available(device or self.device, self._layers[0].rel_pos_h.shape[1])
         for layer in self._layers:
             layer.image_attention = fused_image_attention
 
