@@ -233,9 +233,15 @@ def shrink_base(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
 
 
 def choose_kernels(cfg: DictConfig, model: UFO, trainer: L.Trainer) -> None:
-    """Take the kernels that the config asks for. Raises ValueError where the trainer's device has none."""
-    if cfg.get("triton_attention", False):
-        model.use_triton_attention(trainer.strategy.root_device)
+    """Take the kernels that the config asks for. Raises ValueError where device or precision have none."""
+    if not cfg.get("triton_attention", False):
+        return
+    model.use_triton_attention(trainer.strategy.root_device)
+    if (precision := str(trainer.precision)).startswith(("32", "64")):
+        raise ValueError(
+            f"triton_attention=true computes in half precision, not in trainer.precision={precision}; set "
+            "trainer.precision=bf16-mixed, or leave it out"
+        )
 
 
 SWITCHES = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
