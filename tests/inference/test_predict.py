@@ -77,6 +77,27 @@ def test_grey_arrays_are_repeated_and_arrays_may_change_afterwards():
     assert image.shape == (3, 3, 4) and image[:, 1, 1].tolist() == [5, 5, 5]
 
 
+def test_floats_deep_colours_and_transparency_are_read_as_in_files(tmp_path):
+    image = pixels()
+    array = image.permute(1, 2, 0).numpy()
+    clear = np.concatenate([array, np.full((*array.shape[:2], 1), 7, np.uint8)], axis=2)
+    deep = array.astype(np.uint16) * 257
+    forms = [image / 255, (image / 255).double().requires_grad_(), image.to(torch.uint16) * 257]
+    forms += [
+        array.astype(np.float32) / 255,
+        deep,
+        deep.astype(">u2"),
+        clear,
+        torch.from_numpy(clear).permute(2, 0, 1),
+    ]
+    for form in forms:
+        assert torch.equal(as_image(form), image) and as_image(form).dtype == torch.uint8
+    PIL.Image.fromarray(deep[..., 0]).save(tmp_path / "deep.png")
+    grey = as_image(tmp_path / "deep.png")
+    for form in (deep[..., 0], deep[..., :1], image[0], image[:1]):
+        assert torch.equal(as_image(form), grey)
+
+
 @pytest.mark.parametrize("image", [{"a": 1}, 1.5, None])
 def test_what_is_no_picture_is_refused(model, image):
     with pytest.raises(TypeError, match="picture"):

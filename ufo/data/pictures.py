@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import stat
 import warnings
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -29,6 +29,7 @@ from torchvision import tv_tensors
 
 from ufo.data import urls
 from ufo.data.errors import DataError
+from ufo.data.pixels import CLEAR, DARK, SIXTEEN, Say, as_pixels
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,8 @@ EXIF_ORIENTATION = 0x0112
 DIRECT = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
 LABELS = frozenset(["1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"])
 
-SIXTEEN = "picture of 16 bits a pixel, scaled to 8"
-DARK = "picture of 16 bits a pixel that is nearly black in 8, as none is above 4095; scale it to 65535"
 FLOAT = "picture of floats from 0 to 1, scaled to 0 to 255"
 FRAMES = "picture of several frames or pages, of which the first is used"
-CLEAR = "picture with transparency, which is dropped"
-
-Say = Callable[[str, str], None]
-"""What is told a kind of change and the file."""
 
 Picture = str | Path | bytes | bytearray | memoryview | PIL.Image.Image | np.ndarray | Tensor
 """The forms in which `as_image` takes one picture."""
@@ -205,7 +200,8 @@ def as_image(image: Picture) -> tv_tensors.Image:
 
     Args:
         image: a path or an address (`http:`, `https:`, `data:`); the bytes of an image file; a PIL image; an
-            array uint8 [H, W, 3] or [H, W] (grey), RGB; a tensor uint8 [3, H, W], RGB.
+            array uint8 [H, W, 3] or [H, W] (grey), RGB; a tensor uint8 [3, H, W], RGB; or either as
+            `ufo.data.pixels` takes it: uint16, floats from 0 to 1, one channel, RGBA.
 
     All files are read as by `read_image`. Raises DataError for a file, an address or a PIL image that can't
     be used, ValueError for another array or tensor, TypeError for the rest.
@@ -218,40 +214,22 @@ def as_image(image: Picture) -> tv_tensors.Image:
         return read_image("the bytes", content=bytes(image))
     if isinstance(image, PIL.Image.Image):
         return _from_pil(image)
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    if not isinstance(image, Tensor):
+    if not isinstance(image, Tensor | np.ndarray):
         raise TypeError(
             "an image is a path, an address, bytes, a PIL image, a NumPy array uint8 [H, W, 3] or a tensor "
             f"uint8 [3, H, W], not {type(image).__name__}; convert it to one of them"
         )
-    shape = tuple(image.shape)
-    if image.dtype != torch.uint8 or len(shape) != 3 or shape[0] != 3 or 0 in shape:
-        raise ValueError(
-            f"an image tensor is uint8 [3, H, W] (RGB, 0 to 255), not {image.dtype} {list(shape)}"
-        )
-    return tv_tensors.Image(_within_bounds(image, "tensor"))
+    _check_bounds(image)
+    return tv_tensors.Image(as_pixels(image, _logged))
 
 
-def _from_array(image: np.ndarray) -> tv_tensors.Image:
-    shape = image.shape
-    if image.dtype != np.uint8 or 0 in shape or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
-        raise ValueError(
-            f"an image array is uint8 [H, W, 3] (RGB, 0 to 255) or [H, W], not {image.dtype} {list(shape)}"
-        )
-    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # a copy: the array may be read-only or change
-    return tv_tensors.Image(_within_bounds(pixels, "array"))
-
-
-def _within_bounds(pixels: Tensor, what: str) -> Tensor:
-    """Pixels [3, H, W] themselves; DataError if there are more than a file may have."""
-    height, width = pixels.shape[-2:]
-    if height * width > MAX_PIXELS:
-        raise DataError(
-            f"The {what} of {width}x{height} has more than the {MAX_PIXELS} pixels allowed; shrink it."
-        )
-    return pixels
+def _check_bounds(image: np.ndarray | Tensor) -> None:
+    """DataError if a picture has more pixels than a file may have, before anything is copied."""
+    sides = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[-2:]
+    if math.prod(sides) > MAX_PIXELS:
+        kind = "array" if isinstance(image, np.ndarray) else "tensor"
+        size = f"{sides[-1]}x{sides[0]}"
+        raise DataError(f"The {kind} of {size} has more than the {MAX_PIXELS} pixels allowed; shrink it.")
 
 
 def _from_pil(image: PIL.Image.Image) -> tv_tensors.Image:

@@ -108,9 +108,9 @@ class Inference:
 
         Args:
             image: a path; an address (`http:`, `https:`, `data:`, up to 64 MiB); bytes of an image file; a
-                PIL image; an array uint8 `[H, W, 3]`, RGB; a tensor uint8 `[3, H, W]`, RGB; or an iterable of
-                these, an array `[B, H, W, 3]` or a tensor `[B, 3, H, W]`. No picture may have more than 80
-                million pixels.
+                PIL image; an array uint8 `[H, W, 3]`, RGB; a tensor uint8 `[3, H, W]`, RGB (in either uint16,
+                floats from 0 to 1, grey and RGBA as well); or an iterable of these, an array `[B, H, W, 3]`
+                or a tensor `[B, 3, H, W]`. No picture may have more than 80 million pixels.
             task: the name of a task that this model has, or several; default: all that need no text, and with
                 a text all.
             text: what to look for, or a question, where a task needs one; of many pictures also one for each.
