@@ -188,6 +188,34 @@ def test_a_second_fit_goes_on_and_another_trainer_begins_anew(tmp_path):
     assert [e[2] for e in module.events if e[0] == "train"][8:] == batches[:4]
 
 
+def test_another_trainer_begins_anew_after_a_resumed_one(tmp_path):
+    straight, _, _ = run(tmp_path, steps=4, every=4)
+    module, data = Recorder(), UFODataModule(sources(), seed=3)
+    trainer(tmp_path, 6, enable_checkpointing=False).fit(module, data, ckpt_path=tmp_path / "step=4.ckpt")
+    module.events.clear()
+    trainer(tmp_path, 4, enable_checkpointing=False).fit(module, data)
+    assert [e[2] for e in module.events if e[0] == "train"] == [e[2] for e in straight if e[0] == "train"]
+
+
+def test_a_training_that_nothing_would_end_is_refused(tmp_path):
+    module, data = Recorder(), UFODataModule(sources(), seed=3)
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings |= {"accelerator": "cpu", "enable_checkpointing": False, "default_root_dir": tmp_path}
+    for epochs in (2, None):
+        with pytest.raises(ValueError, match=r"epochs never end, .*; give the Trainer max_steps="):
+            L.Trainer(max_epochs=epochs, **settings).fit(module, data)
+    L.Trainer(max_epochs=2, limit_train_batches=3, limit_val_batches=0, **settings).fit(module, data)
+    batches = [event[2] for event in module.events if event[0] == "train"]
+    assert len(batches) == 6 and batches[:3] != batches[3:]
+
+
+def test_a_data_module_is_shown_by_its_sources():
+    data = UFODataModule(sources(), seed=3)
+    data.setup("fit")
+    names = [source.name for source in data.sources]
+    assert str(data) == repr(data) == f"UFODataModule({', '.join(names)})"
+
+
 def test_evaluating_a_checkpoint_does_not_move_a_later_fit(tmp_path):
     run(tmp_path, steps=3, every=3)
     data = UFODataModule(sources(), seed=3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ufo.data.module import outlive_signals
+from ufo.data.processes import outlive_signals
 
 FORK = multiprocessing.get_context("fork")
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ufo.data.collate import collate
 from ufo.data.mixer import Entry, Key, MixtureSampler, effective_shares
-from ufo.data.processes import die_with_parent
+from ufo.data.processes import outlive_signals
 from ufo.data.resume import rewind, unapplied_batches
 from ufo.data.sampling import weights_by_size
 from ufo.data.source import Source
@@ -77,13 +74,20 @@ class UFODataModule(L.LightningDataModule):
             self._workers["multiprocessing_context"] = multiprocessing_context
         self._sampler: MixtureSampler | None = None
         self._loaded: dict[str, Any] | None = None
-        # position = _start + batches finished since the trainer's own count was _base
+        # position = _start + batches finished since the count of the trainer _counts was _base
         self._start, self._base = 0, 0
+        self._counts: L.Trainer | None = None
+
+    def __str__(self) -> str:
+        """The sources; Lightning's own text asks for loaders, which would read the data."""
+        return f"{type(self).__name__}({', '.join(source.name for source in self.sources)})"
+
+    __repr__ = __str__
 
     @property
     def position(self) -> int:
-        """Training batches finished so far, on each rank."""
-        return self._start + self._finished() - self._base
+        """Training batches finished so far, on each rank; another trainer begins anew."""
+        return self._start + self._finished() - self._base if self.trainer is self._counts else 0
 
     @property
     def evaluated(self) -> list[Source]:
@@ -104,7 +108,11 @@ class UFODataModule(L.LightningDataModule):
             source.data("val")
 
     def train_dataloader(self) -> MixtureLoader:
-        """This rank's batches, from the next one that the trainer has not finished."""
+        """This rank's batches, from the next one that the trainer has not finished.
+
+        Raises ValueError where nothing would ever end the training.
+        """
+        self._check_end()
         rank, world_size = 0, 1
         if self.trainer is not None and (kwargs := self.trainer.distributed_sampler_kwargs):
             rank, world_size = kwargs["rank"], kwargs["num_replicas"]
@@ -121,7 +129,7 @@ class UFODataModule(L.LightningDataModule):
         if state is not None:
             sampler.load_state_dict(state)
         self._sampler, self._loaded = sampler, None
-        self._start, self._base = sampler.step, self._finished()
+        self._start, self._base, self._counts = sampler.step, self._finished(), self.trainer
         if rank == 0:
             for row in sampler.describe():
                 log.info("%s: %.4f of the batches, %d samples, %d per batch", *row)
@@ -201,33 +209,24 @@ class UFODataModule(L.LightningDataModule):
             return self.max_steps
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
+    def _check_end(self) -> None:
+        """The mixture is one epoch without an end, so a number of epochs ends nothing."""
+        if self.trainer is None or self._total() is not None or self.trainer.max_epochs == -1:
+            return
+        if isinstance(settings(self.trainer).limit_train_batches, int):
+            return
+        said = "give the Trainer max_steps=, or limit_train_batches= as the number of batches of an epoch"
+        if self.trainer.max_epochs != 1:
+            raise ValueError(
+                f"{self.trainer.max_epochs} epochs never end, as a mixture of sources has no end; {said}"
+            )
+        log.warning("the training has no end; if that is not meant, %s", said)
+
     def _options(self) -> dict[str, Any]:
         # an own generator: a loader without one draws its workers' seed from torch's global state
         generator = torch.Generator().manual_seed(self.seed)
         init = {"worker_init_fn": outlive_signals} if self._workers["num_workers"] else {}
         return {**self._workers, **init, "generator": generator, "pin_memory": torch.cuda.is_available()}
-
-
-def outlive_signals(worker: int) -> None:
-    """Let a worker live on when a cluster signals every process of a job, until the run has saved.
-
-    Its own run ends it by SIGTERM, as Python does at its exit, and waits. A worker never outlives its run.
-    """
-    if hasattr(signal, "sigwaitinfo"):  # all but macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in the threads that begin now, too
-        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
-    else:  # the first SIGTERM is taken for the cluster's
-        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    die_with_parent()
-    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Ctrl-C reaches all of a terminal's
-        signal.signal(signum, signal.SIG_IGN)
-
-
-def _end_for(parent: int) -> None:
-    """End this process at the first SIGTERM that its parent sends."""
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 class TrainingData(Dataset):

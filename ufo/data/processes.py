@@ -1,8 +1,9 @@
-"""Pools of processes for work on many files."""
+"""Processes beside this one: pools for work on many files, and the workers of a loader."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
@@ -25,3 +26,25 @@ def die_with_parent() -> None:
 
     if parent is not None:
         threading.Thread(target=watch, args=(parent,), daemon=True).start()
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a worker live on when a cluster signals every process of a job, until the run has saved.
+
+    Its own run ends it by SIGTERM, as Python does at its exit, and waits. A worker never outlives its run.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # all but macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in the threads that begin now, too
+        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+    else:  # the first SIGTERM is taken for the cluster's
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    die_with_parent()
+    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Ctrl-C reaches all of a terminal's
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _end_for(parent: int) -> None:
+    """End this process at the first SIGTERM that its parent sends."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
