@@ -52,6 +52,26 @@ def test_every_task_trains_every_parameter(make_model, make_batch, task_name, ob
     assert any(g.abs().max() > 0 for g in found.values()) == taught
 
 
+def test_a_model_is_called_as_the_detectors_of_torchvision(make_model, make_batch):
+    model, batch = make_model(), make_batch("detection")
+    losses, same = model.train()(batch), model.loss(batch)
+    assert losses.keys() == same.keys() and torch.equal(losses["loss"], same["loss"])
+    batch.sizes = [(10, 20), (30, 40)]
+    with torch.no_grad():
+        found = model.eval()(batch)
+    assert [prediction.task for prediction in found] == ["detection"] * 2
+    assert model.device == torch.device("cpu")
+    with pytest.raises(TypeError, match=r"model\.predict\(pictures\)"):
+        model(batch.images)
+
+
+def test_answers_need_the_original_sizes(make_model, make_batch):
+    batch = make_batch("detection")
+    batch.sizes = []
+    with pytest.raises(ValueError, match=r"2 images and 0 original sizes, .* set batch\.sizes"):
+        make_model().predict_batch(batch)
+
+
 def test_a_loss_follows_from_seeds(make_model, make_batch, task_name):
     model, batch = make_model(), make_batch(task_name)
 

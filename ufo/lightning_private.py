@@ -91,6 +91,7 @@ class Settings(Protocol):
     fast_dev_run: bool | int
     log_every_n_steps: int
     overfit_batches: int | float
+    limit_train_batches: int | float
     callbacks: list[Callback]
     datamodule: LightningDataModule | None
 

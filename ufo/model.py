@@ -89,6 +89,18 @@ class UFO(Inference, nn.Module):
         for task in self.tasks.values():
             check_settings(task, len(tokenizer))
 
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Prediction]:
+        """As the detectors of torchvision: `loss` in `train` mode, `predict_batch` in `eval` mode.
+
+        Raises TypeError for anything but a `Batch`, such as pictures.
+        """
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"a model is called with a Batch (ufo.types), not a {type(batch).__name__}; pictures are for "
+                "model.predict(pictures)"
+            )
+        return self.loss(batch) if self.training else self.predict_batch(batch)
+
     # ---------------------------------------------------------------- training
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -140,11 +152,16 @@ class UFO(Inference, nn.Module):
         `lap` is told the name of each stage when it has ended, for whoever measures them.
         """
         task = self.task(batch.task)
+        sizes = batch.sizes or [t.size for t in batch.targets]
+        if len(sizes) != len(batch):
+            raise ValueError(
+                f"the batch has {len(batch)} images and {len(sizes)} original sizes, in whose pixels answers "
+                "are; take an evaluation batch, which has targets, or set batch.sizes"
+            )
         asked = task.ask(batch, self.grid(task, *batch.image_size))
         context = self.encode(batch.images, asked.prompts, asked.queries, task)
         lap("encode")
         decoded = decode(self.backbone, context, self.tokenizer, task, batch.classes)
-        sizes = batch.sizes or [t.size for t in batch.targets]
         said = Said.of(decoded, context, asked.queries, task, self.tokenizer)
         lap("decode")
         return [said.answers(i, size, batch.classes) for i, size in enumerate(sizes)]
@@ -252,6 +269,11 @@ class UFO(Inference, nn.Module):
         if name not in self.tasks:
             raise ValueError(f"this model has no task '{name}'; {instead(name, self.tasks, 'it has')}")
         return self.tasks[name]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
 
     @property
     def prompt_limit(self) -> int:

@@ -29,6 +29,25 @@ def test_module__is_for_one_kind_of_backbone(make_model):
         InternVLModule(model)
 
 
+def test_a_loaded_model_is_trained_in_train_mode(make_model):
+    """Lightning leaves modules in the mode that they are in."""
+    assert not UFOViTModule(make_model()).model.training
+    assert build_module(compose("experiment=digits"), make_model()).model.training
+
+
+def test_lightning_predicts(make_model, make_batch):
+    batch = make_batch("detection")
+    batch.sizes = [(10, 20), (30, 40)]
+    loader = DataLoader([batch], batch_size=None)
+    (found,) = quiet_trainer().predict(UFOViTModule(make_model()), loader)
+    assert [prediction.task for prediction in found] == ["detection"] * 2
+
+
+def test_loading_a_module_from_a_checkpoint_says_what_does():
+    with pytest.raises(TypeError, match=r"ufo\.load\('some\.ckpt'\) makes its model"):
+        UFOViTModule.load_from_checkpoint("some.ckpt")
+
+
 def test_optimizer__keeps_plain_values(make_model):
     """They are saved with its state, and a checkpoint that names a class of omegaconf is not read."""
     cfg = compose("experiment=digits", "+optimizer.betas=[0.9,0.95]")

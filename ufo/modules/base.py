@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -23,7 +23,7 @@ from ufo.modules.recording import Graphs, records
 from ufo.modules.schedule import LayerRamp, parameter_groups
 from ufo.modules.strategies import FSDP, shard
 from ufo.runs.finite import NonFiniteError, not_finite
-from ufo.types import Batch
+from ufo.types import Batch, Prediction
 
 
 class UFOModule(L.LightningModule):
@@ -58,6 +58,20 @@ class UFOModule(L.LightningModule):
         self._ramp = ramp or LayerRamp()
         self._compile = self.is_compiled = compile
         self._cuda_graphs = cuda_graphs
+        if optimizer is not None:
+            self.train()  # a loaded model is in `eval` mode, in which Lightning would leave it
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises TypeError: a checkpoint says which model to build, and this module takes a model."""
+        raise TypeError(
+            f"a {cls.__name__} is not loaded from a checkpoint: ufo.load({str(checkpoint_path)!r}) makes its "
+            "model, trainer.fit(module, data, ckpt_path=...) trains on"
+        )
+
+    def forward(self, batch: Batch) -> list[Prediction]:
+        """The predictions for an evaluation batch, as `trainer.predict` gives them."""
+        return self.model.predict_batch(batch)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, FSDP):
