@@ -104,7 +104,18 @@ class UFO(Inference, nn.Module):
     # ---------------------------------------------------------------- training
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The parts of the training loss of one batch (weighted) and their sum `loss`."""
+        """The parts of the training loss of one batch (weighted) and their sum `loss`.
+
+        Raises ValueError for a batch that cannot be what was meant (`Batch.check`).
+        """
+        batch.check()
+        task = self.task(batch.task)
+        if task.needs_text and not all(batch.texts):
+            raise ValueError(
+                f"the task {task.name} is asked with a text; give batch.texts one for each image"
+            )
+        if "labels" in task.needs and not batch.classes:
+            raise ValueError(f"the task {task.name} asks for classes by name; give batch.classes the names")
         return self.training_pass(batch).losses
 
     def training_pass(self, batch: Batch) -> TrainingPass:

@@ -152,6 +152,34 @@ class Batch:
         height, width = self.images.shape[-2:]
         return height, width
 
+    def check(self) -> None:
+        """For batches that were not made by the data sets here. Raises ValueError that says what is wrong."""
+        shape = list(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
+            raise ValueError(
+                f"the images of a batch are uint8 [B, 3, H, W], RGB from 0 to 255 and not normalised, not "
+                f"{self.images.dtype} {shape}"
+            )
+        lists = {"texts": self.texts, "boxes": self.boxes, "labels": self.labels, "masks": self.masks}
+        for name, values in lists.items():
+            if values is not None and len(values) != len(self):
+                raise ValueError(
+                    f"the batch has {len(self)} images and {len(values)} {name}; give one for each"
+                )
+        for boxes in () if self.boxes is None else self.boxes:
+            _check_boxes(boxes, *self.image_size)
+        for i, labels in enumerate(() if self.labels is None else self.labels):
+            if self.boxes is not None and len(labels) != len(self.boxes[i]):
+                raise ValueError(
+                    f"image {i} of the batch has {len(self.boxes[i])} boxes, {len(labels)} labels"
+                )
+            known = not len(labels) or 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes)
+            if self.classes and (labels.is_floating_point() or not known):
+                raise ValueError(
+                    f"labels are whole numbers from 0 to {len(self.classes) - 1}, the places of names in the "
+                    f"batch's classes, not {labels.tolist()}"
+                )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its images on `device`.
 
@@ -163,3 +191,19 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Page-locked images, for `DataLoader(pin_memory=True)`."""
         return replace(self, images=self.images.pin_memory())
+
+
+def _check_boxes(boxes: Tensor, height: int, width: int) -> None:
+    """Raises ValueError for boxes that are not xyxy pixels of a network's image of this size."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"the boxes of an image are [N, 4], not {list(boxes.shape)}")
+    wrong = (boxes[:, 2:] < boxes[:, :2]).any(1) | (boxes < -1).any(1)
+    wrong |= (boxes > boxes.new_tensor([width + 1, height + 1] * 2)).any(1)
+    if len(boxes) and 0 < boxes.max() <= 1 < min(height, width):  # shares of the image
+        wrong[:] = True
+    if wrong.any():
+        one = ", ".join(f"{number:g}" for number in boxes[wrong][0].tolist())
+        raise ValueError(
+            f"boxes are x1, y1, x2, y2 in pixels of the batch's images, {width} wide and {height} high, not "
+            f"{one}; convert x, y, width, height with torchvision.ops.box_convert, scale boxes with images"
+        )
