@@ -93,6 +93,8 @@ def test_a_ufo_vit_has_no_free_text(make_model, pictures):
     "messages, said",
     [
         ([], "the last message must be the user"),
+        ({"role": "user", "content": "x"}, "messages are a question, or a list like"),
+        (["What is it?"], "messages are a question, or a list like"),
         ([{"role": "assistant", "content": "x"}], "must take turns"),
         ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "the last message"),
         ([{"role": "user", "content": "<image> or <image>"}], "about one image"),

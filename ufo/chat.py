@@ -31,6 +31,10 @@ def read_messages(messages: Messages) -> tuple[str, list[str]]:
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
+    if isinstance(messages, Mapping) or not all(isinstance(message, Mapping) for message in messages):
+        raise ValueError(
+            'messages are a question, or a list like [{"role": "user", "content": "What is it?"}]'
+        )
     system, turns = "", list[str]()
     for message in messages:
         role, text = message.get("role"), _text(message.get("content"))

@@ -310,3 +310,33 @@ def test_a_run_that_saved_nothing_yet_says_so(tmp_path):
     (tmp_path / "status.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no checkpoint; its status\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "model", "state_dict"])
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "model."])
+def test_weights_alone_say_how_to_save_them(model, tmp_path, inside, wrapper):
+    state = {wrapper + name: value for name, value in model.state_dict().items()}
+    torch.save({inside: state, "optimizer": {}} if inside else state, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"model\.save_pretrained\(folder\), or .*load_state_dict"):
+        load(tmp_path / "weights.pt")
+
+
+def test_the_file_of_a_folder_names_the_folder(folder):
+    with pytest.raises(CheckpointError, match="give the folder") as error:
+        load(folder / "model.safetensors")
+    assert str(error.value).endswith(f"'{folder}'")
+
+
+def test_ufo_load_takes_devices_as_predict_does(folder):
+    assert ufo.load(folder, device="auto").device.type in ("cpu", "cuda")
+    assert ufo.load(folder, torch.device("cpu")).device == torch.device("cpu")
+    for device in ("cuda", 0) if not torch.cuda.is_available() else ("tpu",):
+        with pytest.raises(ValueError, match="device="):
+            ufo.load(folder, device=device)
+
+
+def test_classes_for_type_hints_are_at_the_top(model):
+    assert ufo.UFO is type(model)
+    assert issubclass(ufo.Results, dict) and ufo.Result.__name__ == "Result"
+    with pytest.raises(AttributeError, match="no attribute 'Model'"):
+        ufo.Model  # noqa: B018

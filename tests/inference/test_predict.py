@@ -380,9 +380,18 @@ def test_arguments_may_come_from_arrays(model):
 def test_words_that_no_task_reads_are_told(model, caplog):
     model.predict(pixels(), "caption", text="the owl")
     assert "text= is not used" in caplog.text
+    model.predict(pixels(), "caption", classes=["owl"])
+    assert "classes= is not used" in caplog.text
     caplog.clear()
+    model.predict(pixels(), ["caption", "detection"], classes=["owl"])
     model.predict(pixels(), ["caption", "grounding"], text="the owl")
     assert not caplog.text
+
+
+@pytest.mark.parametrize("score", [2, -0.1, float("nan")])
+def test_a_score_is_between_0_and_1(model, score):
+    with pytest.raises(ValueError, match="not a number from 0 to 1"):
+        model.predict(pixels(), "detection").above(score)
 
 
 def test_as_many_texts_as_pictures(model):

@@ -18,6 +18,7 @@ from ufo import extensions, places
 from ufo.backbones import make_backbone
 from ufo.backbones.lora import apply_lora
 from ufo.checkpoints import bounds, released
+from ufo.checkpoints.bare import refuse_alone, refuse_bare
 from ufo.checkpoints.errors import CheckpointError
 from ufo.checkpoints.model_folder import previous, read_folder, twins
 from ufo.checkpoints.released_checkpoint import ReleasedCheckpoint
@@ -54,6 +55,7 @@ def read(
         bounds.check_description(description, path)
         return description, weights
     if path.suffix == ".safetensors":
+        refuse_alone(path)
         return _described(released.open_released(path, base), complete, overrides)
     content = read_pickle(path)
     if content.keys() >= {"ufo", "state_dict"}:
@@ -66,6 +68,7 @@ def read(
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         bounds.check_description(content["ufo"], path)
         return content["ufo"], weights
+    refuse_bare(content, path)
     return _described(released.recognise(content, path, base), complete, overrides)
 
 

@@ -173,9 +173,12 @@ def _require_short(model: UFO, prompts: Sequence[str]) -> None:
 # ---------------------------------------------------------------- where and how exactly
 
 
-def usable_device(name: str | torch.device) -> torch.device:
-    """A device that is there; "auto" is the first GPU, else the CPU. Raises RequestError for another one."""
-    text = str(name)
+def usable_device(name: str | int | torch.device) -> torch.device:
+    """A device that is there; "auto" is the first GPU, else the CPU, and a number is that GPU of CUDA.
+
+    Raises RequestError for another one.
+    """
+    text = f"cuda:{name}" if isinstance(name, int) else str(name)
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
     kind = text.partition(":")[0]

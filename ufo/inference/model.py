@@ -46,7 +46,7 @@ class Inference:
         *,
         score: float | None = ...,
         batch_size: int = ...,
-        device: str | torch.device | None = ...,
+        device: str | int | torch.device | None = ...,
         dtype: str | torch.dtype | None = ...,
     ) -> Result: ...
 
@@ -60,7 +60,7 @@ class Inference:
         *,
         score: float | None = ...,
         batch_size: int = ...,
-        device: str | torch.device | None = ...,
+        device: str | int | torch.device | None = ...,
         dtype: str | torch.dtype | None = ...,
     ) -> Results: ...
 
@@ -74,7 +74,7 @@ class Inference:
         *,
         score: float | None = ...,
         batch_size: int = ...,
-        device: str | torch.device | None = ...,
+        device: str | int | torch.device | None = ...,
         dtype: str | torch.dtype | None = ...,
     ) -> list[Result]: ...
 
@@ -88,7 +88,7 @@ class Inference:
         *,
         score: float | None = ...,
         batch_size: int = ...,
-        device: str | torch.device | None = ...,
+        device: str | int | torch.device | None = ...,
         dtype: str | torch.dtype | None = ...,
     ) -> list[Results]: ...
 
@@ -101,7 +101,7 @@ class Inference:
         *,
         score: float | None = None,
         batch_size: int = BATCH,
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> Result | Results | list[Result] | list[Results]:
         """Ask about one picture or many.
@@ -117,8 +117,8 @@ class Inference:
             classes: class names to ask for; default: those the model was trained with.
             score: 0..1, objects below it are left out; default: all are kept, those from 0.3 on are drawn.
             batch_size: of many pictures so many go through the network together. The answers are the same.
-            device: where the model moves to and stays: "cpu", "cuda", "cuda:1", "mps", or "auto"; default:
-                where it is.
+            device: where the model moves to and stays: "cpu", "cuda", "cuda:1" or 1, "mps", or "auto";
+                default: where it is.
             dtype: what it computes in: "float32", "bfloat16", "float16" or the type of torch; default: as its
                 weights are.
 
@@ -177,7 +177,7 @@ class Inference:
         batch_size: int = ...,
         every: int = ...,
         max_pixels: int | None = ...,
-        device: str | torch.device | None = ...,
+        device: str | int | torch.device | None = ...,
         dtype: str | torch.dtype | None = ...,
         progress: bool = ...,
         skip: Skip | None = ...,
@@ -195,7 +195,7 @@ class Inference:
         batch_size: int = ...,
         every: int = ...,
         max_pixels: int | None = ...,
-        device: str | torch.device | None = ...,
+        device: str | int | torch.device | None = ...,
         dtype: str | torch.dtype | None = ...,
         progress: bool = ...,
         skip: Skip | None = ...,
@@ -212,7 +212,7 @@ class Inference:
         batch_size: int = BATCH,
         every: int = 1,
         max_pixels: int | None = STREAMED_PIXELS,
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         progress: bool = True,
         skip: Skip | None = None,
@@ -370,6 +370,8 @@ def _requests(
     requests, left_out = make_requests(model, task, texts, classes)
     if task is not None and any(texts) and not any(model.tasks[r.task].needs_text for r in requests):
         log.warning("%s: text= is not used, the task reads none", ", ".join(r.task for r in requests))
+    if task is not None and classes is not None and not any(r.classes for r in requests):
+        log.warning("%s: classes= is not used, the task reads none", ", ".join(r.task for r in requests))
     for name, reason in left_out.items():
         log.warning("%s is left out: %s", name, reason)
     return requests

@@ -116,7 +116,12 @@ class Result(Prediction):
         return self._kind.predicted(self, Shown(self.classes, self.asked, self._shown)).notes
 
     def above(self, score: float) -> Result:
-        """The same without the objects below `score`; of other kinds nothing is left out."""
+        """The same without the objects below `score`; of other kinds nothing is left out.
+
+        Raises ValueError for what is no number from 0 to 1.
+        """
+        if not 0 <= score <= 1:
+            raise ValueError(f"score={score} is not a number from 0 to 1")
         kept = cast(Result, self._kind.confident(self, score))
         return replace(kept, score=score)
 
