@@ -18,6 +18,7 @@ import torch
 from ufo.inference.ahead import ahead
 from ufo.inference.asking import Request, RequestError, computing, make_requests, usable_device
 from ufo.inference.batches import answered
+from ufo.inference.forks import leave_threads_of_parent
 from ufo.inference.results import Origin, Result, Results
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class Inference:
         model = cast("UFO", self)
         texts = _texts(text)
         requests = _requests(model, task, texts, classes, score, batch_size)
+        leave_threads_of_parent()
         if device is not None:
             model.to(usable_device(device))
         precision = partial(computing, model, dtype)
@@ -252,6 +254,7 @@ class Inference:
         _whole("every", every)
         if max_pixels is not None:
             _whole("max_pixels", max_pixels)
+        leave_threads_of_parent()
         if device is not None:
             model.to(usable_device(device))
         precision = partial(computing, model, dtype)
