@@ -16,7 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "Start": ["README.md", "docs/your_data.md", "docs/choosing.md", "docs/errors.md"],
-    "Use": ["docs/python.md", "docs/serve.md", "docs/export.md", "docs/compare.md"],
+    "Use": [
+        "docs/python.md",
+        "docs/python_training.md",
+        "docs/serve.md",
+        "docs/export.md",
+        "docs/compare.md",
+    ],
     "Train": ["docs/recipes.md", "docs/models.md", "docs/cluster.md", "docs/sweeps.md", "docs/dashboards.md"],
     "Data": ["docs/data.md", "conf/vocab/README.md"],
     "Results": [
