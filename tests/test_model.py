@@ -85,6 +85,7 @@ def test_a_model_is_called_as_the_detectors_of_torchvision(make_model, make_batc
         ({"labels": [torch.zeros(2), torch.zeros(3)]}, "whole numbers"),
         ({"classes": ()}, r"give batch\.classes the names"),
         ({"task": "grounding", "texts": ["", ""]}, r"give batch\.texts one for each image"),
+        ({"classes": tuple(f"the cat number {i}" for i in range(200))}, "tokens and the model reads"),
     ],
 )
 def test_a_batch_of_ones_own_is_checked(make_model, make_batch, change, words):

@@ -31,10 +31,11 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
 
 def test_a_composed_config_is_resolved_and_hydra_is_as_before(monkeypatch):
     monkeypatch.chdir(ROOT)
+    job = HydraConfig.instance().cfg
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("experiment=digits", "resolution=112", "trainer.limit_val_batches=2", "name=mine")
         assert hydra.compose("train").seed == 0
-    assert not HydraConfig.initialized()
+    assert HydraConfig.instance().cfg is job
     assert cfg.trainer.limit_val_batches == 2 and cfg.trainer.default_root_dir == "./runs/mine"
     assert "${" not in OmegaConf.to_yaml(cfg) and "hydra" not in cfg
     assert compose("experiment=digits").name == "digits"

@@ -128,6 +128,13 @@ class UFOViT(Backbone):
 
     # ---------------------------------------------------------------- prefix: prompt, image, queries
 
+    def check_prompt(self, ids, mask, height, width, answer) -> None:
+        if ids.shape[1] > self.max_positions:
+            raise ValueError(
+                f"a prompt has {ids.shape[1]} tokens and the model reads {self.max_positions}; ask for fewer "
+                "classes or with shorter texts, or train with a larger backbone.network.max_positions"
+            )
+
     def encode(self, images, prompt_ids, prompt_mask, queries=None, causal=False, prompt=None) -> Context:
         prompt = self.read_prompt(prompt_ids, prompt_mask) if prompt is None else prompt
         image = self.embed_image(images)  # [B, H, W, C]
