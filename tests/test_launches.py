@@ -68,7 +68,7 @@ def training(model: UFO, batch: Batch) -> int:
     try:
         with Launches() as launches:
             with autocast():
-                loss = model.loss(batch)["loss"]
+                loss = model.training_pass(batch).losses["loss"]
             loss.backward()
     finally:
         model.eval().zero_grad()

@@ -20,7 +20,9 @@ def detections(result: Result) -> Any:
     """
     try:
         import supervision
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "supervision":  # what it needs itself, whose name the error says
+            raise
         raise ImportError("to_supervision needs the library supervision: pip install supervision") from error
     found = list(result)
     if not found:
