@@ -108,8 +108,8 @@ class UFO(Inference, nn.Module):
 
         Raises ValueError for a batch that cannot be what was meant (`Batch.check`).
         """
-        batch.check()
         task = self.task(batch.task)
+        batch.check(task.needs)
         if task.needs_text and not all(batch.texts):
             raise ValueError(
                 f"the task {task.name} is asked with a text; give batch.texts one for each image"

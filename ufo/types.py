@@ -6,6 +6,7 @@ pixels; of the network's image in a `Batch`, of the original image in `Target` a
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict, TypeVar
 
@@ -152,8 +153,11 @@ class Batch:
         height, width = self.images.shape[-2:]
         return height, width
 
-    def check(self) -> None:
-        """For batches that were not made by the data sets here. Raises ValueError that says what is wrong."""
+    def check(self, needs: Set[str] = frozenset()) -> None:
+        """For batches that were not made by the data sets here. Raises ValueError that says what is wrong.
+
+        `needs` are the annotations that a task learns from; of others there may be none.
+        """
         shape = list(self.images.shape)
         if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
             raise ValueError(
@@ -162,14 +166,16 @@ class Batch:
             )
         lists = {"texts": self.texts, "boxes": self.boxes, "labels": self.labels, "masks": self.masks}
         for name, values in lists.items():
-            if values is not None and len(values) != len(self):
+            if values is None or (not len(values) and name not in {"texts", *needs}):
+                continue
+            if len(values) != len(self):
                 raise ValueError(
                     f"the batch has {len(self)} images and {len(values)} {name}; give one for each"
                 )
         for boxes in () if self.boxes is None else self.boxes:
             _check_boxes(boxes, *self.image_size)
         for i, labels in enumerate(() if self.labels is None else self.labels):
-            if self.boxes is not None and len(labels) != len(self.boxes[i]):
+            if self.boxes is not None and len(self.boxes) and len(labels) != len(self.boxes[i]):
                 raise ValueError(
                     f"image {i} of the batch has {len(self.boxes[i])} boxes, {len(labels)} labels"
                 )
