@@ -1,6 +1,6 @@
 """What the attention kernels compile to for a GPU, without one: registers, spills, instructions of loops.
 
-    python benchmarks/kernel_loops.py [--capability 90] [--head 64]
+    python benchmarks/kernel_loops.py [--capability 90] [--head 64] [--side 70]
 
 Triton (3.3 or newer) brings the assembler that this takes. Instructions are those that a warp issues for a
 tile of 64 keys and 16 queries. Loads that are ahead of time are LDGSTS, those that a tile waits for LDG.
@@ -35,35 +35,31 @@ from ufo.backbones.relative_launch import (
 FULL = {"lse_ptr", "delta_ptr", "of_row_ptr", "hidden_ptr"}  # in float32
 # numbers that Triton finds to be multiples of 16 when it is called
 EVEN = {"stride", "prompt", "out", "key"}
-WINDOW, GLOBAL = Split.of(14, 14), Split.of(70, 70)  # of a base model at 1120 px
+SIDES = {"windows": 14, "global": 70}  # of a base model at 1120 px, in patches
 
 
-def kernels(head: int = 64) -> dict[str, tuple[Any, dict[str, Any], dict[str, int]]]:
+def kernels(head: int = 64, side: int = 70) -> dict[str, tuple[Any, dict[str, Any], dict[str, int]]]:
     """Of each row: the kernel, its constants and the compiler's options, as `relative_launch` has them."""
-    sizes = {"HEAD": head, "D": padded_head(head), "K": KEYS, "EVEN": True}
-    of = {name: {"WIDE": s.wide > 0, "GROUP": s.group, "E": s.terms} | sizes for name, s in
-          (("windows", WINDOW), ("global", GLOBAL))}  # fmt: skip
-    queries_of = {"windows": FEW_QUERIES, "global": queries_of_program(70 * 70, head)}
-    few, many = (compiler_options(count, head) for count in queries_of.values())
-    of = {name: sizes | {"A": queries_of[name]} for name, sizes in of.items()}
-    forward, queries, keys = (
-        relative_kernels.forward,
-        relative_kernels.backward_of_queries,
-        relative_kernels.backward_of_keys,
-    )
-    made = {
-        "global: forward": (forward, of["global"], many | register_limit(queries_of["global"])),
-        "windows: forward": (forward, of["windows"], few),
-        "global: backward of queries": (queries, of["global"], many),
-        "windows: backward of queries": (queries, of["windows"], few),
-    }
-    for kind, name, more in (
-        (0, "global", {"GROUP": 0, "E": KEYS}),
-        (1, "windows", {}),
-        (2, "windows", {"E": 0}),
-    ):
-        row = f"{('global', 'windows', 'prompt')[kind]}: backward of keys"
-        made[row] = (keys, of[name] | {"KIND": kind, "A": FEW_QUERIES} | more, few)
+    of, options = {}, {}
+    for name, length in (SIDES | {"global": side}).items():
+        split, queries = Split.of(length, length), queries_of_program(length * length, head)
+        of[name] = {
+            **{"WIDE": split.wide > 0, "GROUP": split.group, "E": split.terms, "A": queries},
+            **{"HEAD": head, "D": padded_head(head), "K": KEYS, "EVEN": split.wide % KEYS == 0},
+        }
+        options[name] = compiler_options(queries, head, split.terms)
+    made: dict[str, tuple[Any, dict[str, Any], dict[str, int]]] = {}
+    for name in ("global", "windows"):
+        limit = register_limit(of[name]["A"])
+        made[f"{name}: forward"] = (relative_kernels.forward, of[name], options[name] | limit)
+    for name in ("global", "windows"):
+        made[f"{name}: backward of queries"] = (relative_kernels.backward_of_queries, of[name], options[name])
+    kinds = [("windows", of["windows"] | {"KIND": 1}), ("prompt", of["windows"] | {"KIND": 2, "E": 0})]
+    if of["global"]["WIDE"]:
+        kinds.insert(0, ("global", of["global"] | {"KIND": 0, "GROUP": 0, "E": KEYS}))
+    for name, constants in kinds:
+        row, of_keys = f"{name}: backward of keys", relative_kernels.backward_of_keys
+        made[row] = (of_keys, constants | {"A": FEW_QUERIES}, compiler_options(FEW_QUERIES, head))
     return made
 
 
@@ -123,9 +119,10 @@ def main() -> None:
         "--capability", type=int, default=90, help="90: H100 and H200; 80: A100; 89: L4, RTX 40"
     )
     parser.add_argument("--head", type=int, default=64, help="columns of a head; 80: of a huge model")
+    parser.add_argument("--side", type=int, default=70, help="of global windows, in patches; 70: 1120 px")
     arguments = parser.parse_args()
     rows = []
-    for name, parts in kernels(arguments.head).items():
+    for name, parts in kernels(arguments.head, arguments.side).items():
         made = compiled(*parts, capability=arguments.capability)
         usage, found = loops(made.asm["cubin"])
         counts = ", ".join(f"{loop.total()} ({loop['LDG']})" for loop in found)

@@ -1,11 +1,10 @@
-"""The Triton kernels of attention with relative positions, in Triton's interpreter and compiled.
+"""The Triton kernels of attention with relative positions, in Triton's interpreter, and what is said without.
 
 Triton decides when it is first imported whether it interprets: those tests run in a process of their own.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
@@ -16,7 +15,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from commands import ROOT
 from relative_positions import arguments, given, with_gradients
 from test_ufo_vit import answers, pictures, prompt, same
 from torch import Tensor
@@ -36,7 +34,7 @@ from ufo.ops.grid import query_grid
 pytest.importorskip("triton")
 
 inside = pytest.mark.skipif(not interpreted(), reason="runs in the process of test_in_the_interpreter")
-outside = pytest.mark.skipif(interpreted(), reason="starts a process, or compiles")
+outside = pytest.mark.skipif(interpreted(), reason="is about what happens without the interpreter")
 
 # windows, heads, size of a window, head width, prompt tokens
 CASES = {
@@ -273,29 +271,3 @@ def test_a_training_in_full_precision_is_refused_before_it_begins(precision, mak
         ValueError, match=r"not in trainer.precision=32-true; set trainer.precision=bf16-mixe"
     ):
         build.choose_kernels(config, model, trainer)
-
-
-@outside
-@pytest.mark.slow
-def test_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
-    """In bfloat16, which the interpreter cannot multiply, for compute capability 9.0; without a GPU.
-
-    No loop waits for memory: what it loads is asked for ahead of time, also the next row's terms, which are
-    two loads of each thread.
-    """
-    pytest.importorskip("triton", minversion="3.3")  # the compiler was called otherwise before
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    kernel_loops = importlib.import_module("kernel_loops")
-    for name, parts in kernel_loops.kernels().items():
-        made = kernel_loops.compiled(*parts)
-        assert "wgmma" in made.asm["ptx"], f"{name}: no tensor cores"
-        assert made.metadata.shared < 113 << 10, f"{name}: one program per multiprocessor"
-        usage, loops = kernel_loops.loops(made.asm["cubin"])
-        assert usage["STACK"] <= 64 and loops, f"{name}: spills"
-        assert all(loop["LDG"] <= 2 and not loop["LDL"] for loop in loops[:1]), f"{name}: its main loop waits"
-    for capability, head in ((80, 80), (86, 64), (86, 80), (89, 128)):
-        allowed = {80: 163, 86: 99, 89: 99}[capability] << 10
-        for name, parts in kernel_loops.kernels(head).items():
-            made = kernel_loops.compiled(*parts, capability=capability)
-            assert made.metadata.shared <= allowed, f"{name} of {head} columns: too large for {capability}"

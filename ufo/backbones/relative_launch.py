@@ -21,9 +21,10 @@ KEYS = 64  # of a tile
 FEW_QUERIES, MANY_QUERIES, MANY = 64, 128, 1024
 # registers of a thread of the forward kernel with many queries: two programs share a multiprocessor
 REGISTERS = 128
-# Wider heads are padded to 128 columns. Their programs have few queries and one tile less on its way, to
-# stay below the 99 KB of shared memory that capabilities 8.6 and 8.9 have; with the others' they need 144.
-NARROW, WIDEST = 64, 128
+# A program may have 99 KB of shared memory on capabilities 8.6, 8.9 and 12.0. So wider heads, which are
+# padded to 128 columns, have few queries and one tile less on its way (else they need 144 KB), and many
+# queries with so many terms have one tile less, too (else 128 KB).
+NARROW, WIDEST, MANY_TERMS = 64, 128, 64
 KEPT = 1 << 16  # constants: all of them
 LOG2E = 1.4426950408889634  # the kernels' logits are in units of log 2
 
@@ -75,7 +76,7 @@ class Call:
         self.factor = self.scale * LOG2E
         self.sizes = (*self.about, self.filled, split.others, self.prompt, self.length, self.factor)
         self.block = {"HEAD": head, "D": padded_head(head), "K": KEYS}
-        self.options = compiler_options(self.queries, head)
+        self.options = compiler_options(self.queries, head, split.terms)
         self.group = {"GROUP": split.group, "E": split.terms}
         self.tiles: dict[str, Any] = {"WIDE": split.wide > 0, "EVEN": split.wide % KEYS == 0}
         self.tiles |= self.group | self.block | {"A": self.queries}
@@ -222,9 +223,10 @@ def padded_head(head: int) -> int:
     return max(_power_of_two(head), 16)
 
 
-def compiler_options(queries: int, head: int) -> dict[str, int]:
+def compiler_options(queries: int, head: int, terms: int = 0) -> dict[str, int]:
     """Warps of a program, and tiles of its loop that are in shared memory at once."""
-    return {"num_warps": queries // 16, "num_stages": 3 if head <= NARROW else 2}
+    large = head > NARROW or (queries == MANY_QUERIES and terms >= MANY_TERMS)
+    return {"num_warps": queries // 16, "num_stages": 2 if large else 3}
 
 
 def register_limit(queries: int) -> dict[str, int]:
