@@ -216,6 +216,7 @@ def test_command__batches_count(capsys):
         (["backbone=ufo_vit_base", "backbone.tokenizer.name_or_path=no/such"], "--tokens"),
         (["backbone=internvl_tiny", "backbone.network.pretrained=x/y"], "backbone.network.config"),
         (["experiment=ufo_vit_b_multi", "mixture=coco_detection"], "no tasks.instance_segmentation"),
+        (["backbone=ufo_vit_base"], "image_size=112 does not divide into windows"),
     ],
 )
 def test_command__says_what_it_cannot_tell(words, said, capsys):

@@ -37,9 +37,12 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise CommandError(f"--{name} must be 1 or more, not {value}")
+    from hydra.errors import InstantiationException
+
     from ufo.check import check_config
     from ufo.check.values import check_graphs
     from ufo.checkpoints.recipes import compose
+    from ufo.errors import sentence
     from ufo.memory.recipe import Assumed, estimate
 
     prompts = {} if args.prompt is None else {"names": args.prompt, "question": args.prompt}
@@ -49,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         check_config(cfg)
         check_graphs(cfg.cuda_graphs)
         found = estimate(cfg, assumed, args.tokens)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    except (ValueError, InstantiationException) as error:
+        raise CommandError(sentence(error)) from error
     print("\n".join(report(found, assumed)))
     return 0
 
